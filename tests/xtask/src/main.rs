@@ -1,2 +1,49 @@
-//! Under construction.
-fn main() {}
+//! The project's tasks that need logic: `cargo xtask test`, `demo`, `lab`.
+//!
+//! What is plain cargo stays plain cargo. A task prints its account on standard error and its result on standard output.
+
+mod cargo;
+mod check;
+mod suite;
+mod tally;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Tasks of the Ginnel workspace")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Runs every test; the last line says `N passed, N failed`.
+    Test {
+        /// Leaves out the long laboratory and simulation runs.
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Checks format, lints, purity of the protocol crates and dependencies, without running tests.
+    Check,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            cargo::say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Test { quick } => suite::run(if quick { suite::Extent::Quick } else { suite::Extent::Full }),
+        Task::Check => suite::check_only(),
+    }
+}

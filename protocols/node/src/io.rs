@@ -1,0 +1,278 @@
+//! What goes into a [`Node`](crate::Node) and what comes out.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ginnel_forward::{Command, Event};
+use ginnel_membership::NetworkId;
+use ginnel_path::SocketId;
+use ginnel_time::Tai64n;
+
+use crate::report::{InviteReport, LogLine, PathReport};
+
+/// One signaling server that this node talks to, by its place in the list of servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServerId(pub u16);
+
+/// A request of the local API, answered by an [`Output::Reply`] with the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// Everything that a node is told.
+#[derive(Debug)]
+pub enum Input {
+    /// The wall clock's time; sent at start, after a jump, and at least once a minute.
+    Wall(Tai64n),
+    /// The machine's own addresses, tunnels and container bridges left out. The whole set.
+    Interfaces(Vec<IpAddr>),
+    /// A socket asked for by [`Output::OpenSocket`] is bound to `local`.
+    SocketOpened {
+        /// The socket.
+        socket: SocketId,
+        /// Its own address; the IP part is usually unspecified.
+        local: SocketAddr,
+    },
+    /// A socket could not be opened, or broke.
+    SocketLost {
+        /// The socket.
+        socket: SocketId,
+    },
+    /// A fact, control message or raw datagram from the data plane.
+    Forward(Event),
+    /// The stream to a server is open.
+    ServerOpened(ServerId),
+    /// Bytes from the stream of a server.
+    ServerBytes {
+        /// The server.
+        server: ServerId,
+        /// The bytes, in stream order.
+        bytes: Vec<u8>,
+    },
+    /// The stream to a server is closed or was never reached.
+    ServerClosed {
+        /// The server.
+        server: ServerId,
+        /// Words for a user.
+        reason: String,
+    },
+    /// A request of the local API.
+    Request {
+        /// Its number.
+        id: RequestId,
+        /// The request.
+        request: Request,
+    },
+}
+
+/// Everything that a node asks of the shell, to be carried out in order.
+#[derive(Debug)]
+pub enum Output {
+    /// A command for the data plane.
+    Forward(Command),
+    /// Open a UDP socket; answered by [`Input::SocketOpened`] or [`Input::SocketLost`].
+    OpenSocket {
+        /// The socket's number.
+        socket: SocketId,
+        /// Its address family.
+        family: Family,
+        /// The port to ask for.
+        port: Port,
+    },
+    /// Close a UDP socket.
+    CloseSocket(SocketId),
+    /// Connect to a signaling server; answered by [`Input::ServerOpened`] or [`Input::ServerClosed`].
+    ConnectServer {
+        /// The server's number.
+        server: ServerId,
+        /// Its addresses, `host:port`, tried in turn.
+        addresses: Vec<String>,
+    },
+    /// Bytes for the stream of a server.
+    WriteServer {
+        /// The server.
+        server: ServerId,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// Close the stream to a server.
+    DisconnectServer(ServerId),
+    /// The TUN interface's whole wanted state.
+    Tun(TunState),
+    /// The whole set of names and their addresses, as `NAME.NETWORK.internal`.
+    Names(Vec<(String, Vec<IpAddr>)>),
+    /// State that must be durable before the next output is carried out.
+    Persist(Vec<u8>),
+    /// Log entries to be appended durably before the next output is carried out.
+    StoreEntries {
+        /// The network whose log grows.
+        network: NetworkId,
+        /// Encoded entries, in order.
+        entries: Vec<Vec<u8>>,
+    },
+    /// The log of a network that this machine has left is no longer wanted.
+    ForgetLog(NetworkId),
+    /// The answer to a request.
+    Reply {
+        /// The request's number.
+        id: RequestId,
+        /// The answer.
+        reply: Result<Reply, Failure>,
+    },
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    pub const fn of(addr: &SocketAddr) -> Self {
+        match addr {
+            SocketAddr::V4(_) => Self::V4,
+            SocketAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+/// Which port a socket asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// The machine's own port: from the configuration, or random and kept across restarts.
+    Kept,
+    /// A new random port.
+    Fresh,
+}
+
+/// The wanted addresses and routes of the TUN interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TunState {
+    /// The interface's own addresses with their prefix lengths.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Destinations routed into the interface.
+    pub routes: Vec<(IpAddr, u8)>,
+}
+
+/// A request of the local API.
+#[derive(Debug)]
+pub enum Request {
+    /// Makes the network run; with a founding or invite string, joins it first.
+    Up {
+        /// The founding or invite string.
+        ticket: Option<String>,
+        /// The wished name of this machine.
+        name: Option<String>,
+        /// The name of the network to be founded.
+        network: Option<String>,
+        /// Whether shields go up or down; unchanged when absent.
+        shields: Option<ginnel_forward::Shields>,
+    },
+    /// Stops the network's links; the membership stays.
+    Down,
+    /// Forgets the network.
+    Leave,
+    /// Asks a peer for an answer through the tunnel.
+    Ping {
+        /// Name, address or key of the peer.
+        peer: String,
+        /// How long to wait.
+        timeout: Duration,
+    },
+    /// Makes an invite.
+    Invite {
+        /// Its life.
+        expires: Duration,
+        /// The name that the joiner gets unless it wishes another.
+        name: Option<String>,
+    },
+    /// Lists the invites.
+    Invites,
+    /// Takes an open invite back.
+    VoidInvite {
+        /// The invite's short or full id.
+        id: String,
+    },
+    /// Revokes a member for good.
+    Revoke {
+        /// Name, address or key of the peer.
+        peer: String,
+    },
+    /// Lists the membership log.
+    Log,
+}
+
+/// The answer to a request that was carried out.
+#[derive(Debug)]
+pub enum Reply {
+    /// Done; nothing more to say.
+    Done,
+    /// The network runs.
+    Up {
+        /// The network's name.
+        network: String,
+        /// This machine's name in it.
+        name: String,
+        /// This machine's addresses in it.
+        addresses: Vec<IpAddr>,
+    },
+    /// A peer answered.
+    Pong {
+        /// The peer's name.
+        peer: String,
+        /// The path by which the answer came.
+        path: PathReport,
+        /// The round-trip time.
+        rtt: Duration,
+    },
+    /// A new invite.
+    Invite {
+        /// The pasteable string.
+        ticket: String,
+        /// What it is.
+        invite: InviteReport,
+    },
+    /// The invites of the network.
+    Invites(Vec<InviteReport>),
+    /// The membership log.
+    Log(Vec<LogLine>),
+    /// The name of the member that was revoked.
+    Revoked(String),
+}
+
+/// Why a request was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The sort of failure.
+    pub code: FailureCode,
+    /// What went wrong.
+    pub message: String,
+    /// What the user can do; may be empty.
+    pub hint: String,
+}
+
+impl Failure {
+    pub(crate) fn new(code: FailureCode, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: hint.into() }
+    }
+}
+
+/// Sorts of failure, each with an exit code of its own at the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureCode {
+    /// It failed.
+    Failed,
+    /// The request makes no sense as it stands.
+    Usage,
+    /// This machine may not do that.
+    Denied,
+    /// This machine is in no network.
+    NotJoined,
+    /// No such peer, invite or network.
+    NoSuch,
+    /// No answer in time.
+    TimedOut,
+}
