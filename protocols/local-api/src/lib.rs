@@ -32,6 +32,7 @@
 
 mod document;
 mod error;
+mod nearest;
 mod reply;
 mod request;
 mod status;
@@ -39,6 +40,7 @@ mod timestamp;
 
 pub use document::{Body, Document};
 pub use error::{ApiError, ErrorReply, Exit};
+pub use nearest::nearest;
 pub use reply::{
     Down, InviteCreated, InviteList, InviteState, InviteSummary, InviteVoided, Ip, Left, Log, LogEntry, Peers,
     PingReply, Reply, Revoked, Up, UpOutcome, Verdict,

@@ -1,0 +1,265 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Links machines behind NATs into one private network.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ginnel",
+    version,
+    infer_subcommands = false,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+#[command(before_help = EXAMPLES, after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Args, Debug)]
+pub(crate) struct Global {
+    /// Print JSON: one object on standard output, or one on standard error when the verb fails
+    #[arg(short = 'j', long, global = true, value_name = "VERSION", num_args = 0..=1, require_equals = true,
+          default_missing_value = "1", value_parser = clap::value_parser!(u8).range(1..=1))]
+    pub(crate) json: Option<u8>,
+    /// Control socket of the daemon
+    #[arg(long, global = true, value_name = "PATH", env = "GINNEL_SOCKET")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Longest wait in seconds, 0 for no limit [default: what suits the verb]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) timeout: Option<Duration>,
+    /// When to colour the output
+    #[arg(long, global = true, value_name = "WHEN")]
+    pub(crate) color: Option<Color>,
+}
+
+/// When to colour the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Found a network, join one, or start the one this machine is in
+    ///
+    /// Settings given here change; settings left out stay as they are.
+    Up(Up),
+    /// Stop the network without leaving it
+    Down,
+    /// Show the daemon, the network, its peers and what is wrong
+    Status,
+    /// Show the peers and the path to each
+    Peers,
+    /// Probe a peer and name the path of each reply
+    Ping(Ping),
+    /// Make an invite, or list or revoke invites
+    ///
+    /// Without a subcommand makes an invite and prints it alone on standard output.
+    #[command(args_conflicts_with_subcommands = true)]
+    Invite(Invite),
+    /// Put a peer out of the network for good
+    Revoke(Revoke),
+    /// Print the addresses of this machine or of a peer
+    Ip(Ip),
+    /// Leave the network and forget its keys
+    Leave(Leave),
+    /// Show the membership log
+    Log,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Up {
+    /// Founding string or invite; - reads it from standard input, file:PATH from a file
+    #[arg(value_name = "FOUNDING|INVITE|-|file:PATH")]
+    pub(crate) from: Option<String>,
+    /// Name for this machine [default: its host name]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Name for the network, when founding one
+    #[arg(long, value_name = "NAME")]
+    pub(crate) network_name: Option<String>,
+    /// Refuse connections that peers open to this machine; --shields-up=false accepts them
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) shields_up: Option<bool>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Ping {
+    /// Name, address or key of the peer
+    pub(crate) peer: String,
+    /// How many probes to send
+    #[arg(short = 'c', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) count: u32,
+    /// Exit with 8 unless the last reply came by a direct path
+    #[arg(long)]
+    pub(crate) direct: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Invite {
+    #[command(subcommand)]
+    pub(crate) action: Option<InviteAction>,
+    #[command(flatten)]
+    pub(crate) create: InviteCreate,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum InviteAction {
+    /// Make an invite and print it alone on standard output
+    Create(InviteCreate),
+    /// List invites
+    List,
+    /// Void an invite that nobody has used
+    Revoke {
+        /// Id of the invite, or a start of it that no other has
+        id: String,
+    },
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct InviteCreate {
+    /// How long it can be used, as 90s, 15m, 24h or 7d
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = span)]
+    pub(crate) expires: Duration,
+    /// Name to propose to the machine that joins
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Revoke {
+    /// Name, address or key of the peer
+    pub(crate) peer: String,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Ip {
+    /// Name, address or key of the peer; this machine when left out
+    pub(crate) peer: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Leave {
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// Seconds with or without a fraction; 0 stands for no limit.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text} is not a number of seconds");
+    let seconds: f64 = text.parse().map_err(|_| wrong())?;
+    let duration = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
+    if duration.is_zero() { Ok(Duration::MAX) } else { Ok(duration) }
+}
+
+/// A number and a unit, as `90s`, `15m`, `24h` or `7d`.
+fn span(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text} is not a time; write 90s, 15m, 24h or 7d");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    let unit = match text.get(digits.len()..) {
+        Some("s" | "") => 1,
+        Some("m") => 60,
+        Some("h") => 3_600,
+        Some("d") => 86_400,
+        Some("w") => 604_800,
+        Some(_) | None => return Err(wrong()),
+    };
+    match number.checked_mul(unit) {
+        Some(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
+        Some(_) | None => Err(wrong()),
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ginnel up ginnel-invite-...      join the network that an invite names
+  ginnel status                    see the network and the path to every peer
+  ginnel ping laptop -c 5          probe a peer and name the path of each reply
+  ginnel invite | ssh nas ginnel up -
+";
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed, 2 usage, 3 daemon not reachable, 4 permission denied, 5 not joined,
+6 no such peer, invite or network, 7 no answer in time, 8 degraded, 9 configuration invalid,
+10 some targets failed, 130 interrupted";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_are_accepted_after_the_verb() {
+        let arguments =
+            Arguments::try_parse_from(["ginnel", "ping", "laptop", "--json", "--timeout", "0.5", "-c", "3"]).unwrap();
+        assert_eq!(arguments.global.json, Some(1));
+        assert_eq!(arguments.global.timeout, Some(Duration::from_millis(500)));
+        assert!(matches!(arguments.verb, Verb::Ping(Ping { count: 3, .. })));
+    }
+
+    #[test]
+    fn a_bare_invite_takes_the_options_of_create() {
+        let arguments = Arguments::try_parse_from(["ginnel", "invite", "--expires", "15m", "--name", "nas"]).unwrap();
+        let Verb::Invite(invite) = arguments.verb else { panic!("{arguments:?}") };
+        assert!(invite.action.is_none());
+        assert_eq!(invite.create.expires, Duration::from_secs(900));
+    }
+
+    #[test]
+    fn a_misspelt_verb_is_answered_with_the_right_one() {
+        let error = Arguments::try_parse_from(["ginnel", "stauts"]).unwrap_err().to_string();
+        assert!(error.contains("status"), "{error}");
+    }
+
+    #[test]
+    fn json_takes_no_version_but_the_first_and_no_separate_word() {
+        assert!(Arguments::try_parse_from(["ginnel", "--json=2", "status"]).is_err());
+        assert_eq!(Arguments::try_parse_from(["ginnel", "--json", "status"]).unwrap().global.json, Some(1));
+    }
+
+    #[test]
+    fn shields_stay_unless_named() {
+        let shields = |arguments: &[&str]| {
+            let Verb::Up(up) = Arguments::try_parse_from(arguments).unwrap().verb else { panic!("{arguments:?}") };
+            up.shields_up
+        };
+        assert_eq!(shields(&["ginnel", "up"]), None);
+        assert_eq!(shields(&["ginnel", "up", "--shields-up"]), Some(true));
+        assert_eq!(shields(&["ginnel", "up", "--shields-up=false"]), Some(false));
+    }
+
+    #[test]
+    fn times_are_read_with_their_unit() {
+        assert_eq!(span("7d"), Ok(Duration::from_secs(604_800)));
+        for text in ["0s", "7y", "d", "", "-1s", "99999999999999999999s", "9999999999999999999w"] {
+            assert!(span(text).is_err(), "{text}");
+        }
+        assert_eq!(seconds("0"), Ok(Duration::MAX));
+        for text in ["-1", "nan", "inf", "1s"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+    }
+}
