@@ -1,0 +1,480 @@
+//! Log records: what admins and members sign, and the one encoding of each.
+//!
+//! A record is `version u8 = 1`, `type u8`, the body of its type, and a block of signatures; at most
+//! [`MAX_RECORD_LEN`] bytes. Each signature is over [`Context::RECORD`], the network id (32 zero bytes for a genesis) and
+//! everything before the block. The tables are in the [crate's docs](crate).
+
+use std::fmt;
+
+use thiserror::Error;
+
+use crate::addressing::Ipv4Range;
+use crate::codec::{MAX_SERVERS, Malformed, Reader, Writer, check_servers};
+use crate::keys::{
+    BadSignature, Context, InviteKey, MemberKey, NetworkId, SequencerKey, Server, Signature, SigningKey, TunnelKey,
+    Verifier, hash,
+};
+use crate::name::Name;
+
+/// The first record of a log; its hash is the network's id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Genesis {
+    /// The network's name, for people and for DNS.
+    pub name: Name,
+    /// When the network was founded, Unix seconds by the founder's clock.
+    pub time: u64,
+    /// How many admins must sign an invite, a void or a revocation.
+    pub threshold: u8,
+    /// The admins' keys, strictly ascending; one to [`MAX_ADMINS`].
+    pub admins: Vec<MemberKey>,
+    /// The key that signs the log's entries.
+    pub sequencer: SequencerKey,
+    /// Where the network's servers are.
+    pub servers: Vec<Server>,
+    /// The /16 for IPv4 addresses; `None` leaves the choice to the network id.
+    pub ipv4_range: Option<Ipv4Range>,
+}
+
+/// Lets the holder of a one-time key join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invitation {
+    /// The public half of the one-time key.
+    pub key: InviteKey,
+    /// Unix seconds; an entry of this time or later can no longer use the invite.
+    pub expires: u64,
+    /// The name that the inviter proposes, for lists; the joiner's own wish counts.
+    pub hint: Option<Name>,
+}
+
+/// Takes an unused invite back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InviteVoid {
+    /// The invite's key.
+    pub key: InviteKey,
+}
+
+/// Makes a member; signed with the invite's key and the member's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enrolment {
+    /// The invite that is used up.
+    pub invite: InviteKey,
+    /// The new member's Ed25519 key.
+    pub member: MemberKey,
+    /// The new member's X25519 key.
+    pub tunnel_key: TunnelKey,
+    /// The name it wishes for.
+    pub name: Name,
+    /// What it can do.
+    pub capabilities: Capabilities,
+}
+
+/// Changes what a member says of itself; signed with its own key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberUpdate {
+    /// The member.
+    pub member: MemberKey,
+    /// Greater than the number of every earlier update of this member; the enrolment counts as 0.
+    pub number: u64,
+    /// The name it wishes for.
+    pub name: Name,
+    /// What it can do.
+    pub capabilities: Capabilities,
+}
+
+/// Ends a membership for good; signed by admins, or by the member itself on leaving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// The key that is dead from here on.
+    pub member: MemberKey,
+}
+
+/// An admin's word that the log reached `length` and `head` by `time`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Number of entries.
+    pub length: u64,
+    /// Hash of the last of them.
+    pub head: [u8; 32],
+    /// Unix seconds by the admin's clock.
+    pub time: u64,
+}
+
+/// A record's content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each variant is documented at its body")]
+pub enum Record {
+    Genesis(Genesis),
+    Invite(Invitation),
+    InviteVoid(InviteVoid),
+    Member(Enrolment),
+    MemberUpdate(MemberUpdate),
+    Revoke(Revocation),
+    Lease(Lease),
+}
+
+impl Record {
+    const fn type_number(&self) -> u8 {
+        match self {
+            Self::Genesis(_) => 1,
+            Self::Invite(_) => 2,
+            Self::InviteVoid(_) => 3,
+            Self::Member(_) => 4,
+            Self::MemberUpdate(_) => 5,
+            Self::Revoke(_) => 6,
+            Self::Lease(_) => 7,
+        }
+    }
+
+    /// Version, type and body: what is signed.
+    fn encode_unsigned(&self) -> Vec<u8> {
+        let mut writer = Writer::new(VERSION);
+        writer.u8(self.type_number());
+        match self {
+            Self::Genesis(genesis) => genesis.write(&mut writer),
+            Self::Invite(body) => {
+                writer.bytes(body.key.as_bytes()).u64(body.expires).optional_name(body.hint.as_ref());
+            }
+            Self::InviteVoid(body) => {
+                writer.bytes(body.key.as_bytes());
+            }
+            Self::Member(body) => {
+                writer.bytes(body.invite.as_bytes()).bytes(body.member.as_bytes()).bytes(body.tunnel_key.as_bytes());
+                writer.name(&body.name).u16(body.capabilities.bits());
+            }
+            Self::MemberUpdate(body) => {
+                writer.bytes(body.member.as_bytes()).u64(body.number);
+                writer.name(&body.name).u16(body.capabilities.bits()).u8(NO_ROTATION);
+            }
+            Self::Revoke(body) => {
+                writer.bytes(body.member.as_bytes());
+            }
+            Self::Lease(body) => {
+                writer.u64(body.length).bytes(&body.head).u64(body.time);
+            }
+        }
+        writer.into_bytes()
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(match reader.u8()? {
+            1 => Self::Genesis(Genesis::read(reader)?),
+            2 => Self::Invite(Invitation {
+                key: InviteKey::from_bytes(reader.array()?),
+                expires: reader.u64()?,
+                hint: reader.optional_name()?,
+            }),
+            3 => Self::InviteVoid(InviteVoid { key: InviteKey::from_bytes(reader.array()?) }),
+            4 => Self::Member(Enrolment {
+                invite: InviteKey::from_bytes(reader.array()?),
+                member: MemberKey::from_bytes(reader.array()?),
+                tunnel_key: TunnelKey::from_bytes(reader.array()?),
+                name: reader.name()?,
+                capabilities: Capabilities::from_bits(reader.u16()?),
+            }),
+            5 => Self::MemberUpdate(MemberUpdate::read(reader)?),
+            6 => Self::Revoke(Revocation { member: MemberKey::from_bytes(reader.array()?) }),
+            7 => Self::Lease(Lease { length: reader.u64()?, head: reader.array()?, time: reader.u64()? }),
+            8 => return Err(Malformed::Unsupported(ReservedType::AdminChange)),
+            9 => return Err(Malformed::Unsupported(ReservedType::Servers)),
+            10 => return Err(Malformed::Unsupported(ReservedType::Policy)),
+            11 => return Err(Malformed::Unsupported(ReservedType::Checkpoint)),
+            other => return Err(Malformed::UnknownType(other)),
+        })
+    }
+}
+
+impl Genesis {
+    fn write(&self, writer: &mut Writer) {
+        writer.name(&self.name).u64(self.time).u8(self.threshold).u8(self.admins.len() as u8);
+        for admin in &self.admins {
+            writer.bytes(admin.as_bytes());
+        }
+        writer.bytes(self.sequencer.as_bytes()).servers(&self.servers);
+        match self.ipv4_range {
+            Some(range) => writer.u8(1).bytes(&range.prefix()),
+            None => writer.u8(0),
+        };
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let (name, time, threshold) = (reader.name()?, reader.u64()?, reader.u8()?);
+        let count = reader.count(MAX_ADMINS, "admins")?;
+        let admins = (0..count).map(|_| reader.array().map(MemberKey::from_bytes)).collect::<Result<Vec<_>, _>>()?;
+        let (sequencer, servers) = (SequencerKey::from_bytes(reader.array()?), reader.servers()?);
+        let ipv4_range = match reader.u8()? {
+            0 => None,
+            1 => {
+                let [a, b] = reader.array()?;
+                Some(Ipv4Range::new(a, b).ok_or(Malformed::Value(a, "IPv4 range"))?)
+            }
+            other => return Err(Malformed::Value(other, "IPv4 range choice")),
+        };
+        let genesis = Self { name, time, threshold, admins, sequencer, servers, ipv4_range };
+        genesis.check()?;
+        Ok(genesis)
+    }
+
+    fn check(&self) -> Result<(), Malformed> {
+        check_servers(&self.servers)?;
+        if self.admins.is_empty() || self.admins.len() > MAX_ADMINS {
+            return Err(Malformed::Count(self.admins.len().min(255) as u8, "admins"));
+        }
+        if self.threshold == 0 || usize::from(self.threshold) > self.admins.len() {
+            return Err(Malformed::Count(self.threshold, "threshold"));
+        }
+        if self.admins.is_sorted_by(|a, b| a < b) { Ok(()) } else { Err(Malformed::NotCanonical) }
+    }
+}
+
+impl MemberUpdate {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let update = Self {
+            member: MemberKey::from_bytes(reader.array()?),
+            number: reader.u64()?,
+            name: reader.name()?,
+            capabilities: Capabilities::from_bits(reader.u16()?),
+        };
+        match reader.u8()? {
+            NO_ROTATION => Ok(update),
+            1 => Err(Malformed::Unsupported(ReservedType::KeyRotation)),
+            other => Err(Malformed::Value(other, "key rotation")),
+        }
+    }
+}
+
+/// Record types that have a number but no meaning yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum ReservedType {
+    AdminChange,
+    Servers,
+    Policy,
+    Checkpoint,
+    /// A member update that changes keys.
+    KeyRotation,
+}
+
+impl fmt::Display for ReservedType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AdminChange => "admin-change",
+            Self::Servers => "servers",
+            Self::Policy => "policy",
+            Self::Checkpoint => "checkpoint",
+            Self::KeyRotation => "key-rotation",
+        })
+    }
+}
+
+/// What a member can do, as bits: 0 AES-256-GCM, 1 ChaCha20-Poly1305. Bits without a meaning are kept and ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Capabilities(u16);
+
+impl Capabilities {
+    /// The tunnel suite with AES-256-GCM.
+    pub const AES_GCM: Self = Self(1);
+    /// The tunnel suite with ChaCha20-Poly1305.
+    pub const CHACHA_POLY: Self = Self(2);
+    /// Both suites.
+    pub const BOTH_SUITES: Self = Self(3);
+
+    /// Takes the bits as they stand in a record.
+    pub const fn from_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+
+    /// The bits as they stand in a record.
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// Whether all of `other`'s bits are set.
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether there is a suite that a tunnel can use.
+    pub const fn has_suite(self) -> bool {
+        self.0 & Self::BOTH_SUITES.0 != 0
+    }
+}
+
+/// A record and its signatures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedRecord {
+    record: Record,
+    /// Strictly ascending by key.
+    signatures: Vec<(MemberKey, Signature)>,
+}
+
+impl SignedRecord {
+    /// Signs `record` with every key in `signers`; `network` is ignored for a genesis.
+    ///
+    /// # Errors
+    /// [`Malformed`] when a list is out of bounds or the record grows beyond [`MAX_RECORD_LEN`].
+    pub fn sign(network: &NetworkId, record: Record, signers: &[&SigningKey]) -> Result<Self, Malformed> {
+        if let Record::Genesis(genesis) = &record {
+            genesis.check()?;
+        }
+        let mut signed = Self { record, signatures: Vec::new() };
+        for signer in signers {
+            signed.cosign(network, signer)?;
+        }
+        Ok(signed)
+    }
+
+    /// Adds one more signature, as networks with a threshold above one need; a second one by the same key changes nothing.
+    ///
+    /// # Errors
+    /// [`Malformed`] when there are more than [`MAX_ADMINS`] or the record grows beyond [`MAX_RECORD_LEN`].
+    pub fn cosign(&mut self, network: &NetworkId, signer: &SigningKey) -> Result<(), Malformed> {
+        let key = signer.member_key();
+        let Err(place) = self.signatures.binary_search_by_key(&key, |(key, _)| *key) else { return Ok(()) };
+        let body = self.record.encode_unsigned();
+        let signature = signer.sign_parts(Context::RECORD, &[&signing_scope(network, &self.record), &body]);
+        if self.signatures.len() >= MAX_ADMINS {
+            return Err(Malformed::Count(self.signatures.len() as u8, "signatures"));
+        }
+        if body.len() + 1 + (self.signatures.len() + 1) * SIGNATURE_LEN > MAX_RECORD_LEN {
+            return Err(Malformed::TooLong);
+        }
+        self.signatures.insert(place, (key, signature));
+        Ok(())
+    }
+
+    /// Reads a record. No signature is checked: only replay can say what a record is worth.
+    ///
+    /// # Errors
+    /// [`Malformed`] says what is wrong with the bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        if bytes.len() > MAX_RECORD_LEN {
+            return Err(Malformed::TooLong);
+        }
+        let mut reader = Reader::new(bytes);
+        reader.version(VERSION)?;
+        let record = Record::read(&mut reader)?;
+        let count = reader.count(MAX_ADMINS, "signatures")?;
+        let signatures = (0..count)
+            .map(|_| Ok((MemberKey::from_bytes(reader.array()?), Signature::from_bytes(reader.array()?))))
+            .collect::<Result<Vec<_>, Malformed>>()?;
+        reader.end()?;
+        if !signatures.is_sorted_by(|(a, _), (b, _)| a < b) {
+            return Err(Malformed::NotCanonical);
+        }
+        let signed = Self { record, signatures };
+        if signed.encode() == bytes { Ok(signed) } else { Err(Malformed::NotCanonical) }
+    }
+
+    /// The record's one encoding.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.record.encode_unsigned();
+        bytes.push(self.signatures.len() as u8);
+        for (key, signature) in &self.signatures {
+            bytes.extend_from_slice(key.as_bytes());
+            bytes.extend_from_slice(&signature.to_bytes());
+        }
+        bytes
+    }
+
+    /// The content.
+    pub const fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Whose signatures the record carries, whether or not they are good.
+    pub fn signers(&self) -> impl ExactSizeIterator<Item = &MemberKey> {
+        self.signatures.iter().map(|(key, _)| key)
+    }
+
+    /// Checks every signature.
+    ///
+    /// # Errors
+    /// [`BadSignature`] when one of them, or the whole block, is missing or bad.
+    pub fn verify(&self, network: &NetworkId) -> Result<(), BadSignature> {
+        if self.signatures.is_empty() {
+            return Err(BadSignature);
+        }
+        let body = self.record.encode_unsigned();
+        let scope = signing_scope(network, &self.record);
+        self.signatures.iter().try_for_each(|(key, signature)| {
+            Verifier::new(key.as_bytes())?.verify(Context::RECORD, &[&scope, &body], signature)
+        })
+    }
+
+    pub(crate) fn into_record(self) -> Record {
+        self.record
+    }
+}
+
+/// The network id that a genesis record gives; its bytes are hashed as they stand.
+pub fn network_id(genesis: &[u8]) -> NetworkId {
+    NetworkId::from_bytes(hash("ginnel network v1", &[genesis]))
+}
+
+/// A genesis record's bytes are not fit to found a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum BadGenesis {
+    /// The bytes are no record.
+    #[error("genesis record: {0}")]
+    Malformed(#[from] Malformed),
+    /// The record is of another type.
+    #[error("the first record is not a genesis")]
+    NotGenesis,
+    /// The bytes belong to another network.
+    #[error("the genesis belongs to another network")]
+    OtherNetwork,
+    /// Fewer admins signed than the threshold asks for, or somebody else did.
+    #[error("the genesis is not signed by its admins")]
+    NotAuthorised,
+    /// A signature is bad.
+    #[error("genesis record: {0}")]
+    Signature(#[from] BadSignature),
+}
+
+/// Reads and fully checks a genesis record.
+///
+/// # Errors
+/// [`BadGenesis`] says what is wrong; `network` of `None` accepts any network.
+pub fn check_genesis(bytes: &[u8], network: Option<&NetworkId>) -> Result<Genesis, BadGenesis> {
+    if network.is_some_and(|network| network_id(bytes) != *network) {
+        return Err(BadGenesis::OtherNetwork);
+    }
+    let signed = SignedRecord::decode(bytes)?;
+    let Record::Genesis(genesis) = &signed.record else { return Err(BadGenesis::NotGenesis) };
+    if signed.signers().len() < genesis.threshold.into() || !signed.signers().all(|key| genesis.admins.contains(key)) {
+        return Err(BadGenesis::NotAuthorised);
+    }
+    signed.verify(&network_id(bytes))?;
+    match signed.into_record() {
+        Record::Genesis(genesis) => Ok(genesis),
+        Record::Invite(_)
+        | Record::InviteVoid(_)
+        | Record::Member(_)
+        | Record::MemberUpdate(_)
+        | Record::Revoke(_)
+        | Record::Lease(_) => Err(BadGenesis::NotGenesis),
+    }
+}
+
+/// What ties a signature to one network; a genesis comes before its network's id.
+const fn signing_scope(network: &NetworkId, record: &Record) -> [u8; 32] {
+    match record {
+        Record::Genesis(_) => [0; 32],
+        Record::Invite(_)
+        | Record::InviteVoid(_)
+        | Record::Member(_)
+        | Record::MemberUpdate(_)
+        | Record::Revoke(_)
+        | Record::Lease(_) => network.to_bytes(),
+    }
+}
+
+/// Bytes of an encoded record at most.
+pub const MAX_RECORD_LEN: usize = 2048;
+/// Admins of a network and signatures of a record at most.
+pub const MAX_ADMINS: usize = 8;
+const VERSION: u8 = 1;
+const NO_ROTATION: u8 = 0;
+const SIGNATURE_LEN: usize = 32 + 64;
+const _: () = assert!(MAX_SERVERS <= 255 && MAX_ADMINS <= 255);
