@@ -1,7 +1,63 @@
-//! Paths between two machines: candidates, probes, path selection and punching.
+//! Paths between two members: candidates, probes inside the sealed session, path selection and punching.
+//!
+//! One [`Agent`] per peer ranks every way there is to reach it, proves ways by probes that the other side echoes, tells
+//! which one carries the traffic and which one stands by, and punches NATs together with the agent of the other side.
+//! The session knows nothing of addresses, so traffic moves from path to path without touching it.
+//!
+//! The crate never opens a socket, never reads a clock, never resolves a name, and knows neither STUN nor TURN: its
+//! driver gathers candidates, seals and sends what the agent asks for, and hands back what came in.
+//!
+//! # Driving an agent
+//!
+//! ```text
+//! loop {
+//!     agent.handle_input(now, input)  or  agent.handle_timeout(now)
+//!     while let Some(output) = agent.poll_output() { ... }
+//!     sleep until agent.poll_timeout() or the next input
+//! }
+//! ```
+//! While output is queued, `poll_timeout` answers the last `now`. A deadline fires at `now >= deadline`, and firing moves
+//! it. An earlier `now` counts as the latest one seen.
+//!
+//! # The order of things
+//!
+//! 1. Before a session the driver sends its handshake on [`Agent::openers`]: to public addresses behind NATs with a small
+//!    TTL, so that the packet opens our own NAT and dies before the other one, which would answer an early packet by
+//!    giving the other side's flow a new port.
+//! 2. [`Input::Session`] starts the probes, at full TTL on every pair. The first echo names the first primary, usually a
+//!    relay's; better tiers take over with their own first echo ([`Tier`]).
+//! 3. When no direct path came up, the agents arrange rounds of punching by [`message::CandidateList`], each on a fresh
+//!    port ([`Output::FreshSocket`]), with opening moves that differ from round to round.
+//! 4. The primary is probed while traffic flows, the backup more rarely, nothing once the peer has been idle for two
+//!    minutes. A primary that stops echoing is doubtful after 750 ms (data goes both ways) and left after 3 s.
+//!
+//! # Deviations from ICE (RFC 8445)
+//!
+//! No roles beyond the tie-break, no nomination, no foundations or priorities on the wire, no STUN between peers: probes
+//! are authenticated by the session. A pair is never failed for good. Each side chooses its sending path alone.
 #![forbid(unsafe_code)]
 
+pub mod address;
+mod agent;
+mod candidate;
+mod checklist;
+mod event;
 pub mod id;
 pub mod message;
+mod outbox;
+mod pace;
+mod pair;
+mod punch;
+mod schedule;
+mod score;
+mod selection;
+mod strategy;
+mod telling;
 
+pub use agent::Agent;
+pub use event::{
+    Config, Discard, Input, Output, PathEvent, PathState, PathStatus, Policy, Role, Selected, WhyNotDirect,
+};
 pub use id::{Candidate, CandidateKind, Local, LocalCandidate, Path, RelayId, SocketId};
+pub use score::Tier;
+pub use strategy::OPENER_TTL;

@@ -1,0 +1,281 @@
+//! What an agent does by itself after each input and at each deadline.
+
+use ginnel_time::Instant;
+use rand_core::RngCore as _;
+
+use super::*;
+use crate::message::Probe;
+use crate::pace::Purpose;
+use crate::pair::Watch;
+use crate::punch::Situation;
+
+impl Agent {
+    /// When [`Agent::handle_timeout`] is next wanted; the last `now` while output is queued.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if !self.outbox.is_empty() {
+            return Some(self.now);
+        }
+        self.role?;
+        let probe = self.checklist.iter().filter_map(|pair| {
+            let (purpose, due) = self.due(pair)?;
+            Some(due.max(self.pace.ready(purpose)))
+        });
+        let left = self.checklist.iter().filter_map(|pair| self.demotion(pair));
+        let told = self.telling.due().filter(|_| self.can_tell());
+        let single = [self.punch.deadline(), self.retry, told];
+        probe.chain(left).chain(single.into_iter().flatten()).min()
+    }
+
+    /// Brings everything up to `now`.
+    pub(super) fn settle(&mut self) {
+        let Some(role) = self.role else { return };
+        self.judge();
+        self.choose();
+        self.arrange(role);
+        self.try_again();
+        self.probe();
+        self.choose();
+        self.tell();
+    }
+
+    /// Ends bursts and stale proofs, and leaves paths that stayed unanswered.
+    fn judge(&mut self) {
+        let (now, selection) = (self.now, self.selection);
+        for pair in self.checklist.iter_mut() {
+            pair.settle(now, selection.watch(pair.path));
+        }
+        for path in selection.in_use().into_iter().flatten() {
+            let left = self.checklist.get(path).and_then(|pair| self.demotion(pair)).is_some_and(|due| due <= now);
+            if left && let Some(pair) = self.checklist.get_mut(path) {
+                pair.demote(now);
+                self.outbox.event(PathEvent::Failed { path });
+                if selection.primary == Some(path) {
+                    self.search_anew(Some(path));
+                }
+            }
+        }
+    }
+
+    fn choose(&mut self) {
+        let next = self.selection.next(self.now, &self.checklist);
+        if next != self.selection {
+            self.select(next);
+        }
+    }
+
+    /// Puts a selection into effect.
+    pub(super) fn select(&mut self, next: Selection) {
+        let last = std::mem::replace(&mut self.selection, next);
+        if next == last {
+            return;
+        }
+        self.outbox.select(next);
+        if next.duplicate && !last.duplicate {
+            self.question(next.backup);
+        }
+        if next.primary == last.primary {
+            return;
+        }
+        self.question(next.primary);
+        match next.primary.and_then(|path| self.checklist.get(path)) {
+            Some(pair) => {
+                let rtt = pair.proof().map_or(Duration::ZERO, |proof| proof.rtt);
+                let event = PathEvent::Selected { path: pair.path, kind: pair.kind, tier: pair.tier, rtt };
+                self.last_good = Some(pair.path);
+                self.outbox.event(event);
+            }
+            None if self.role.is_some() => self.outbox.event(PathEvent::Lost),
+            None => {}
+        }
+    }
+
+    /// Asks a path that comes into use, unless it was asked just now.
+    fn question(&mut self, path: Option<Path>) {
+        let now = self.now;
+        if let Some(pair) = path.and_then(|path| self.checklist.get_mut(path))
+            && pair.probed.is_none_or(|probed| now >= probed + RECENT)
+        {
+            pair.question(now, 0, now);
+        }
+    }
+
+    fn arrange(&mut self, role: Role) {
+        while let Some(step) = self.punch.advance(self.now, self.ends.births(), self.situation(role)) {
+            self.take_step(step);
+        }
+    }
+
+    fn situation(&self, role: Role) -> Situation {
+        let primary = self.selection.primary.and_then(|path| self.checklist.get(path));
+        let direct = primary.is_some_and(Pair::is_direct);
+        let wanted = !direct && self.activity.is_active(self.now) && self.checklist.has_direct();
+        Situation { role, wanted, direct, reachable: primary.is_some(), rtt: self.control_rtt() }
+    }
+
+    pub(super) fn take_step(&mut self, step: Step) {
+        match step {
+            Step::Fresh { round } => {
+                self.stop_direct();
+                self.outbox.fresh(round);
+                self.outbox.event(PathEvent::Punching { round });
+            }
+            Step::Call { round } => {
+                let candidates = self.ends.told(self.config.policy);
+                self.telling.carried(candidates.clone());
+                let call = CandidateList { round, phase: Phase::Call, candidates };
+                if let Some(path) = self.selection.primary {
+                    self.outbox.seal(path, None, call.encode());
+                }
+            }
+            Step::Fire => {
+                let now = self.now;
+                self.round_pairs().for_each(|pair| pair.start(now));
+            }
+        }
+    }
+
+    /// Opens for a round that the other side called.
+    pub(super) fn open_round(&mut self, round: u8) {
+        self.stop_direct();
+        let (now, opening) = (self.now, Opening::of_round(round));
+        let fire = now + opening.delay(self.control_rtt());
+        for pair in self.round_pairs() {
+            match opening {
+                _ if !pair.can_clash() => pair.start(now),
+                Opening::ShortLived { ttl } => pair.open(now, ttl, fire),
+                Opening::Simultaneous => pair.start(fire),
+            }
+        }
+    }
+
+    /// The pairs of a round: direct, unproven, and not spoilt by an earlier packet that a NAT may remember.
+    fn round_pairs(&mut self) -> impl Iterator<Item = &mut Pair> {
+        let now = self.now;
+        self.checklist.iter_mut().filter(move |pair| {
+            let clean = pair.probed.is_none_or(|probed| now >= probed + CLASH_LIFETIME);
+            pair.is_direct() && !pair.is_proven() && (clean || !pair.can_clash())
+        })
+    }
+
+    /// Ends direct bursts: each further packet would keep a spoilt mapping alive.
+    fn stop_direct(&mut self) {
+        for pair in self.checklist.iter_mut().filter(|pair| pair.is_direct() && pair.is_checking()) {
+            pair.state = State::Waiting;
+        }
+    }
+
+    /// Tries relayed pairs again from time to time while there is no path at all, or none that stands by.
+    fn try_again(&mut self) {
+        let (now, selection) = (self.now, self.selection);
+        let pathless = selection.primary.is_none();
+        let lacking = pathless || (selection.backup.is_none() && self.checklist.iter().any(|pair| !pair.is_direct()));
+        if !lacking || !self.activity.is_active(now) {
+            self.retry = None;
+            return;
+        }
+        let interval = if pathless { RETRY_PATHLESS } else { RETRY_BACKUP };
+        let due = self.retry.map_or(now + interval, |due| due.min(now + interval));
+        self.retry = Some(due);
+        if due <= now {
+            self.retry = Some(now + interval);
+            let missing = self.checklist.iter_mut().filter(|pair| !pair.is_checking());
+            missing
+                .filter(|pair| !pair.is_direct() || (pathless && !pair.can_clash()))
+                .for_each(|pair| pair.start(now));
+        }
+    }
+
+    /// Sends every probe that is due, most urgent first, as far as the pace allows.
+    pub(super) fn probe(&mut self) {
+        let now = self.now;
+        loop {
+            let due = self.checklist.iter().filter_map(|pair| {
+                let (purpose, due) = self.due(pair).filter(|(_, due)| *due <= now)?;
+                let progress = match pair.state {
+                    State::Checking { sent, .. } => sent,
+                    State::Opening { .. } | State::Waiting | State::Silent | State::Proven(_) => 0,
+                };
+                Some((purpose == Purpose::Search, progress, pair.tier, due, pair.path))
+            });
+            let Some((search, .., path)) = due.min() else { return };
+            let purpose = if search { Purpose::Search } else { Purpose::Liveness };
+            if search && !self.is_worth_probing(path) {
+                if let Some(pair) = self.checklist.get_mut(path) {
+                    pair.state = State::Waiting;
+                }
+                continue;
+            }
+            if self.pace.ready(purpose) > now {
+                return;
+            }
+            self.pace.spend(now, purpose);
+            let (id, jitter) = (self.rng.next_u64(), self.jitter(schedule::BURST_JITTER));
+            let Some(pair) = self.checklist.get_mut(path) else { return };
+            let ttl = pair.sent(now, id, jitter);
+            self.outbox.seal(path, ttl, Probe { id }.encode());
+        }
+    }
+
+    /// When a pair's next probe is due, and what it is for.
+    fn due(&self, pair: &Pair) -> Option<(Purpose, Instant)> {
+        let watch = self.selection.watch(pair.path);
+        let due = pair.due(watch, &self.activity)?;
+        let purpose = if pair.is_proven() { Purpose::Liveness } else { Purpose::Search };
+        let in_doubt = pair.proof().is_some_and(|proof| proof.health != Health::Good);
+        let silent = pair.is_proven() && !in_doubt && !self.activity.is_active(self.now);
+        (!silent).then_some((purpose, due))
+    }
+
+    /// When a pair that is in use and unanswered is left.
+    fn demotion(&self, pair: &Pair) -> Option<Instant> {
+        match self.selection.watch(pair.path) {
+            Watch::Primary | Watch::Backup => pair.demotion(),
+            Watch::Not => None,
+        }
+    }
+
+    /// Whether a proof of this pair would be of use: not below the tier in use, and not without end beside an equal.
+    fn is_worth_probing(&self, path: Path) -> bool {
+        let Some(pair) = self.checklist.get(path) else { return false };
+        let sent = match pair.state {
+            State::Checking { sent, .. } => sent,
+            State::Opening { .. } | State::Waiting | State::Silent | State::Proven(_) => 0,
+        };
+        let in_use =
+            |path: Option<Path>| path.and_then(|path| self.checklist.get(path)).filter(|pair| !pair.is_doubtful());
+        let rival = if pair.is_direct() { in_use(self.selection.primary) } else { self.best_relayed() };
+        rival.is_none_or(|rival| pair.tier < rival.tier || (pair.tier == rival.tier && sent < ENOUGH))
+    }
+
+    fn best_relayed(&self) -> Option<&Pair> {
+        self.checklist
+            .iter()
+            .filter(|pair| !pair.is_direct() && pair.is_eligible(self.now))
+            .min_by_key(|pair| pair.score())
+    }
+
+    fn can_tell(&self) -> bool {
+        self.selection.primary.is_some() && self.activity.is_active(self.now) && !self.punch.is_preparing()
+    }
+
+    fn tell(&mut self) {
+        if self.can_tell()
+            && let Some(path) = self.selection.primary
+            && let Some(candidates) = self.telling.take(self.now)
+        {
+            let update = CandidateList { round: 0, phase: Phase::Update, candidates };
+            self.outbox.seal(path, None, update.encode());
+        }
+    }
+}
+
+/// A path asked within this time is not asked again for coming into use.
+const RECENT: Duration = Duration::from_secs(1);
+/// Linux keeps an unanswered UDP entry for 30 s; a mapping that an early packet spoilt is clean after that.
+const CLASH_LIFETIME: Duration = Duration::from_secs(35);
+/// Probes that a pair gets beside an equal one that is proven.
+const ENOUGH: u8 = 5;
+/// Between attempts while no path at all is proven.
+const RETRY_PATHLESS: Duration = Duration::from_secs(10);
+/// Between attempts while no backup is proven.
+const RETRY_BACKUP: Duration = Duration::from_secs(60);

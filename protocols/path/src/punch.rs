@@ -1,0 +1,228 @@
+//! Rounds of punching, arranged inside the session while traffic goes by a relay.
+//!
+//! ```text
+//! Quiet ──> Watching ──> Gathering ──> Calling ──> Watching ──> ... ──> Resting ──> Gathering
+//!              ^   (no direct path)  (fresh port)  │ Ready: full probes
+//!              └── Answered <── Call of the other side: openers, then full probes
+//! ```
+//! The caller asks for a fresh port, so that no mapping that an earlier packet spoilt is used again; the called side opens
+//! ([`Opening`](crate::strategy::Opening)) and answers; the caller then probes at full TTL.
+
+use std::time::Duration;
+
+use ginnel_time::Instant;
+
+use crate::event::Role;
+
+#[derive(Debug)]
+pub(crate) struct Punch {
+    stage: Stage,
+    /// Number of the round under way, or of the last one.
+    round: u8,
+    /// Rounds since a direct path was last up.
+    tried: u8,
+    /// When a call was last answered.
+    answered: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// A direct path is up, or none can be hoped for.
+    Quiet,
+    /// Full probes are out; what comes next is decided at `until`.
+    Watching { until: Instant },
+    /// A fresh socket is awaited.
+    Gathering { until: Instant, births: u64 },
+    /// A call is out.
+    Calling { sent: u8, next: Instant },
+    /// Between rounds.
+    Resting { until: Instant },
+}
+
+/// What the agent has to do for a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Ask for a fresh socket.
+    Fresh { round: u8 },
+    /// Send our candidates as a call.
+    Call { round: u8 },
+    /// Send full probes on the round's pairs.
+    Fire,
+}
+
+/// What the machine has to know of the agent at each step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Situation {
+    pub(crate) role: Role,
+    /// A round could help: traffic flows, not directly, and direct addresses are known.
+    pub(crate) wanted: bool,
+    /// A direct path carries the traffic.
+    pub(crate) direct: bool,
+    /// A path exists that a call can travel by.
+    pub(crate) reachable: bool,
+    /// The round trip of that path.
+    pub(crate) rtt: Duration,
+}
+
+impl Punch {
+    pub(crate) const fn new() -> Self {
+        Self { stage: Stage::Quiet, round: 0, tried: 0, answered: None }
+    }
+
+    /// Starts anew with a session, or after the last one.
+    pub(crate) fn reset(&mut self) {
+        *self = Self::new();
+    }
+
+    /// Notes that full probes left just now on their own account.
+    pub(crate) fn watch(&mut self, now: Instant, role: Role) {
+        self.stage = Stage::Watching { until: now + patience(role) };
+    }
+
+    /// Like [`Punch::watch`] when something new may help: one round follows without a rest, unless one is under way.
+    pub(crate) fn renew(&mut self, now: Instant, role: Role) {
+        self.tried = self.tried.min(2);
+        if !self.is_preparing() {
+            self.watch(now, role);
+        }
+    }
+
+    /// Whether our own round is being prepared, so that new sockets wait for it.
+    pub(crate) fn is_preparing(&self) -> bool {
+        matches!(self.stage, Stage::Gathering { .. } | Stage::Calling { .. })
+    }
+
+    /// Notes that a socket born after `births` has its mapping: the call can go out.
+    pub(crate) fn gathered(&mut self, now: Instant, newest: u64) {
+        if let Stage::Gathering { until, births } = &mut self.stage
+            && newest > *births
+        {
+            *until = now;
+        }
+    }
+
+    /// Takes the answer to our call.
+    pub(crate) fn ready(&mut self, now: Instant, role: Role, round: u8) -> Option<Step> {
+        let matches = round == self.round && matches!(self.stage, Stage::Calling { .. });
+        matches.then(|| {
+            self.watch(now, role);
+            Step::Fire
+        })
+    }
+
+    /// Takes a call of the other side. Answers whether to open and answer; a repeated call is only answered again.
+    pub(crate) fn called(&mut self, now: Instant, role: Role, round: u8) -> Answer {
+        if self.is_preparing() && role == Role::Initiator {
+            return Answer::Ignore;
+        }
+        if let Some(answered) = self.answered
+            && now < answered + LEAST_BETWEEN_CALLS
+        {
+            return Answer::TooOften;
+        }
+        let repeated = round == self.round && self.answered.is_some_and(|at| now < at + REPEAT_WINDOW);
+        self.answered = Some(now);
+        if repeated {
+            return Answer::Again;
+        }
+        self.round = round;
+        self.tried = self.tried.saturating_add(1);
+        self.watch(now, role);
+        Answer::Open
+    }
+
+    /// Advances; called until it answers `None`.
+    pub(crate) fn advance(&mut self, now: Instant, births: u64, situation: Situation) -> Option<Step> {
+        if situation.direct {
+            (self.stage, self.tried) = (Stage::Quiet, 0);
+            return None;
+        }
+        match self.stage {
+            Stage::Watching { until } | Stage::Resting { until } | Stage::Gathering { until, .. } if now < until => {
+                None
+            }
+            Stage::Calling { next, .. } if now < next => None,
+            Stage::Quiet => None,
+            Stage::Watching { .. } if situation.wanted => match rest_before(self.tried) {
+                Duration::ZERO => Some(self.begin(now, births)),
+                rest => {
+                    self.stage = Stage::Resting { until: now + rest };
+                    None
+                }
+            },
+            Stage::Resting { .. } if situation.wanted => Some(self.begin(now, births)),
+            Stage::Watching { .. } | Stage::Resting { .. } => {
+                self.stage = Stage::Quiet;
+                None
+            }
+            Stage::Gathering { .. } => Some(self.call(now, 0, situation)),
+            Stage::Calling { sent, .. } => Some(self.call(now, sent, situation)),
+        }
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Quiet => None,
+            Stage::Watching { until } | Stage::Resting { until } | Stage::Gathering { until, .. } => Some(until),
+            Stage::Calling { next, .. } => Some(next),
+        }
+    }
+
+    fn begin(&mut self, now: Instant, births: u64) -> Step {
+        self.round = self.round.wrapping_add(1);
+        self.tried = self.tried.saturating_add(1);
+        self.stage = Stage::Gathering { until: now + GATHERING, births };
+        Step::Fresh { round: self.round }
+    }
+
+    /// Calls, again if need be; without an answer, or a path for the call, it probes all the same.
+    fn call(&mut self, now: Instant, sent: u8, situation: Situation) -> Step {
+        if sent >= CALLS || !situation.reachable {
+            self.watch(now, situation.role);
+            return Step::Fire;
+        }
+        let wait = situation.rtt.saturating_mul(2).clamp(Duration::from_millis(250), Duration::from_secs(1));
+        self.stage = Stage::Calling { sent: sent + 1, next: now + wait };
+        Step::Call { round: self.round }
+    }
+}
+
+/// What to do with a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Open, and answer.
+    Open,
+    /// Answer again: the answer was lost.
+    Again,
+    /// Our own call crossed it and stands.
+    Ignore,
+    /// The peer calls too often.
+    TooOften,
+}
+
+/// How long full probes are given. The responder waits longer, so that calls seldom cross.
+fn patience(role: Role) -> Duration {
+    Duration::from_millis(match role {
+        Role::Initiator => 2500,
+        Role::Responder => 3300,
+    })
+}
+
+/// The rest before the next round: none for the first three, then longer and longer.
+fn rest_before(tried: u8) -> Duration {
+    Duration::from_secs(match tried {
+        0..3 => 0,
+        3 => 15,
+        4 => 60,
+        5.. => 300,
+    })
+}
+
+/// How long a fresh socket and its mapping are awaited.
+const GATHERING: Duration = Duration::from_millis(1500);
+/// Times that a call is sent before it is given up.
+const CALLS: u8 = 4;
+/// Two calls that are answered are at least this far apart.
+const LEAST_BETWEEN_CALLS: Duration = Duration::from_millis(200);
+/// Within this time the same round number is a repetition.
+const REPEAT_WINDOW: Duration = Duration::from_secs(5);
