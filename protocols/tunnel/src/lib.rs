@@ -68,6 +68,8 @@ pub mod limiter;
 mod metadata;
 mod noise;
 mod replay;
+#[cfg(test)]
+mod testing;
 pub mod timers;
 mod transport;
 mod wire;
