@@ -1,10 +1,12 @@
 //! Addresses inside a network: an IPv6 address from the member's key, an IPv4 address by a probe sequence.
 //!
+//! BLAKE2s stands for the hash of the [crate's docs](crate#formats): length byte, label, data.
+//!
 //! | what | how |
 //! |---|---|
 //! | IPv6 prefix | `fd`, then 7 bytes of BLAKE2s("ginnel ipv6 prefix v1", network id): a ULA /64 |
 //! | IPv6 interface | first 8 bytes of BLAKE2s("ginnel ipv6 interface v1", network id, member key, attempt u32); the first attempt that is neither taken nor reserved |
-//! | IPv4 range | 100.64.0.0/16 plus (BLAKE2s("ginnel ipv4 range v1", network id)[0] mod 64) in the second byte, or what the genesis names |
+//! | IPv4 range | 100.b.0.0/16 with b = 64 + (first byte of BLAKE2s("ginnel ipv4 range v1", network id) mod 64), or what the genesis names |
 //! | IPv4 host | start and odd step, u16 each, from BLAKE2s("ginnel ipv4 host v1", network id, member key): the first free of start, start + step, … mod 2^16 |
 
 use std::collections::{BTreeMap, BTreeSet};

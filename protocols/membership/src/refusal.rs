@@ -19,6 +19,9 @@ pub enum Refusal {
     /// Somebody signed who has no right to, or too few did.
     #[error("not signed by those who have the right to")]
     NotAuthorised,
+    /// The log has no genesis yet.
+    #[error("the network is not founded yet")]
+    NotFounded,
     /// A network is founded once.
     #[error("the network is founded already")]
     SecondGenesis,
@@ -70,6 +73,9 @@ pub enum Refusal {
     /// The key is dead already.
     #[error("this member is revoked already")]
     AlreadyRevoked,
+    /// So many revocations wait to be ordered that no further one is kept.
+    #[error("too many revocations wait to be ordered")]
+    TooManyPending,
     /// Too few admins would be left.
     #[error("the last admin cannot be removed")]
     LastAdmin,
@@ -109,6 +115,8 @@ impl Refusal {
             Self::LastAdmin => 22,
             Self::LeaseOfAnotherHistory => 23,
             Self::StaleLease => 24,
+            Self::NotFounded => 25,
+            Self::TooManyPending => 26,
         }
     }
 }

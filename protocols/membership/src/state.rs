@@ -75,7 +75,7 @@ impl State {
         let key = self.verify_revocation(record)?;
         if self.pending.len() >= MAX_PENDING && !self.pending.contains_key(&key) {
             // Each one is signed by an admin or by a live member, so only an admin's key run wild comes here.
-            return Err(Refusal::NotAuthorised);
+            return Err(Refusal::TooManyPending);
         }
         self.pending.entry(key).or_insert_with(|| record.to_vec());
         Ok(key)
@@ -89,7 +89,7 @@ impl State {
     pub fn verify_revocation(&self, record: &[u8]) -> Result<MemberKey, Refusal> {
         let signed = SignedRecord::decode(record)?;
         let Record::Revoke(body) = signed.record() else { return Err(Refusal::NotAuthorised) };
-        let ledger = self.ledger.as_ref().ok_or(Refusal::MemberUnknown)?;
+        let ledger = self.ledger.as_ref().ok_or(Refusal::NotFounded)?;
         let dying = self.pending.keys().filter(|key| **key != body.member && ledger.admins.contains(key)).count();
         ledger.judge_revocation(&signed, body, ledger.admins.len().saturating_sub(dying))?;
         signed.verify(&self.network)?;
@@ -101,7 +101,7 @@ impl State {
     /// # Errors
     /// [`Refusal`] says why it would not.
     pub fn judge(&self, time: u64, record: &[u8]) -> Result<SignedRecord, Refusal> {
-        let ledger = self.ledger.as_ref().ok_or(Refusal::MemberUnknown)?;
+        let ledger = self.ledger.as_ref().ok_or(Refusal::NotFounded)?;
         let signed = SignedRecord::decode(record)?;
         ledger.judge(time, &signed, &|length| self.head_at(length))?;
         Ok(signed)

@@ -1,0 +1,284 @@
+//! Replay as a function of the log alone, whatever a network or a dishonest server does to it.
+
+use ginnel_membership::keys::SigningKey;
+use ginnel_membership::{Applied, Break, Change, Comparison, Entry, Sequencer, State};
+use proptest::prelude::*;
+
+use crate::world::{Machine, START, World, forge, replay, server_key, sign};
+
+/// A log in which every kind of record occurs.
+fn varied() -> World {
+    let mut world = World::new();
+    let (a, b, c) = (Machine::new(1), Machine::new(2), Machine::new(3));
+    world.join(&a, "laptop").unwrap();
+    world.now += 10;
+    world.join(&b, "laptop").unwrap();
+    world.invite(&c);
+    let void = ginnel_membership::build::void_record(&world.network, &world.admin, c.invite.invite_key());
+    world.append(&void).unwrap();
+    let update = world.update_record(&a, 1, "desk");
+    world.append(&update).unwrap();
+    world.now += 10;
+    let lease = world.lease_record();
+    world.append(&lease).unwrap();
+    let revoke = world.revoke_record(&b);
+    world.append(&revoke).unwrap();
+    world
+}
+
+#[test]
+fn any_bit_flipped_breaks_the_chain() {
+    let world = varied();
+    let mut state = State::new(world.network);
+    for entry in &world.log {
+        let bytes = entry.encode();
+        assert_eq!(Entry::decode(&bytes).as_ref(), Ok(entry));
+        let before = state.clone();
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(bad) = Entry::decode(&bad) {
+                assert!(state.apply(&bad).is_err_and(|broken| !matches!(broken, Break::Fork { .. })), "bit {bit}");
+            }
+        }
+        assert_eq!(state, before);
+        assert!(matches!(state.apply(entry), Ok(Applied::Changed(_))));
+    }
+}
+
+#[test]
+fn dishonest_sequencer_cannot_change_a_record() {
+    let world = varied();
+    for (index, entry) in world.log.iter().enumerate() {
+        let state = replay(world.network, &world.log[..index]);
+        for bit in 0..entry.record.len() * 8 {
+            let mut record = entry.record.clone();
+            record[bit / 8] ^= 1 << (bit % 8);
+            let bad = forge(world.network, entry.sequence, entry.previous, entry.time, &record);
+            let outcome = state.clone().apply(&bad);
+            assert!(matches!(outcome, Ok(Applied::Skipped(_)) | Err(Break::Genesis(_))), "{index} {bit} {outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn every_truncation_is_noticed() {
+    for entry in &varied().log {
+        let bytes = entry.encode();
+        for len in 0..bytes.len() {
+            assert!(Entry::decode(&bytes[..len]).is_err());
+        }
+        let long = [&bytes[..], &[0]].concat();
+        assert!(Entry::decode(&long).is_err());
+    }
+}
+
+#[test]
+fn second_history_is_a_fork() {
+    let mut world = varied();
+    let mut state = world.replay();
+    let (length, _) = state.head();
+    let last = world.log.last().unwrap().clone();
+    let rewritten = forge(world.network, last.sequence, last.previous, last.time + 1, &last.record);
+    assert_eq!(state.apply(&rewritten), Err(Break::Fork { sequence: length - 1 }));
+    // The one who holds the other history sees it at the next entry.
+    let mut other = replay(world.network, &world.log[..world.log.len() - 1]);
+    other.apply(&rewritten).unwrap();
+    assert_eq!(state.compare(other.head().0, other.head().1), Comparison::Fork);
+    world.now += 30;
+    let next = world.lease_record();
+    let next = world.append(&next).unwrap();
+    assert_eq!(other.apply(&next), Err(Break::Fork { sequence: length }));
+    // Without the sequencer's signature there is no fork, only noise.
+    let mut noise = rewritten;
+    noise.time += 1;
+    assert!(matches!(state.apply(&noise), Err(Break::Signature(_))));
+}
+
+#[test]
+fn heads_compare() {
+    let world = varied();
+    let state = world.replay();
+    for (index, _) in world.log.iter().enumerate() {
+        let (length, head) = replay(world.network, &world.log[..index]).head();
+        assert_eq!(state.head_at(length), Some(head));
+        assert_eq!(state.compare(length, head), Comparison::Behind);
+        assert_eq!(state.compare(length, [0; 32]), Comparison::Fork);
+    }
+    let (length, head) = state.head();
+    assert_eq!(state.compare(length, head), Comparison::Same);
+    assert_eq!(state.compare(length + 1, [0; 32]), Comparison::Ahead);
+    assert_eq!(state.compare(u64::MAX, [0; 32]), Comparison::Ahead);
+    assert_eq!(state.head_at(length + 1), None);
+}
+
+#[test]
+fn time_never_decreases() {
+    let mut world = varied();
+    let mut state = world.replay();
+    world.now = START;
+    let lease = world.lease_record();
+    assert_eq!(state.apply(&world.forge(&lease)), Err(Break::Time));
+    assert_eq!(&state, world.state());
+}
+
+#[test]
+fn other_sequencers_entries_are_refused() {
+    let world = varied();
+    let mut state = world.replay();
+    let lease = world.lease_record();
+    let mut entry = world.forge(&lease);
+    let bytes = entry.encode();
+    let message = [world.network.as_bytes(), &bytes[..bytes.len() - 64]].concat();
+    let other = SigningKey::from_bytes(&[3; 32]);
+    entry.signature = other.sign(ginnel_membership::Context::ENTRY, &message);
+    assert!(matches!(state.apply(&entry), Err(Break::Signature(_))));
+    // A signature made for a record does not serve for an entry.
+    entry.signature = server_key().sign(ginnel_membership::Context::RECORD, &message);
+    assert!(matches!(state.apply(&entry), Err(Break::Signature(_))));
+    assert!(matches!(state.apply(&sign(world.network, entry)), Ok(Applied::Changed(Change::Leased(_)))));
+}
+
+#[test]
+fn oversized_record_breaks() {
+    let world = varied();
+    let mut entry = world.log.last().unwrap().clone();
+    entry.sequence += 1;
+    entry.record = vec![0; 70_000];
+    assert_eq!(world.replay().apply(&entry), Err(Break::TooLong));
+}
+
+/// One attempt at changing the network; most fit some state, none fits all.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Invite(u8),
+    Void(u8),
+    Join { machine: u8, invite: u8, wish: u8 },
+    Update { machine: u8, number: u64, wish: u8 },
+    Revoke(u8),
+    Lease,
+    Wait(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let machine = 1_u8..7;
+    prop_oneof![
+        3 => machine.clone().prop_map(Step::Invite),
+        1 => machine.clone().prop_map(Step::Void),
+        4 => (machine.clone(), machine.clone(), 0_u8..3).prop_map(|(machine, invite, wish)| Step::Join { machine, invite, wish }),
+        2 => (machine.clone(), 1_u64..4, 0_u8..3).prop_map(|(machine, number, wish)| Step::Update { machine, number, wish }),
+        1 => machine.prop_map(Step::Revoke),
+        1 => Just(Step::Lease),
+        1 => (0_u64..60_000).prop_map(Step::Wait),
+    ]
+}
+
+/// Tries a step; honest sequencers refuse the senseless ones, dishonest ones order them.
+fn take(world: &mut World, step: Step, honest: bool) {
+    let wishes = ["laptop", "server", "localhost"];
+    let record = match step {
+        Step::Invite(machine) => world.invite_record(&Machine::new(machine)),
+        Step::Void(machine) => {
+            let key = Machine::new(machine).invite.invite_key();
+            ginnel_membership::build::void_record(&world.network, &world.admin, key)
+        }
+        Step::Join { machine, invite, wish } => {
+            let joiner = Machine { invite: Machine::new(invite).invite, ..Machine::new(machine) };
+            world.member_record(&joiner, wishes[usize::from(wish)])
+        }
+        Step::Update { machine, number, wish } => {
+            world.update_record(&Machine::new(machine), number, wishes[usize::from(wish)])
+        }
+        Step::Revoke(machine) => world.revoke_record(&Machine::new(machine)),
+        Step::Lease => world.lease_record(),
+        Step::Wait(seconds) => {
+            world.now += seconds;
+            return;
+        }
+    };
+    if honest {
+        let _ = world.append(&record);
+    } else {
+        let entry = world.forge(&record);
+        world.sequencer.apply(&entry).expect("a forged entry continues the log");
+        world.log.push(entry);
+    }
+}
+
+/// What must hold in every state.
+fn check(state: &State) {
+    let live: Vec<_> = state.members().filter(|member| state.is_live(&member.key())).collect();
+    let distinct = |values: Vec<String>| {
+        let count = values.len();
+        let mut values = values;
+        values.sort();
+        values.dedup();
+        assert_eq!(values.len(), count);
+    };
+    distinct(live.iter().map(|member| member.name().to_string()).collect());
+    distinct(state.members().filter_map(|member| member.ipv4()).map(|addr| addr.to_string()).collect());
+    distinct(state.members().map(|member| member.ipv6().to_string()).collect());
+    distinct(state.members().map(|member| member.tunnel_key().to_string()).collect());
+    distinct(state.members().map(|member| member.invite().to_string()).collect());
+    for member in &live {
+        assert!(!member.name().is_reserved());
+        let peers = state.peers(&member.key());
+        assert_eq!(peers.len(), live.len() - 1);
+        assert!(peers.iter().all(|peer| !state.is_revoked(&peer.member()) && peer.member() != member.key()));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn replay_is_a_function_of_the_log(
+        steps in proptest::collection::vec((step(), any::<bool>()), 0..40),
+        deliveries in proptest::collection::vec(0_usize..45, 0..150),
+    ) {
+        let mut world = World::new();
+        for (step, honest) in steps {
+            take(&mut world, step, honest);
+        }
+        let full = world.replay();
+        prop_assert_eq!(&full, world.state());
+        check(&full);
+        let resumed = Sequencer::resume(server_key(), world.network, &world.log).expect("its own log");
+        prop_assert_eq!(resumed.state(), &full);
+
+        // Entries that come late, twice, early or never leave a prefix, and the rest completes it.
+        let mut state = State::new(world.network);
+        for index in deliveries {
+            let Some(entry) = world.log.get(index) else { continue };
+            let (length, _) = state.head();
+            match state.apply(entry) {
+                Ok(Applied::Known) => prop_assert!(entry.sequence < length),
+                Ok(Applied::Changed(_) | Applied::Skipped(_)) => prop_assert_eq!(entry.sequence, length),
+                Err(broken) => {
+                    prop_assert_eq!(broken, Break::Gap { expected: length, found: entry.sequence });
+                    prop_assert!(entry.sequence > length);
+                }
+            }
+        }
+        let length = state.head().0 as usize;
+        prop_assert_eq!(&state, &replay(world.network, &world.log[..length]));
+        check(&state);
+        for entry in &world.log {
+            state.apply(entry).expect("the whole log in order");
+        }
+        prop_assert_eq!(state, full);
+    }
+
+    #[test]
+    fn one_of_many_wins_an_invite(order in Just((1_u8..20).collect::<Vec<_>>()).prop_shuffle()) {
+        let mut world = World::new();
+        let invite = Machine::new(100);
+        world.invite(&invite);
+        for machine in &order {
+            take(&mut world, Step::Join { machine: *machine, invite: 100, wish: 0 }, false);
+        }
+        let state = world.replay();
+        let live: Vec<_> = state.members().map(|member| member.key()).collect();
+        prop_assert_eq!(live, [Machine::new(order[0]).id()]);
+    }
+}

@@ -1,0 +1,146 @@
+//! A network with known keys, and a sequencer that may be dishonest.
+
+use ginnel_membership::build::{self, Charter, Founded};
+use ginnel_membership::keys::{NetworkId, Server, ServerKeys, SigningKey, TunnelKey};
+use ginnel_membership::{Capabilities, Context, Entry, MemberKey, Name, Refusal, Sequencer, Signature, State};
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng as _;
+
+pub(crate) const START: u64 = 1_800_000_000;
+pub(crate) const DAY: u64 = 86_400;
+
+/// Keys of a machine that could join.
+#[derive(Clone)]
+pub(crate) struct Machine {
+    pub(crate) key: SigningKey,
+    pub(crate) tunnel: TunnelKey,
+    pub(crate) invite: SigningKey,
+}
+
+impl Machine {
+    pub(crate) fn new(seed: u8) -> Self {
+        let secret = x25519_dalek::StaticSecret::from([seed; 32]);
+        Self {
+            key: SigningKey::from_bytes(&[seed; 32]),
+            tunnel: TunnelKey::from_bytes(x25519_dalek::PublicKey::from(&secret).to_bytes()),
+            invite: SigningKey::from_bytes(&[seed ^ 0x80; 32]),
+        }
+    }
+
+    pub(crate) fn id(&self) -> MemberKey {
+        self.key.member_key()
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) network: NetworkId,
+    pub(crate) admin: SigningKey,
+    pub(crate) sequencer: Sequencer,
+    pub(crate) log: Vec<Entry>,
+    pub(crate) now: u64,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let Founded { genesis, network, admin } =
+            build::found(&mut ChaCha20Rng::from_seed([1; 32]), charter()).expect("a good charter");
+        let (sequencer, entry) = Sequencer::found(server_key(), START, &genesis).expect("a good genesis");
+        Self { network, admin, sequencer, log: vec![entry], now: START }
+    }
+
+    pub(crate) fn append(&mut self, record: &[u8]) -> Result<Entry, Refusal> {
+        let entry = self.sequencer.append(self.now, record)?;
+        if entry.sequence == self.log.len() as u64 {
+            self.log.push(entry.clone());
+        }
+        Ok(entry)
+    }
+
+    pub(crate) fn invite(&mut self, machine: &Machine) {
+        let record = self.invite_record(machine);
+        self.append(&record).expect("an admin invites");
+    }
+
+    pub(crate) fn invite_record(&self, machine: &Machine) -> Vec<u8> {
+        build::invite_record(&self.network, &self.admin, machine.invite.invite_key(), self.now + DAY, None)
+    }
+
+    pub(crate) fn member_record(&self, machine: &Machine, name: &str) -> Vec<u8> {
+        let Machine { key, tunnel, invite } = machine;
+        build::member_record(&self.network, invite, key, *tunnel, self::name(name), Capabilities::BOTH_SUITES)
+    }
+
+    pub(crate) fn update_record(&self, machine: &Machine, number: u64, name: &str) -> Vec<u8> {
+        build::update_record(&self.network, &machine.key, number, self::name(name), Capabilities::CHACHA_POLY)
+    }
+
+    pub(crate) fn revoke_record(&self, machine: &Machine) -> Vec<u8> {
+        build::revoke_record(&self.network, &self.admin, machine.id())
+    }
+
+    pub(crate) fn lease_record(&self) -> Vec<u8> {
+        build::lease_record(&self.network, &self.admin, self.state().head(), self.now)
+    }
+
+    pub(crate) fn join(&mut self, machine: &Machine, name: &str) -> Result<Entry, Refusal> {
+        self.invite(machine);
+        let record = self.member_record(machine, name);
+        self.append(&record)
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        self.sequencer.state()
+    }
+
+    pub(crate) fn replay(&self) -> State {
+        replay(self.network, &self.log)
+    }
+
+    /// An entry at the log's end as a dishonest sequencer would sign it, whatever the record.
+    pub(crate) fn forge(&self, record: &[u8]) -> Entry {
+        let (sequence, previous) = self.state().head();
+        forge(self.network, sequence, previous, self.now, record)
+    }
+}
+
+pub(crate) fn forge(network: NetworkId, sequence: u64, previous: [u8; 32], time: u64, record: &[u8]) -> Entry {
+    let signature = Signature::from_bytes([0; 64]);
+    let entry = Entry { sequence, previous, time, record: record.to_vec(), signature };
+    sign(network, entry)
+}
+
+pub(crate) fn sign(network: NetworkId, mut entry: Entry) -> Entry {
+    let bytes = entry.encode();
+    let message = [network.as_bytes(), &bytes[..bytes.len() - 64]].concat();
+    entry.signature = server_key().sign(Context::ENTRY, &message);
+    entry
+}
+
+pub(crate) fn replay(network: NetworkId, log: &[Entry]) -> State {
+    let mut state = State::new(network);
+    for entry in log {
+        state.apply(entry).expect("an honest log continues itself");
+    }
+    state
+}
+
+pub(crate) fn charter() -> Charter {
+    let servers = vec![server()];
+    let sequencer = servers[0].keys.sequencer();
+    Charter { name: name("attic"), sequencer, servers, ipv4_range: None, now: START }
+}
+
+pub(crate) fn server() -> Server {
+    Server {
+        addresses: vec!["192.0.2.1:4433".to_owned(), "[2001:db8::1]:4433".to_owned()],
+        keys: ServerKeys { signing: server_key().sequencer_key().to_bytes(), noise: [9; 32] },
+    }
+}
+
+pub(crate) fn server_key() -> SigningKey {
+    SigningKey::from_bytes(&[0x5e; 32])
+}
+
+pub(crate) fn name(text: &str) -> Name {
+    Name::new(text).expect("a good name")
+}
