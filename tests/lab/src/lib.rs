@@ -30,6 +30,7 @@
 
 mod blueprint;
 pub mod cases;
+pub mod coturn;
 pub mod counters;
 pub mod delay;
 mod files;

@@ -1,19 +1,91 @@
-//! x
-fn main() -> anyhow::Result<()> {
+//! The laboratory on its own: checks itself, installs what it needs, opens a shell in a topology.
+#![expect(clippy::print_stdout, reason = "what it prints is its product")]
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use ginnel_lab::{Lab, NatKind, cases, setup};
+
+#[derive(Parser)]
+#[command(about = "A laboratory of real NATs, routers and slow lines in network namespaces")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Checks that every NAT, line and guard does what it promises; exit status 1 if one does not
+    Selfcheck {
+        /// Run only the checks whose name contains this
+        #[arg(default_value = "")]
+        filter: String,
+        /// Print one JSON array instead of lines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Names what this machine lacks, and installs it where it can
+    Setup,
+    /// Removes namespaces whose laboratory's process is dead
+    Sweep,
+    /// Builds two sites and a hub, and runs a command on host `a` until it ends, at most an hour
+    Run {
+        /// NAT of site `a`
+        #[arg(long, default_value = "port-restricted")]
+        a: NatKind,
+        /// NAT of site `b`
+        #[arg(long, default_value = "port-restricted")]
+        b: NatKind,
+        /// The command and its arguments; LAB in its environment is what every namespace's name starts with
+        #[arg(required = true, trailing_var_arg = true)]
+        command: Vec<String>,
+    },
+}
+
+fn main() -> Result<ExitCode> {
     ginnel_lab::dispatch_hidden();
-    let begun = std::time::Instant::now();
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let a: ginnel_lab::NatKind = args[0].parse()?;
-    let b: ginnel_lab::NatKind = args[1].parse()?;
-    let lab = ginnel_lab::Lab::pair(a, b)?;
-    eprintln!("built in {:?}", begun.elapsed());
-    let mut child = std::process::Command::new("bash")
-        .args(["-c", &args[2]])
-        .env("P", format!("gnl-{}-0-", std::process::id()))
-        .spawn()?;
-    child.wait()?;
-    let begun = std::time::Instant::now();
-    drop(lab);
-    eprintln!("gone in {:?}", begun.elapsed());
-    Ok(())
+    match Arguments::parse().verb {
+        Verb::Selfcheck { filter, json } => selfcheck(&filter, json),
+        Verb::Setup => {
+            let installed = setup::install()?;
+            let what = if installed.is_empty() { "nothing was missing".to_owned() } else { installed.join(" ") };
+            println!("ready; installed: {what}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Sweep => {
+            println!("{} namespaces removed", Lab::sweep_stale()?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Run { a, b, command } => run(a, b, &command),
+    }
+}
+
+fn selfcheck(filter: &str, json: bool) -> Result<ExitCode> {
+    let begun = Instant::now();
+    let results = cases::run_self_checks(filter);
+    let failed = results.iter().filter(|result| !result.pass).count();
+    if json {
+        println!("{}", serde_json::to_string_pretty(&results)?);
+    } else {
+        for result in &results {
+            let verdict = if result.pass { "pass" } else { "FAIL" };
+            println!("{verdict} {:32} {:5.1} s  {}", result.name, result.seconds, result.detail);
+        }
+        println!("{} checks, {failed} failed, {:.1} s", results.len(), begun.elapsed().as_secs_f64());
+    }
+    let well = failed == 0 && !results.is_empty();
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn run(a: NatKind, b: NatKind, command: &[String]) -> Result<ExitCode> {
+    let lab = Lab::pair(a, b)?;
+    let host = lab.host("a")?;
+    let prefix =
+        host.namespace().name().strip_suffix(host.name()).context("names start with the laboratory's prefix")?;
+    let process = host.spawn("command", command, &[("LAB", prefix)])?;
+    let output = process.wait(Duration::from_secs(3600))?;
+    print!("{}{}", output.stdout, output.stderr);
+    Ok(if output.status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,0 +1,9 @@
+//! The real programs in the laboratory: what a user would do, and what the networks under it then show.
+
+pub mod demo;
+pub mod machine;
+pub mod pairs;
+pub mod wireguard;
+mod probe;
+
+pub use machine::{Machine, Programs, Server};
