@@ -27,7 +27,8 @@
 //! # Messages
 //! A sealed message is a version byte, 1, and a body in postcard's encoding: the variant's number as a varint, then
 //! the fields in order; integers are varints, lists and texts carry their length first, keys are 32 plain bytes,
-//! signatures a list of 64 bytes.
+//! signatures a list of 64 bytes. The numbers of standings, requests and refusals are their places in their enums, from
+//! 0; the refusal `Record` is followed by the number that [`ginnel_membership::Refusal::code`] gives.
 //!
 //! | number | client says | fields |
 //! |---|---|---|
@@ -70,3 +71,6 @@ pub use message::{
     ServerMessage, Standing, Welcome,
 };
 pub use server::Server;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,6 @@
+//! The two machines against each other in virtual time.
+
+mod abuse;
+mod golden;
+mod life;
+mod world;
