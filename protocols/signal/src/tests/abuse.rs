@@ -72,10 +72,8 @@ fn written(server: &mut Server, from: ConnectionId) -> Vec<Vec<u8>> {
 }
 
 fn code(message: &ServerMessage) -> Refusal {
-    match message {
-        ServerMessage::Refused { code, .. } => *code,
-        other => panic!("{other:?}"),
-    }
+    let ServerMessage::Refused { code, .. } = message else { panic!("{message:?}") };
+    *code
 }
 
 #[test]

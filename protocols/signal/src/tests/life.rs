@@ -83,8 +83,8 @@ fn one_token_founds_one_network_even_while_the_disk_is_busy() {
     world.disk.held = Some(VecDeque::new());
     let first = world.connect(one.network, founder(&one));
     let second = world.connect(two.network, founder(&two));
-    world.send(first, ClientMessage::Found { genesis: one.genesis.clone() });
-    world.send(second, ClientMessage::Found { genesis: two.genesis.clone() });
+    world.send(first, ClientMessage::Found { genesis: one.genesis });
+    world.send(second, ClientMessage::Found { genesis: two.genesis });
     world.release();
     assert_eq!(world.take(first, 2)[1], ServerMessage::Appended { sequence: 0 });
     assert!(matches!(
@@ -106,7 +106,7 @@ fn failed_disk_founds_nothing_and_leaves_the_token_good() {
         ServerMessage::Refused { request: Request::Found, code: Refusal::Storage, .. }
     ));
     world.disk.fails = false;
-    world.send(conn, ClientMessage::Found { genesis: founded.genesis.clone() });
+    world.send(conn, ClientMessage::Found { genesis: founded.genesis });
     assert_eq!(world.take(conn, 1), [ServerMessage::Appended { sequence: 0 }]);
 }
 
@@ -200,7 +200,7 @@ fn joiners_do_nothing_but_join() {
     world.send(joiner, ClientMessage::Append { record: member_record(&founded.network, &invite, 12) });
     world.send(joiner, ClientMessage::Mail { to: key(1).member_key(), bytes: vec![1] });
     world.send(joiner, ClientMessage::Relay);
-    world.send(joiner, ClientMessage::Found { genesis: founded.genesis.clone() });
+    world.send(joiner, ClientMessage::Found { genesis: founded.genesis });
     let messages = world.take(joiner, 4);
     assert!(matches!(messages[0], ServerMessage::Refused { request: Request::Append, code: Refusal::NotAllowed, .. }));
     assert!(matches!(messages[1], ServerMessage::MailRefused { why: MailRefusal::NotAllowed, .. }));
@@ -273,9 +273,10 @@ fn mail_waits_for_its_recipient_bounded_and_for_a_minute() {
     let bodies: Vec<u8> = world
         .take(two, PER_PAIR)
         .into_iter()
-        .map(|message| match message {
-            ServerMessage::Mail { from, bytes } if from == key(1).member_key() => bytes[0],
-            other => panic!("{other:?}"),
+        .map(|message| {
+            let ServerMessage::Mail { from, bytes } = message else { panic!("{message:?}") };
+            assert_eq!(from, key(1).member_key());
+            bytes[0]
         })
         .collect();
     assert_eq!(bodies, (4..20).collect::<Vec<u8>>(), "the oldest are dropped, the order is kept");
