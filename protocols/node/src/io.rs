@@ -40,7 +40,12 @@ pub enum Input {
     /// A fact, control message or raw datagram from the data plane.
     Forward(Event),
     /// The stream to a server is open.
-    ServerOpened(ServerId),
+    ServerOpened {
+        /// The server.
+        server: ServerId,
+        /// Its address as it was reached.
+        remote: SocketAddr,
+    },
     /// Bytes from the stream of a server.
     ServerBytes {
         /// The server.
@@ -212,8 +217,12 @@ pub enum Reply {
     Done,
     /// The network runs.
     Up {
+        /// What it took.
+        outcome: UpOutcome,
         /// The network's name.
         network: String,
+        /// The network's id in hexadecimal.
+        network_id: String,
         /// This machine's name in it.
         name: String,
         /// This machine's addresses in it.
@@ -241,6 +250,19 @@ pub enum Reply {
     Log(Vec<LogLine>),
     /// The name of the member that was revoked.
     Revoked(String),
+}
+
+/// What it took to make a network run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpOutcome {
+    /// The network was founded.
+    Founded,
+    /// This machine joined.
+    Joined,
+    /// The network was stopped before.
+    Started,
+    /// It ran already.
+    Unchanged,
 }
 
 /// Why a request was not carried out.

@@ -183,6 +183,8 @@ pub struct LogLine {
     pub kind: String,
     /// Whom it concerns.
     pub subject: String,
+    /// The keys that signed the record, in hexadecimal.
+    pub by: Vec<String>,
     /// Whether replay accepted it, else why not.
     pub verdict: Result<(), String>,
 }

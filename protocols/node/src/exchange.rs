@@ -1,0 +1,425 @@
+//! Handshakes: starting them, answering them, and handing finished sessions to the data plane.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ginnel_forward::{Command, PeerId};
+use ginnel_path::{Candidate, Input as PathInput, Path, Role};
+use ginnel_time::Instant;
+use ginnel_tunnel::{
+    Established, Initiator, MessageKind, PublicKey, Received, ReceiverIndex, Side, Suite, classify, receiver_index,
+};
+use rand_core::RngCore;
+
+use crate::Discard;
+use crate::attempt::{Attempt, COPIES, NO_COPIES, Want};
+use crate::io::Output;
+use crate::mail::{Mail, MailKind};
+use crate::node::Node;
+use crate::peer::{ANSWER_KEPT, ANSWER_PATHS, Answered, Confirmation, IdentityId, SessionInfo, Ways};
+
+/// The road by which a handshake message came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Road {
+    /// A datagram on a path.
+    Path(Path),
+    /// The mailbox, from this authenticated peer.
+    Mailbox(PeerId),
+}
+
+/// Whom a receiver index belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IndexUse {
+    /// A handshake under way with the peer.
+    Attempt(PeerId),
+    /// A session with the peer.
+    Session(PeerId),
+}
+
+/// An answer that waits until our relay lets its receiver in.
+pub(crate) struct PendingAnswer {
+    pub(crate) peer: PeerId,
+    pub(crate) deadline: Instant,
+    pub(crate) response: Vec<u8>,
+    pub(crate) awaits: Vec<SocketAddr>,
+}
+
+impl Node {
+    /// Begins a handshake unless one is under way.
+    pub(crate) fn want_session(&mut self, now: Instant, id: PeerId) {
+        if self.peers.get(&id).is_some_and(|peer| peer.attempt.is_none()) {
+            self.begin_attempt(now, id, now);
+        }
+    }
+
+    /// Begins a handshake for a session that grows old; a fresh session makes it needless.
+    pub(crate) fn rekey(&mut self, now: Instant, id: PeerId) {
+        let fresh = self.peers.get(&id).and_then(|peer| peer.session).is_some_and(|session| {
+            now.saturating_duration_since(session.made) < REKEY_SPACING && session.confirmed == Confirmation::Confirmed
+        });
+        if !fresh {
+            self.want_session(now, id);
+        }
+    }
+
+    fn begin_attempt(&mut self, now: Instant, id: PeerId, began: Instant) {
+        let (stamp, reserve) = self.stamper.stamp(now);
+        if reserve.is_some() {
+            self.persist();
+        }
+        let index = self.free_index();
+        let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 334));
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(identity) = self.identities.get(&peer.identity) else { return };
+        let started =
+            Initiator::start(identity, peer.key, peer.suite, &peer.psk, BOOTSTRAP_PSK, stamp, index, &mut self.rng);
+        let Ok((initiator, mut bytes)) = started else {
+            self.counters.count(Discard::BadPeerKey);
+            return;
+        };
+        peer.jar.stamp(now, &mut bytes);
+        peer.jar.sent(&bytes);
+        let ladder = if matches!(peer.ways, Ways::Agent { .. }) { COPIES } else { NO_COPIES };
+        peer.attempt = Some(Attempt::new(now, began, (initiator, bytes), index, jitter, ladder));
+        self.indices.insert(index.0, IndexUse::Attempt(id));
+        self.send_attempt(now, id);
+    }
+
+    /// Sends the initiation under way on every plausible path and by the mailbox.
+    fn send_attempt(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let Some(attempt) = &peer.attempt else { return };
+        let (bytes, rung) = (attempt.bytes.clone(), attempt.rung);
+        let proven = peer.primary().filter(|_| peer.session.is_some());
+        let mut targets = Vec::new();
+        if let Some(primary) = proven {
+            targets.push((primary, None));
+        }
+        if proven.is_none() || rung > 0 {
+            targets.extend(self.openers(id));
+        }
+        for (path, ttl) in targets {
+            self.send(path, ttl, bytes.clone());
+        }
+        if proven.is_none() || rung > 0 {
+            self.mail(now, id, MailKind::Offer, bytes);
+        }
+    }
+
+    /// Where handshake messages go while no path is proven.
+    pub(crate) fn openers(&self, id: PeerId) -> Vec<(Path, Option<u8>)> {
+        match self.peers.get(&id).map(|peer| &peer.ways) {
+            Some(Ways::Agent { agent, .. }) => agent.openers(),
+            Some(Ways::Endpoint(Some(path))) => vec![(*path, None)],
+            Some(Ways::Endpoint(None)) | None => Vec::new(),
+        }
+    }
+
+    /// Walks the ladder of a handshake under way.
+    pub(crate) fn attempt_timeout(&mut self, now: Instant, id: PeerId) {
+        let Some(attempt) = self.peers.get_mut(&id).and_then(|peer| peer.attempt.as_mut()) else { return };
+        let began = attempt.began;
+        match attempt.want(now) {
+            Want::Wait => {}
+            Want::Copy => self.send_attempt(now, id),
+            Want::Renew => {
+                self.end_attempt(id);
+                self.begin_attempt(now, id, began);
+            }
+            Want::GiveUp => self.end_attempt(id),
+        }
+    }
+
+    pub(crate) fn end_attempt(&mut self, id: PeerId) {
+        if let Some(attempt) = self.peers.get_mut(&id).and_then(|peer| peer.attempt.take()) {
+            self.indices.remove(&attempt.index.0);
+        }
+    }
+
+    /// Takes a handshake message from outside.
+    pub(crate) fn handle_handshake(
+        &mut self,
+        now: Instant,
+        road: Road,
+        bytes: &[u8],
+        candidates: &[Candidate],
+    ) -> Result<(), Discard> {
+        let (suite, kind) = classify(bytes).ok_or(Discard::NotAHandshake)?;
+        match kind {
+            MessageKind::Initiation => self.handle_initiation(now, road, bytes, candidates),
+            MessageKind::Response => self.handle_response(now, road, suite, bytes, candidates),
+            MessageKind::Cookie => self.handle_cookie(now, bytes),
+            MessageKind::Data => Err(Discard::NotAHandshake),
+        }
+    }
+
+    fn handle_initiation(
+        &mut self,
+        now: Instant,
+        road: Road,
+        bytes: &[u8],
+        candidates: &[Candidate],
+    ) -> Result<(), Discard> {
+        let identity_id = self.identity_of(bytes)?;
+        if self.answer_copy(now, road, bytes) {
+            return Ok(());
+        }
+        self.admit(now, road, identity_id, bytes)?;
+        let identity = self.identities.get(&identity_id).ok_or(Discard::BadMac)?;
+        let by_key = &self.by_key;
+        let received =
+            Received::read(identity, bytes, &mut |key: &PublicKey| by_key.contains_key(&(identity_id, *key)))
+                .map_err(|_| Discard::BadInitiation)?;
+        let id = *by_key.get(&(identity_id, received.remote())).ok_or(Discard::UnknownPeer)?;
+        if matches!(road, Road::Mailbox(from) if from != id) {
+            return Err(Discard::ForeignMail);
+        }
+        let index = self.free_index();
+        let peer = self.peers.get_mut(&id).ok_or(Discard::UnknownPeer)?;
+        if !peer.accepts.contains(&received.suite()) {
+            return Err(Discard::SuiteNotAllowed);
+        }
+        if received.timestamp() <= peer.greatest {
+            return Err(Discard::OldTimestamp);
+        }
+        if !peer.pace.allow(now) {
+            return Err(Discard::TooManyInitiations);
+        }
+        peer.greatest = received.timestamp();
+        let psk = peer.psk.clone();
+        let (mut response, established) =
+            received.respond(&psk, BOOTSTRAP_PSK, index, &mut self.rng).map_err(|_| Discard::BadInitiation)?;
+        peer.jar.stamp(now, &mut response);
+        peer.jar.sent(&response);
+        let paths = match road {
+            Road::Path(path) => vec![path],
+            Road::Mailbox(_) => Vec::new(),
+        };
+        peer.answered =
+            Some(Answered { initiation: bytes.to_vec(), response: response.clone(), until: now + ANSWER_KEPT, paths });
+        self.install(now, id, established);
+        self.send_answer(now, id, road, response, candidates)
+    }
+
+    /// Answers the copy of an initiation that was answered already, on the road by which the copy came.
+    fn answer_copy(&mut self, now: Instant, road: Road, bytes: &[u8]) -> bool {
+        let known = self.peers.iter_mut().find_map(|(id, peer)| {
+            let answered = peer.answered.as_mut().filter(|answered| answered.until > now)?;
+            (answered.initiation == bytes).then_some((*id, answered))
+        });
+        let Some((id, answered)) = known else { return false };
+        match road {
+            Road::Path(path) => {
+                if !answered.paths.contains(&path) {
+                    if answered.paths.len() >= ANSWER_PATHS {
+                        return true;
+                    }
+                    answered.paths.push(path);
+                }
+                let response = answered.response.clone();
+                self.send(path, None, response);
+            }
+            Road::Mailbox(from) if from == id => {
+                let response = answered.response.clone();
+                if !self.pending_answers.iter().any(|pending| pending.peer == id) {
+                    self.mail(now, id, MailKind::Answer, response);
+                }
+            }
+            Road::Mailbox(_) => {}
+        }
+        true
+    }
+
+    /// Sends a fresh answer: at once on a path; by the mailbox after our relay lets the other side in.
+    fn send_answer(
+        &mut self,
+        now: Instant,
+        id: PeerId,
+        road: Road,
+        response: Vec<u8>,
+        candidates: &[Candidate],
+    ) -> Result<(), Discard> {
+        match road {
+            Road::Path(path) => {
+                self.send(path, None, response);
+                if let Some(Ways::Endpoint(endpoint)) = self.peers.get_mut(&id).map(|peer| &mut peer.ways)
+                    && endpoint.is_none()
+                {
+                    *endpoint = Some(path);
+                    self.forward(Command::SetPath { peer: id, primary: Some(path), backup: None, duplicate: false });
+                }
+            }
+            Road::Mailbox(_) => {
+                self.tell_candidates(now, id, candidates);
+                let awaits = self.gather.let_in(now, candidates);
+                self.pending_answers.retain(|pending| pending.peer != id);
+                self.pending_answers.push(PendingAnswer { peer: id, deadline: now + RELAY_PATIENCE, response, awaits });
+                self.flush_answers(now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the answers whose receivers our relay lets in, or whose wait is over.
+    pub(crate) fn flush_answers(&mut self, now: Instant) {
+        let mut index = 0;
+        while let Some(pending) = self.pending_answers.get(index) {
+            let ready = pending.awaits.iter().all(|addr| self.gather.lets_in(*addr));
+            if !ready && now < pending.deadline {
+                index += 1;
+                continue;
+            }
+            let pending = self.pending_answers.swap_remove(index);
+            for (path, ttl) in self.openers(pending.peer) {
+                self.send(path, ttl, pending.response.clone());
+            }
+            self.mail(now, pending.peer, MailKind::Answer, pending.response);
+        }
+    }
+
+    fn handle_response(
+        &mut self,
+        now: Instant,
+        road: Road,
+        suite: Suite,
+        bytes: &[u8],
+        candidates: &[Candidate],
+    ) -> Result<(), Discard> {
+        let index = receiver_index(bytes).ok_or(Discard::NotAHandshake)?;
+        let Some(&IndexUse::Attempt(id)) = self.indices.get(&index.0) else { return Err(Discard::UnknownIndex) };
+        if matches!(road, Road::Mailbox(from) if from != id) {
+            return Err(Discard::ForeignMail);
+        }
+        self.identity_of(bytes)?;
+        let peer = self.peers.get_mut(&id).ok_or(Discard::UnknownPeer)?;
+        let attempt = peer.attempt.as_mut().filter(|attempt| attempt.index == index).ok_or(Discard::UnknownIndex)?;
+        if peer.suite != suite {
+            return Err(Discard::SuiteNotAllowed);
+        }
+        let established = attempt.initiator.finish(bytes).map_err(|_| Discard::BadResponse)?;
+        peer.attempt = None;
+        if let (Road::Path(path), Ways::Endpoint(endpoint)) = (road, &mut peer.ways) {
+            *endpoint = Some(path);
+            self.forward(Command::SetPath { peer: id, primary: Some(path), backup: None, duplicate: false });
+        }
+        self.install(now, id, established);
+        if matches!(road, Road::Mailbox(_)) {
+            self.tell_candidates(now, id, candidates);
+        }
+        let Some(agent) = self.peers.get_mut(&id).and_then(|peer| peer.agent()) else { return Ok(()) };
+        if let Road::Path(path) = road {
+            let _ = agent.handle_input(now, PathInput::Arrived(path));
+        }
+        let _ = agent.handle_input(now, PathInput::Session(Role::Initiator));
+        Ok(())
+    }
+
+    fn handle_cookie(&mut self, now: Instant, bytes: &[u8]) -> Result<(), Discard> {
+        let index = receiver_index(bytes).ok_or(Discard::NotAHandshake)?;
+        let Some(&(IndexUse::Attempt(id) | IndexUse::Session(id))) = self.indices.get(&index.0) else {
+            return Err(Discard::UnknownIndex);
+        };
+        let peer = self.peers.get_mut(&id).ok_or(Discard::UnknownPeer)?;
+        peer.jar.accept(now, bytes).map_err(|_| Discard::BadCookie)
+    }
+
+    /// Checks mac1 against every key of ours and tells whose it is.
+    fn identity_of(&self, bytes: &[u8]) -> Result<IdentityId, Discard> {
+        self.macs.iter().find(|(_, mac)| mac.verify(bytes)).map(|(id, _)| *id).ok_or(Discard::BadMac)
+    }
+
+    /// Under load, lets only senders pass that have proved their address, and each address only so often.
+    fn admit(&mut self, now: Instant, road: Road, identity: IdentityId, bytes: &[u8]) -> Result<(), Discard> {
+        if !self.load.note(now) {
+            return Ok(());
+        }
+        let Road::Path(path) = road else { return Ok(()) };
+        let issuer = self.issuers.get_mut(&identity).ok_or(Discard::BadMac)?;
+        if issuer.verify_mac2(now, bytes, path.remote) {
+            return if self.limiter.allow(now, path.remote.ip()) { Ok(()) } else { Err(Discard::RateLimited) };
+        }
+        if let Some(reply) = issuer.reply(now, bytes, path.remote) {
+            self.send(path, None, reply);
+        }
+        Err(Discard::CookieDemanded)
+    }
+
+    fn install(&mut self, now: Instant, id: PeerId, established: Established) {
+        let side = established.side;
+        self.indices.insert(established.local_index.0, IndexUse::Session(id));
+        if let Some(peer) = self.peers.get_mut(&id) {
+            let confirmed = match side {
+                Side::Initiator => Confirmation::Confirmed,
+                Side::Responder => Confirmation::Awaited,
+            };
+            peer.session = Some(SessionInfo { made: now, side, confirmed });
+        }
+        self.forward(Command::Install { peer: id, established });
+    }
+
+    /// A packet under the keys of a session that this side answered has come in.
+    pub(crate) fn confirmed(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if let Some(session) = &mut peer.session
+            && session.side == Side::Responder
+        {
+            session.confirmed = Confirmation::Confirmed;
+        }
+        if let Some(agent) = peer.agent() {
+            let _ = agent.handle_input(now, PathInput::Session(Role::Responder));
+        }
+    }
+
+    /// A session has ended in the data plane.
+    pub(crate) fn expired(&mut self, now: Instant, id: PeerId, index: ReceiverIndex) {
+        self.indices.remove(&index.0);
+        let left = self.indices.values().any(|used| *used == IndexUse::Session(id));
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if !left {
+            peer.session = None;
+            if let Some(agent) = peer.agent() {
+                let _ = agent.handle_input(now, PathInput::SessionLost);
+            }
+        }
+    }
+
+    fn tell_candidates(&mut self, now: Instant, id: PeerId, candidates: &[Candidate]) {
+        if let Some(agent) = self.peers.get_mut(&id).and_then(|peer| peer.agent()) {
+            let _ = agent.handle_input(now, PathInput::RemoteCandidates(candidates.to_vec()));
+        }
+    }
+
+    /// Seals a mail to a member and hands it to every connected server.
+    pub(crate) fn mail(&mut self, now: Instant, id: PeerId, kind: MailKind, handshake: Vec<u8>) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let Some(member) = peer.member else { return };
+        let mail = Mail { kind, handshake, candidates: self.gather.told() };
+        if let Some(network) = &mut self.network {
+            network.mail(now, &self.stamper, member, peer.key, &mail.encode());
+        }
+    }
+
+    fn free_index(&mut self) -> ReceiverIndex {
+        loop {
+            let index = self.rng.next_u32();
+            if !self.indices.contains_key(&index) {
+                return ReceiverIndex(index);
+            }
+        }
+    }
+
+    pub(crate) fn send(&mut self, path: Path, ttl: Option<u8>, bytes: Vec<u8>) {
+        self.forward(Command::Send { path, ttl, bytes });
+    }
+
+    pub(crate) fn forward(&mut self, command: Command) {
+        self.outputs.push_back(Output::Forward(command));
+    }
+}
+
+/// The preshared key that both sides hold from the start.
+const BOOTSTRAP_PSK: u32 = 0;
+/// A rekey is not begun for a session younger than this (`REKEY_TIMEOUT`).
+const REKEY_SPACING: Duration = Duration::from_secs(5);
+/// How long an answer by mailbox waits for our relay.
+const RELAY_PATIENCE: Duration = Duration::from_millis(250);

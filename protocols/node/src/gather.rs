@@ -1,0 +1,396 @@
+//! This machine's own candidates: its addresses, its mappings by STUN, its allocation on a relay.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ginnel_forward::Command;
+use ginnel_path::address::{Reach, reach, usable_candidate};
+use ginnel_path::{Candidate, CandidateKind, Local, LocalCandidate, Path, RelayId, SocketId};
+use ginnel_stun::{BindingClient, Input as StunInput, Output as StunOutput};
+use ginnel_time::Instant;
+use ginnel_turn::client::{Config as TurnConfig, Input as TurnInput, Output as TurnOutput};
+use ginnel_turn::{AddressFamily, Client as TurnClient, Credentials};
+use rand_chacha::ChaCha20Rng;
+use rand_core::RngCore;
+
+use crate::Discard;
+use crate::io::Family;
+
+/// What gathering asks of the node.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// A command for the data plane.
+    Forward(Command),
+    /// The set of own candidates has changed.
+    Changed,
+    /// A relay of ours is gone.
+    RelayLost(RelayId),
+    /// Something new may let a pending answer go.
+    LetIn,
+}
+
+/// Learns and keeps this machine's candidates.
+pub(crate) struct Gather {
+    rng: ChaCha20Rng,
+    sockets: BTreeMap<SocketId, SocketAddr>,
+    interfaces: Vec<IpAddr>,
+    stun: BindingClient,
+    stun_servers: Vec<SocketAddr>,
+    mapped: BTreeMap<SocketId, SocketAddr>,
+    refresh: Option<Instant>,
+    relay: Option<Relay>,
+    relay_retry: Option<Instant>,
+    relay_pause: Duration,
+    relay_offer: Option<RelayOffer>,
+    candidates: Vec<LocalCandidate>,
+    found: VecDeque<Found>,
+}
+
+/// Where a relay is and what it wants to see.
+#[derive(Clone)]
+pub(crate) struct RelayOffer {
+    pub(crate) servers: Vec<SocketAddr>,
+    pub(crate) credentials: Credentials,
+}
+
+struct Relay {
+    id: RelayId,
+    socket: SocketId,
+    server: SocketAddr,
+    client: TurnClient,
+    relayed: Option<SocketAddr>,
+    bound: BTreeMap<SocketAddr, u16>,
+    asked: BTreeSet<SocketAddr>,
+}
+
+impl Gather {
+    pub(crate) fn new(mut rng: ChaCha20Rng) -> Self {
+        let mut seed = [0; 32];
+        rng.fill_bytes(&mut seed);
+        Self {
+            rng,
+            sockets: BTreeMap::new(),
+            interfaces: Vec::new(),
+            stun: BindingClient::new(seed, ginnel_stun::Config::default()),
+            stun_servers: Vec::new(),
+            mapped: BTreeMap::new(),
+            refresh: None,
+            relay: None,
+            relay_retry: None,
+            relay_pause: RELAY_RETRY,
+            relay_offer: None,
+            candidates: Vec::new(),
+            found: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn socket_opened(&mut self, now: Instant, socket: SocketId, local: SocketAddr) {
+        self.sockets.insert(socket, local);
+        self.query(now, socket);
+        self.allocate(now);
+        self.recount(now);
+    }
+
+    pub(crate) fn socket_lost(&mut self, now: Instant, socket: SocketId) {
+        self.sockets.remove(&socket);
+        self.mapped.remove(&socket);
+        if self.relay.as_ref().is_some_and(|relay| relay.socket == socket) {
+            self.drop_relay(now);
+        }
+        self.recount(now);
+    }
+
+    pub(crate) fn interfaces(&mut self, now: Instant, addresses: Vec<IpAddr>) {
+        if self.interfaces != addresses {
+            self.interfaces = addresses;
+            self.refresh_now(now);
+            self.recount(now);
+        }
+    }
+
+    /// Takes the STUN servers to ask.
+    pub(crate) fn stun_servers(&mut self, now: Instant, servers: Vec<SocketAddr>) {
+        if self.stun_servers != servers {
+            self.stun_servers = servers;
+            self.stun_servers.truncate(MAX_SERVERS);
+            self.refresh_now(now);
+        }
+    }
+
+    /// Takes a relay's addresses and fresh credentials.
+    pub(crate) fn relay_offer(&mut self, now: Instant, offer: RelayOffer) {
+        if let Some(relay) = &mut self.relay {
+            let _ = relay.client.handle_input(now, TurnInput::Credentials(offer.credentials.clone()));
+        }
+        self.relay_offer = Some(offer);
+        self.relay_retry = None;
+        self.allocate(now);
+        self.drain(now);
+    }
+
+    /// Gives up servers, mappings and the relay; the sockets stay.
+    pub(crate) fn forget_servers(&mut self, now: Instant) {
+        self.stun_servers.clear();
+        self.mapped.clear();
+        self.refresh = None;
+        self.relay_offer = None;
+        self.relay_retry = None;
+        if let Some(relay) = &mut self.relay {
+            let _ = relay.client.handle_input(now, TurnInput::Close);
+        }
+        self.drain(now);
+        self.drop_relay(now);
+        self.relay_retry = None;
+        self.recount(now);
+    }
+
+    /// Takes a STUN datagram that came in on one of our sockets.
+    pub(crate) fn handle_stun(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        from: SocketAddr,
+        bytes: &[u8],
+    ) -> Result<(), Discard> {
+        let relayed = match &mut self.relay {
+            Some(relay) if relay.socket == socket && relay.server == from => {
+                relay.client.handle_input(now, TurnInput::Received(bytes.to_vec())).is_ok()
+            }
+            Some(_) | None => false,
+        };
+        let taken = relayed
+            || self
+                .stun
+                .handle_input(now, StunInput::Received { socket: socket.0, from, bytes: bytes.to_vec() })
+                .is_ok();
+        self.drain(now);
+        if taken { Ok(()) } else { Err(Discard::StrayStun) }
+    }
+
+    /// Asks our relay to let the public ones of `candidates` in; answers those that are not let in yet.
+    pub(crate) fn let_in(&mut self, now: Instant, candidates: &[Candidate]) -> Vec<SocketAddr> {
+        let public: Vec<SocketAddr> = candidates
+            .iter()
+            .filter(|candidate| candidate.kind != CandidateKind::Relayed && is_public(candidate.addr.ip()))
+            .map(|candidate| candidate.addr)
+            .take(MAX_LET_IN)
+            .collect();
+        for addr in &public {
+            self.bind(now, *addr);
+        }
+        public.into_iter().filter(|addr| !self.lets_in(*addr)).collect()
+    }
+
+    /// Whether nothing keeps our relay from letting `addr` in.
+    pub(crate) fn lets_in(&self, addr: SocketAddr) -> bool {
+        match &self.relay {
+            Some(relay) if relay.relayed.is_some() && relay.asked.contains(&addr) => relay.bound.contains_key(&addr),
+            Some(_) | None => true,
+        }
+    }
+
+    /// Asks our relay for a channel to `remote` unless that was done.
+    pub(crate) fn bind(&mut self, now: Instant, remote: SocketAddr) {
+        let Some(relay) = &mut self.relay else { return };
+        let same_family = relay.relayed.is_some_and(|own| own.is_ipv4() == remote.is_ipv4() && own != remote);
+        if !same_family || relay.asked.contains(&remote) {
+            return;
+        }
+        if relay.client.handle_input(now, TurnInput::Bind(remote)).is_ok() {
+            relay.asked.insert(remote);
+        }
+        self.drain(now);
+    }
+
+    /// Own candidates with the ends behind them.
+    pub(crate) fn candidates(&self) -> &[LocalCandidate] {
+        &self.candidates
+    }
+
+    /// Own candidates as they are told to a peer.
+    pub(crate) fn told(&self) -> Vec<Candidate> {
+        self.candidates.iter().map(LocalCandidate::candidate).collect()
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.stun.handle_timeout(now);
+        if let Some(relay) = &mut self.relay {
+            relay.client.handle_timeout(now);
+        }
+        if self.refresh.is_some_and(|at| at <= now) {
+            self.refresh_now(now);
+        }
+        if self.relay_retry.is_some_and(|at| at <= now) {
+            self.relay_retry = None;
+            self.allocate(now);
+        }
+        self.drain(now);
+    }
+
+    pub(crate) fn poll_found(&mut self) -> Option<Found> {
+        self.found.pop_front()
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let relay = self.relay.as_ref().and_then(|relay| relay.client.poll_timeout());
+        [self.stun.poll_timeout(), relay, self.refresh, self.relay_retry].into_iter().flatten().min()
+    }
+
+    fn refresh_now(&mut self, now: Instant) {
+        let sockets: Vec<SocketId> = self.sockets.keys().copied().collect();
+        for socket in sockets {
+            self.query(now, socket);
+        }
+        self.refresh = (!self.stun_servers.is_empty()).then(|| now + MAPPING_KEPT);
+        self.drain(now);
+    }
+
+    fn query(&mut self, now: Instant, socket: SocketId) {
+        let Some(family) = self.sockets.get(&socket).map(Family::of) else { return };
+        if let Some(server) = self.stun_servers.iter().find(|server| Family::of(server) == family) {
+            let _ = self.stun.handle_input(now, StunInput::Query { socket: socket.0, server: *server });
+        }
+    }
+
+    fn allocate(&mut self, now: Instant) {
+        if self.relay.is_some() || self.relay_retry.is_some() {
+            return;
+        }
+        let Some(offer) = &self.relay_offer else { return };
+        let pick = offer.servers.iter().find_map(|server| {
+            let socket = self.sockets.iter().find(|(_, local)| local.is_ipv4() == server.is_ipv4())?;
+            Some((*server, *socket.0))
+        });
+        let Some((server, socket)) = pick else { return };
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        let family = if server.is_ipv4() { AddressFamily::Ipv4 } else { AddressFamily::Ipv6 };
+        let config = TurnConfig { server, credentials: offer.credentials.clone(), family };
+        let mut client = TurnClient::new(seed, config);
+        let _ = client.handle_input(now, TurnInput::Allocate);
+        let id = RelayId(0);
+        self.found.push_back(Found::Forward(Command::SetRelay { relay: id, socket, server }));
+        self.relay =
+            Some(Relay { id, socket, server, client, relayed: None, bound: BTreeMap::new(), asked: BTreeSet::new() });
+        self.drain(now);
+    }
+
+    fn drop_relay(&mut self, now: Instant) {
+        let Some(relay) = self.relay.take() else { return };
+        self.found.push_back(Found::Forward(Command::RemoveRelay { relay: relay.id }));
+        self.found.push_back(Found::RelayLost(relay.id));
+        self.found.push_back(Found::LetIn);
+        self.relay_retry = Some(now + self.relay_pause);
+        self.relay_pause = (self.relay_pause * 2).min(RELAY_RETRY_MAX);
+        self.recount(now);
+    }
+
+    fn drain(&mut self, now: Instant) {
+        while let Some(output) = self.stun.poll_output() {
+            match output {
+                StunOutput::Send { socket, to, bytes } => self.transmit(SocketId(socket), to, bytes),
+                StunOutput::Mapped { socket, mapped, .. } => {
+                    self.mapped.insert(SocketId(socket), mapped);
+                    self.recount(now);
+                }
+                StunOutput::Failed { socket, .. } => {
+                    self.mapped.remove(&SocketId(socket));
+                    self.recount(now);
+                }
+            }
+        }
+        while let Some(output) = self.relay.as_mut().and_then(|relay| relay.client.poll_output()) {
+            self.handle_relay(now, output);
+        }
+    }
+
+    fn handle_relay(&mut self, now: Instant, output: TurnOutput) {
+        let Some(relay) = &mut self.relay else { return };
+        match output {
+            TurnOutput::Send(bytes) => {
+                let (socket, server) = (relay.socket, relay.server);
+                self.transmit(socket, server, bytes);
+            }
+            TurnOutput::Allocated { relayed, .. } => {
+                relay.relayed = Some(relayed);
+                self.relay_pause = RELAY_RETRY;
+                self.recount(now);
+            }
+            TurnOutput::Bound { peer, channel } => {
+                relay.bound.insert(peer, channel.get());
+                let bind = Command::BindChannel { relay: relay.id, channel: channel.get(), remote: peer };
+                self.found.push_back(Found::Forward(bind));
+                self.found.push_back(Found::LetIn);
+            }
+            TurnOutput::Unbound { peer, .. } => {
+                relay.asked.remove(&peer);
+                if let Some(channel) = relay.bound.remove(&peer) {
+                    self.found.push_back(Found::Forward(Command::UnbindChannel { relay: relay.id, channel }));
+                }
+                self.found.push_back(Found::LetIn);
+            }
+            TurnOutput::Data { peer, bytes } => {
+                let path = Path { local: Local::Relay(relay.id), remote: peer };
+                self.found.push_back(Found::Forward(Command::Inject { path, bytes }));
+            }
+            TurnOutput::Failed { reason } => {
+                tracing::info!(%reason, "no relay");
+                self.drop_relay(now);
+            }
+            TurnOutput::Lost { reason } => {
+                tracing::info!(%reason, "the relay is lost");
+                self.drop_relay(now);
+            }
+            TurnOutput::Closed => self.drop_relay(now),
+            TurnOutput::Permitted(_) | TurnOutput::Unpermitted { .. } => {}
+        }
+    }
+
+    fn transmit(&mut self, socket: SocketId, remote: SocketAddr, bytes: Vec<u8>) {
+        let path = Path { local: Local::Socket(socket), remote };
+        self.found.push_back(Found::Forward(Command::Send { path, ttl: None, bytes }));
+    }
+
+    /// Counts the candidates anew and says so when the set has changed.
+    fn recount(&mut self, _now: Instant) {
+        let mut all = Vec::new();
+        for (&socket, local) in &self.sockets {
+            let hosts = self.interfaces.iter().filter(|ip| ip.is_ipv4() == local.is_ipv4());
+            for ip in hosts.take(MAX_HOSTS) {
+                all.push(own(CandidateKind::Host, Local::Socket(socket), SocketAddr::new(*ip, local.port())));
+            }
+            if let Some(mapped) = self.mapped.get(&socket) {
+                all.push(own(CandidateKind::ServerReflexive, Local::Socket(socket), *mapped));
+            }
+        }
+        if let Some((id, relayed)) = self.relay.as_ref().and_then(|relay| Some((relay.id, relay.relayed?))) {
+            all.push(own(CandidateKind::Relayed, Local::Relay(id), relayed));
+        }
+        let mut seen = BTreeSet::new();
+        all.retain(|candidate| usable_candidate(candidate.addr) && seen.insert(candidate.addr));
+        if all != self.candidates {
+            self.candidates = all;
+            self.found.push_back(Found::Changed);
+        }
+    }
+}
+
+fn own(kind: CandidateKind, local: Local, addr: SocketAddr) -> LocalCandidate {
+    LocalCandidate { kind, local, addr }
+}
+
+fn is_public(ip: IpAddr) -> bool {
+    matches!(reach(ip), Reach::Global | Reach::Documentation)
+}
+
+/// How long a mapping is trusted before it is asked for again, which also keeps it open (RFC 4787 REQ-5 demands at
+/// least 2 minutes; many home routers keep 30 s).
+const MAPPING_KEPT: Duration = Duration::from_secs(25);
+const RELAY_RETRY: Duration = Duration::from_secs(2);
+const RELAY_RETRY_MAX: Duration = Duration::from_secs(120);
+const MAX_SERVERS: usize = 8;
+/// Host candidates per socket.
+const MAX_HOSTS: usize = 8;
+/// Addresses of one peer that our relay is asked to let in.
+const MAX_LET_IN: usize = 4;

@@ -1,0 +1,513 @@
+//! The node itself: its parts, its contract, and where each input goes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ginnel_forward::{Command, Event, PeerId, Roam};
+use ginnel_path::message::is_path_message;
+use ginnel_path::{Agent, Config as PathConfig, Input as PathInput, Local, Output as PathOutput, Path, SocketId};
+use ginnel_time::{Instant, Tai64n};
+use ginnel_tunnel::cookie::{CookieIssuer, CookieJar, Mac1};
+use ginnel_tunnel::limiter::HandshakeLimiter;
+use ginnel_tunnel::{Identity, NetworkTag, PresharedKey, PublicKey, StaticSecret, Suite};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+
+use crate::counters::{Counters, Discard};
+use crate::exchange::{IndexUse, PendingAnswer, Road};
+use crate::gather::{Found, Gather};
+use crate::io::{Family, Input, Output, Port, TunState};
+use crate::load::{DEFAULT_THRESHOLD, Load};
+use crate::network::Network;
+use crate::peer::{IdentityId, Pace, Peer, Ways};
+use crate::ping::{PING, PONG};
+use crate::report::PeerSource;
+use crate::saved::{BadState, Saved};
+use crate::stamp::Stamper;
+
+/// What a node is made from.
+pub struct Config {
+    /// Seed of all randomness, from the system's generator; keys are made of it.
+    pub seed: [u8; 32],
+    /// The static key of the configuration file.
+    pub secret: Option<StaticSecret>,
+    /// Own addresses for the peers of the configuration file.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// The peers of the configuration file.
+    pub peers: Vec<ConfigPeer>,
+    /// Suites that this machine runs fast, best first.
+    pub suites: Vec<Suite>,
+    /// The machine's own name, wished for in a network when the user names none.
+    pub hostname: String,
+    /// Settings for tests.
+    pub debug: Debug,
+}
+
+/// Settings that only tests need.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Debug {
+    /// Handshakes per second above which senders must prove their address.
+    pub load_threshold: Option<u32>,
+}
+
+/// A peer of the operator's own configuration file, which is its authority.
+pub struct ConfigPeer {
+    /// Its name.
+    pub name: String,
+    /// Its static public key.
+    pub key: PublicKey,
+    /// The preshared key, all zeros when unset.
+    pub psk: PresharedKey,
+    /// Where it is reached, when that is known.
+    pub endpoint: Option<SocketAddr>,
+    /// Which addresses are its own.
+    pub allowed: Vec<(IpAddr, u8)>,
+    /// How often a packet goes out in any case.
+    pub persistent_keepalive: Option<Duration>,
+    /// What it is.
+    pub kind: ConfigPeerKind,
+}
+
+/// What a peer of the configuration file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigPeerKind {
+    /// A stock WireGuard implementation.
+    WireGuard,
+    /// A ginneld.
+    Ginnel,
+}
+
+/// What a node finds in the state folder.
+#[derive(Default)]
+pub struct Resume {
+    /// The last bytes of [`Output::Persist`]; `None` on a first start.
+    pub state: Option<Vec<u8>>,
+    /// The stored entries of the network's log, in order; a broken tail is dropped.
+    pub entries: Vec<Vec<u8>>,
+}
+
+/// The deciding machine; see the crate's documentation for how to drive it.
+pub struct Node {
+    pub(crate) now: Instant,
+    pub(crate) rng: ChaCha20Rng,
+    pub(crate) outputs: VecDeque<Output>,
+    pub(crate) counters: Counters,
+    pub(crate) stamper: Stamper,
+    pub(crate) identities: BTreeMap<IdentityId, Identity>,
+    pub(crate) macs: BTreeMap<IdentityId, Mac1>,
+    pub(crate) issuers: BTreeMap<IdentityId, CookieIssuer>,
+    pub(crate) limiter: HandshakeLimiter,
+    pub(crate) load: Load,
+    pub(crate) peers: BTreeMap<PeerId, Peer>,
+    pub(crate) by_key: BTreeMap<(IdentityId, PublicKey), PeerId>,
+    pub(crate) indices: BTreeMap<u32, IndexUse>,
+    pub(crate) pending_answers: Vec<PendingAnswer>,
+    pub(crate) gather: Gather,
+    pub(crate) network: Option<Network>,
+    pub(crate) suites: Vec<Suite>,
+    pub(crate) hostname: String,
+    pub(crate) names: Vec<(String, Vec<IpAddr>)>,
+    config_addresses: Vec<(IpAddr, u8)>,
+    sockets: BTreeMap<SocketId, Family>,
+    next_peer: u32,
+    next_socket: u16,
+    tun: Option<TunState>,
+}
+
+impl Node {
+    /// Makes a node from its configuration and what the state folder holds.
+    ///
+    /// # Errors
+    /// [`BadState`] when the saved state is of a newer version or broken.
+    pub fn new(now: Instant, config: Config, resume: Resume) -> Result<Self, BadState> {
+        let mut rng = ChaCha20Rng::from_seed(config.seed);
+        let saved = resume.state.as_deref().map(Saved::decode).transpose()?.unwrap_or_default();
+        let gather = Gather::new(fork(&mut rng));
+        let limiter = HandshakeLimiter::new();
+        let mut node = Self {
+            now,
+            rng,
+            outputs: VecDeque::new(),
+            counters: Counters::default(),
+            stamper: Stamper::new(saved.reserve()),
+            identities: BTreeMap::new(),
+            macs: BTreeMap::new(),
+            issuers: BTreeMap::new(),
+            limiter,
+            load: Load::new(config.debug.load_threshold.unwrap_or(DEFAULT_THRESHOLD)),
+            peers: BTreeMap::new(),
+            by_key: BTreeMap::new(),
+            indices: BTreeMap::new(),
+            pending_answers: Vec::new(),
+            gather,
+            network: None,
+            suites: config.suites,
+            hostname: config.hostname,
+            names: Vec::new(),
+            config_addresses: config.addresses,
+            sockets: BTreeMap::new(),
+            next_peer: 0,
+            next_socket: 0,
+            tun: None,
+        };
+        for family in [Family::V4, Family::V6] {
+            node.open_socket(family, Port::Kept);
+        }
+        if let Some(secret) = config.secret {
+            node.add_identity(IdentityId::Config, secret, NetworkTag([0; 32]));
+            for peer in config.peers {
+                node.add_config_peer(peer);
+            }
+        }
+        node.resume_network(now, saved, &resume.entries);
+        node.refresh_tun();
+        node.pump(now);
+        Ok(node)
+    }
+
+    /// Takes one input.
+    ///
+    /// # Errors
+    /// [`Discard`] when the input came from outside and was dropped; it has been counted.
+    pub fn handle_input(&mut self, now: Instant, input: Input) -> Result<(), Discard> {
+        let now = self.advance(now);
+        let result = self.dispatch(now, input);
+        if let Err(discard) = result {
+            self.counters.count(discard);
+        }
+        self.pump(now);
+        result
+    }
+
+    /// Lets every deadline fire that has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let now = self.advance(now);
+        self.gather.handle_timeout(now);
+        let ids: Vec<PeerId> = self.peers.keys().copied().collect();
+        for id in ids {
+            if self.peers.get(&id).and_then(Peer::deadline).is_some_and(|at| at <= now) {
+                if let Some(agent) = self.peers.get_mut(&id).and_then(Peer::agent) {
+                    agent.handle_timeout(now);
+                }
+                self.attempt_timeout(now, id);
+                self.ping_timeout(now, id);
+            }
+        }
+        self.flush_answers(now);
+        self.network_timeout(now);
+        self.pump(now);
+    }
+
+    /// The next output, to be carried out in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if !self.outputs.is_empty() {
+            return Some(self.now);
+        }
+        let peers = self.peers.values().filter_map(Peer::deadline).min();
+        let answers = self.pending_answers.iter().map(|pending| pending.deadline).min();
+        let network = self.network.as_ref().and_then(Network::poll_timeout);
+        [self.gather.poll_timeout(), peers, answers, network].into_iter().flatten().min()
+    }
+
+    /// Discards so far, by reason.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn advance(&mut self, now: Instant) -> Instant {
+        self.now = self.now.max(now);
+        self.now
+    }
+
+    fn dispatch(&mut self, now: Instant, input: Input) -> Result<(), Discard> {
+        match input {
+            Input::Wall(wall) => self.stamper.set_wall(now, wall),
+            Input::Interfaces(addresses) => self.gather.interfaces(now, addresses),
+            Input::SocketOpened { socket, local } => self.gather.socket_opened(now, socket, local),
+            Input::SocketLost { socket } => self.socket_lost(now, socket),
+            Input::Forward(event) => return self.handle_event(now, event),
+            Input::ServerOpened { server, remote } => self.server_opened(now, server, remote),
+            Input::ServerBytes { server, bytes } => self.server_bytes(now, server, bytes),
+            Input::ServerClosed { server, reason } => self.server_closed(now, server, reason),
+            Input::Request { id, request } => self.handle_request(now, id, request),
+        }
+        Ok(())
+    }
+
+    fn handle_event(&mut self, now: Instant, event: Event) -> Result<(), Discard> {
+        match event {
+            Event::Confirmed { peer, .. } => self.confirmed(now, peer),
+            Event::Expired { peer, index } => self.expired(now, peer, index),
+            Event::RekeyDue { peer, .. } => self.rekey(now, peer),
+            Event::SessionWanted { peer } => self.want_session(now, peer),
+            Event::Arrived { peer, path } => self.arrived(now, peer, path),
+            Event::Roamed { peer, path } => {
+                if let Some(Ways::Endpoint(endpoint)) = self.peers.get_mut(&peer).map(|peer| &mut peer.ways) {
+                    *endpoint = Some(path);
+                }
+            }
+            Event::Traffic { peer, sent, received } => {
+                self.tell_agent(now, peer, PathInput::Traffic { sent, received });
+            }
+            Event::Control { peer, path, plaintext } => return self.handle_control(now, peer, path, plaintext),
+            Event::Handshake { path, bytes } => return self.handle_handshake(now, Road::Path(path), &bytes, &[]),
+            Event::Stun { socket, from, bytes } => return self.gather.handle_stun(now, socket, from, &bytes),
+        }
+        Ok(())
+    }
+
+    fn handle_control(&mut self, now: Instant, peer: PeerId, path: Path, plaintext: Vec<u8>) -> Result<(), Discard> {
+        match plaintext.first() {
+            Some(&first) if is_path_message(first) => {
+                self.tell_agent(now, peer, PathInput::Message { path, bytes: plaintext });
+                Ok(())
+            }
+            Some(&(PING | PONG)) => self.handle_ping(now, peer, path, &plaintext),
+            Some(_) | None => Err(Discard::BadControl),
+        }
+    }
+
+    fn arrived(&mut self, now: Instant, peer: PeerId, path: Path) {
+        if matches!(path.local, Local::Relay(_)) {
+            self.gather.bind(now, path.remote);
+        }
+        self.tell_agent(now, peer, PathInput::Arrived(path));
+    }
+
+    fn tell_agent(&mut self, now: Instant, peer: PeerId, input: PathInput) {
+        if let Some(agent) = self.peers.get_mut(&peer).and_then(Peer::agent)
+            && agent.handle_input(now, input).is_err()
+        {
+            self.counters.count(Discard::BadControl);
+        }
+    }
+
+    fn socket_lost(&mut self, now: Instant, socket: SocketId) {
+        self.sockets.remove(&socket);
+        self.gather.socket_lost(now, socket);
+        self.path_lost(now, Local::Socket(socket));
+    }
+
+    fn path_lost(&mut self, now: Instant, local: Local) {
+        let ids: Vec<PeerId> = self.peers.keys().copied().collect();
+        for id in ids {
+            self.tell_agent(now, id, PathInput::PathLost(local));
+        }
+    }
+
+    /// Drains every child until all are quiet.
+    fn pump(&mut self, now: Instant) {
+        loop {
+            let mut quiet = true;
+            while let Some(found) = self.gather.poll_found() {
+                quiet = false;
+                self.handle_found(now, found);
+            }
+            let ids: Vec<PeerId> = self.peers.keys().copied().collect();
+            for id in ids {
+                while let Some(output) = self.peers.get_mut(&id).and_then(Peer::agent).and_then(Agent::poll_output) {
+                    quiet = false;
+                    self.handle_path(now, id, output);
+                }
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    fn handle_found(&mut self, now: Instant, found: Found) {
+        match found {
+            Found::Forward(command) => self.forward(command),
+            Found::Changed => {
+                let candidates = self.gather.candidates().to_vec();
+                let ids: Vec<PeerId> = self.peers.keys().copied().collect();
+                for id in ids {
+                    self.tell_agent(now, id, PathInput::LocalCandidates(candidates.clone()));
+                }
+            }
+            Found::RelayLost(relay) => self.path_lost(now, Local::Relay(relay)),
+            Found::LetIn => self.flush_answers(now),
+        }
+    }
+
+    fn handle_path(&mut self, now: Instant, id: PeerId, output: PathOutput) {
+        match output {
+            PathOutput::Seal { path, ttl, plaintext } => {
+                if matches!(path.local, Local::Relay(_)) {
+                    self.gather.bind(now, path.remote);
+                }
+                self.forward(Command::SealControl { peer: id, path: Some(path), ttl, plaintext });
+            }
+            PathOutput::Select { primary, backup, duplicate } => {
+                self.forward(Command::SetPath { peer: id, primary, backup, duplicate });
+                if let Some(Ways::Agent { primary: current, backup: behind, .. }) =
+                    self.peers.get_mut(&id).map(|peer| &mut peer.ways)
+                {
+                    if current.map(|(path, _)| path) != primary {
+                        *current = primary.map(|path| (path, now));
+                    }
+                    *behind = backup;
+                }
+                if primary.is_some() {
+                    self.pings_may_go(now, id);
+                }
+            }
+            PathOutput::FreshSocket { .. } => self.fresh_socket(id),
+            PathOutput::Event(event) => tracing::debug!(peer = id.0, ?event, "path"),
+        }
+    }
+
+    /// Opens one more socket for a peer whose path clashed, within bounds.
+    fn fresh_socket(&mut self, id: PeerId) {
+        if self.sockets.len() < MAX_SOCKETS {
+            tracing::debug!(peer = id.0, "a fresh port for another try");
+            self.open_socket(Family::V4, Port::Fresh);
+        }
+    }
+
+    fn open_socket(&mut self, family: Family, port: Port) {
+        let socket = SocketId(self.next_socket);
+        self.next_socket = self.next_socket.wrapping_add(1);
+        self.sockets.insert(socket, family);
+        self.outputs.push_back(Output::OpenSocket { socket, family, port });
+    }
+
+    pub(crate) fn add_identity(&mut self, id: IdentityId, secret: StaticSecret, tag: NetworkTag) {
+        let identity = Identity::new(secret, tag);
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        self.macs.insert(id, Mac1::new(&identity.public()));
+        self.issuers.insert(id, CookieIssuer::new(seed, identity.public()));
+        self.identities.insert(id, identity);
+    }
+
+    pub(crate) fn remove_identity(&mut self, id: IdentityId) {
+        self.identities.remove(&id);
+        self.macs.remove(&id);
+        self.issuers.remove(&id);
+    }
+
+    fn add_config_peer(&mut self, config: ConfigPeer) {
+        let endpoint = config.endpoint.map(|remote| Path { local: Local::Socket(self.socket_for(&remote)), remote });
+        let (source, suite, accepts, ways, roam) = match config.kind {
+            ConfigPeerKind::WireGuard => (
+                PeerSource::ConfigWireGuard,
+                Suite::WireGuard,
+                vec![Suite::WireGuard],
+                Ways::Endpoint(endpoint),
+                Roam::FollowSource,
+            ),
+            ConfigPeerKind::Ginnel => {
+                let suite = self.suites.first().copied().unwrap_or(Suite::ChaChaPoly);
+                (
+                    PeerSource::ConfigGinnel,
+                    suite,
+                    vec![Suite::AesGcm, Suite::ChaChaPoly],
+                    self.agent_ways(config.endpoint),
+                    Roam::Fixed,
+                )
+            }
+        };
+        let peer = Peer {
+            id: self.next_peer_id(),
+            name: config.name,
+            source,
+            member: None,
+            identity: IdentityId::Config,
+            key: config.key,
+            psk: config.psk,
+            suite,
+            accepts,
+            allowed: config.allowed,
+            ways,
+            jar: CookieJar::new(&config.key),
+            attempt: None,
+            greatest: Tai64n::ZERO,
+            answered: None,
+            pace: Pace::default(),
+            session: None,
+            pings: Vec::new(),
+        };
+        let id = peer.id;
+        self.add_peer(peer, roam, config.persistent_keepalive);
+        if endpoint.is_some() && config.kind == ConfigPeerKind::WireGuard {
+            self.forward(Command::SetPath { peer: id, primary: endpoint, backup: None, duplicate: false });
+        }
+    }
+
+    pub(crate) fn add_peer(&mut self, peer: Peer, roam: Roam, persistent_keepalive: Option<Duration>) {
+        let allowed = peer.allowed.clone();
+        self.forward(Command::AddPeer { peer: peer.id, allowed, roam, persistent_keepalive });
+        self.by_key.insert((peer.identity, peer.key), peer.id);
+        let id = peer.id;
+        self.peers.insert(id, peer);
+        let candidates = self.gather.candidates().to_vec();
+        self.tell_agent(self.now, id, PathInput::LocalCandidates(candidates));
+    }
+
+    pub(crate) fn remove_peer(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.remove(&id) else { return };
+        self.by_key.remove(&(peer.identity, peer.key));
+        self.indices.retain(|_, used| *used != IndexUse::Attempt(id) && *used != IndexUse::Session(id));
+        self.pending_answers.retain(|pending| pending.peer != id);
+        self.forward(Command::RemovePeer { peer: id });
+    }
+
+    pub(crate) fn next_peer_id(&mut self) -> PeerId {
+        let id = PeerId(self.next_peer);
+        self.next_peer = self.next_peer.wrapping_add(1);
+        id
+    }
+
+    /// A path agent, told of an endpoint when one is known.
+    pub(crate) fn agent_ways(&mut self, endpoint: Option<SocketAddr>) -> Ways {
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        let mut agent = Box::new(Agent::new(seed, PathConfig::default()));
+        if let Some(addr) = endpoint {
+            let candidate = ginnel_path::Candidate { kind: ginnel_path::CandidateKind::Host, addr };
+            let _ = agent.handle_input(self.now, PathInput::RemoteCandidates(vec![candidate]));
+        }
+        Ways::Agent { agent, primary: None, backup: None }
+    }
+
+    fn socket_for(&self, remote: &SocketAddr) -> SocketId {
+        let family = Family::of(remote);
+        self.sockets.iter().find(|(_, own)| **own == family).map_or(SocketId(0), |(socket, _)| *socket)
+    }
+
+    /// Tells the shell the interface's wanted state when it has changed.
+    pub(crate) fn refresh_tun(&mut self) {
+        let mut state = TunState { addresses: self.config_addresses.clone(), routes: Vec::new() };
+        if let Some(network) = &self.network {
+            state.addresses.extend(network.own_addresses().into_iter().map(host));
+        }
+        state.routes.extend(self.peers.values().flat_map(|peer| peer.allowed.iter().copied()));
+        state.routes.sort_unstable();
+        state.routes.dedup();
+        if self.tun.as_ref() != Some(&state) {
+            self.tun = Some(state.clone());
+            self.outputs.push_back(Output::Tun(state));
+        }
+    }
+}
+
+pub(crate) fn fork(rng: &mut ChaCha20Rng) -> ChaCha20Rng {
+    let mut seed = [0; 32];
+    rng.fill_bytes(&mut seed);
+    ChaCha20Rng::from_seed(seed)
+}
+
+pub(crate) fn host(ip: IpAddr) -> (IpAddr, u8) {
+    (ip, if ip.is_ipv4() { 32 } else { 128 })
+}
+
+/// Sockets open at a time, those at rest and those for another try.
+const MAX_SOCKETS: usize = 8;

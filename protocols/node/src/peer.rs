@@ -1,0 +1,157 @@
+//! One peer: who it is, the handshake under way with it, the paths to it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ginnel_forward::PeerId;
+use ginnel_membership::MemberKey;
+use ginnel_path::{Agent, Path};
+use ginnel_time::{Instant, Tai64n};
+use ginnel_tunnel::cookie::CookieJar;
+use ginnel_tunnel::{PresharedKey, PublicKey, Side, Suite};
+
+use crate::attempt::Attempt;
+use crate::io::RequestId;
+use crate::report::PeerSource;
+
+/// Which of this machine's static keys speaks with a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum IdentityId {
+    /// The key of the configuration file.
+    Config,
+    /// The key of the network's membership.
+    Network,
+}
+
+/// Everything the node keeps about one peer.
+pub(crate) struct Peer {
+    pub(crate) id: PeerId,
+    pub(crate) name: String,
+    pub(crate) source: PeerSource,
+    pub(crate) member: Option<MemberKey>,
+    pub(crate) identity: IdentityId,
+    pub(crate) key: PublicKey,
+    pub(crate) psk: PresharedKey,
+    /// The suite in which this side initiates.
+    pub(crate) suite: Suite,
+    /// The suites that an initiation of the peer may come in.
+    pub(crate) accepts: Vec<Suite>,
+    pub(crate) allowed: Vec<(IpAddr, u8)>,
+    pub(crate) ways: Ways,
+    pub(crate) jar: CookieJar,
+    pub(crate) attempt: Option<Attempt>,
+    /// The greatest timestamp of an initiation from the peer.
+    pub(crate) greatest: Tai64n,
+    pub(crate) answered: Option<Answered>,
+    pub(crate) pace: Pace,
+    pub(crate) session: Option<SessionInfo>,
+    pub(crate) pings: Vec<Ping>,
+}
+
+/// How a peer is reached.
+pub(crate) enum Ways {
+    /// Between ginneld: a path agent decides.
+    Agent {
+        /// The agent.
+        agent: Box<Agent>,
+        /// What it selected last.
+        primary: Option<(Path, Instant)>,
+        /// The path kept warm behind it.
+        backup: Option<Path>,
+    },
+    /// Stock WireGuard: one endpoint, which the data plane moves on authenticated data.
+    Endpoint(Option<Path>),
+}
+
+/// The newest session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SessionInfo {
+    pub(crate) made: Instant,
+    pub(crate) side: Side,
+    pub(crate) confirmed: Confirmation,
+}
+
+/// Whether the other side is known to hold the keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Confirmation {
+    /// A packet under the keys came in, or this side is the initiator.
+    Confirmed,
+    /// This side answered and has heard nothing under the keys.
+    Awaited,
+}
+
+/// The answer to the peer's last initiation, kept for its copies.
+pub(crate) struct Answered {
+    pub(crate) initiation: Vec<u8>,
+    pub(crate) response: Vec<u8>,
+    pub(crate) until: Instant,
+    pub(crate) paths: Vec<Path>,
+}
+
+/// A ping of a user that waits for its answer.
+pub(crate) struct Ping {
+    pub(crate) request: RequestId,
+    pub(crate) token: u64,
+    pub(crate) sent: Option<Instant>,
+    pub(crate) deadline: Instant,
+    pub(crate) again: Instant,
+}
+
+/// Counts initiations per second of one authenticated peer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pace {
+    second: u64,
+    count: u32,
+}
+
+impl Pace {
+    /// Takes one initiation; `false` when the second's share is used up.
+    pub(crate) fn allow(&mut self, now: Instant) -> bool {
+        let second = now.as_nanos() / 1_000_000_000;
+        if second != self.second {
+            *self = Self { second, count: 0 };
+        }
+        self.count += 1;
+        self.count <= INITIATIONS_PER_SECOND
+    }
+}
+
+impl Peer {
+    /// The agent, when there is one.
+    pub(crate) fn agent(&mut self) -> Option<&mut Agent> {
+        match &mut self.ways {
+            Ways::Agent { agent, .. } => Some(agent),
+            Ways::Endpoint(_) => None,
+        }
+    }
+
+    /// The path that data takes, when one is selected.
+    pub(crate) fn primary(&self) -> Option<Path> {
+        match &self.ways {
+            Ways::Agent { primary, .. } => primary.map(|(path, _)| path),
+            Ways::Endpoint(path) => *path,
+        }
+    }
+
+    /// The earliest moment at which this peer needs a call.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let agent = match &self.ways {
+            Ways::Agent { agent, .. } => agent.poll_timeout(),
+            Ways::Endpoint(_) => None,
+        };
+        let attempt = self.attempt.as_ref().map(Attempt::deadline);
+        let pings = self.pings.iter().map(|ping| ping.deadline.min(ping.again)).min();
+        [agent, attempt, pings].into_iter().flatten().min()
+    }
+}
+
+/// The whitepaper's rate for initiations of one authenticated peer (kernel: 50 per second).
+const INITIATIONS_PER_SECOND: u32 = 50;
+/// For how long the copies of an answered initiation get the same answer.
+pub(crate) const ANSWER_KEPT: Duration = Duration::from_secs(10);
+/// On how many paths the same answer goes out.
+pub(crate) const ANSWER_PATHS: usize = 8;
+/// How many pings of one peer may wait at a time.
+pub(crate) const MAX_PINGS: usize = 16;
+/// How often an unanswered ping is sent again while its deadline has not come.
+pub(crate) const PING_AGAIN: Duration = Duration::from_millis(500);

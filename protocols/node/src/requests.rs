@@ -1,0 +1,380 @@
+//! Requests of the local API.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ginnel_forward::{PeerId, Shields};
+use ginnel_membership::build::{Charter, found, invite_record, revoke_record, void_record};
+use ginnel_membership::{Entry, Founding, Invite, MemberKey, Name, Pasted, Record, SignedRecord, SigningKey};
+use ginnel_time::Instant;
+use ginnel_tunnel::StaticSecret;
+
+use crate::io::{Failure, FailureCode, Output, Reply, Request, RequestId, UpOutcome};
+use crate::network::{Network, Waiting, Wish};
+use crate::node::Node;
+use crate::report::{InviteReport, InviteState, LogLine};
+use crate::saved::{SavedNetwork, SavedShields, Secret, Stage, Switch};
+
+impl Node {
+    pub(crate) fn handle_request(&mut self, now: Instant, id: RequestId, request: Request) {
+        let outcome = match request {
+            Request::Up { ticket, name, network, shields } => self.up(now, id, ticket, name, network, shields),
+            Request::Down => self.down(now).map(Some),
+            Request::Leave => self.leave(now, id),
+            Request::Ping { peer, timeout } => {
+                self.find_peer(&peer).and_then(|peer| self.ping(now, id, peer, timeout)).map(|()| None)
+            }
+            Request::Invite { expires, name } => self.invite(now, id, expires, name),
+            Request::Invites => self.invites(now).map(Some),
+            Request::VoidInvite { id: invite } => self.void_invite(now, id, &invite),
+            Request::Revoke { peer } => self.revoke(now, id, &peer),
+            Request::Log => self.log().map(Some),
+        };
+        match outcome {
+            Ok(Some(reply)) => self.outputs.push_back(Output::Reply { id, reply: Ok(reply) }),
+            Ok(None) => {}
+            Err(failure) => self.outputs.push_back(Output::Reply { id, reply: Err(failure) }),
+        }
+    }
+
+    fn up(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        ticket: Option<String>,
+        name: Option<String>,
+        title: Option<String>,
+        shields: Option<Shields>,
+    ) -> Result<Option<Reply>, Failure> {
+        let wish = name.as_deref().map(Name::new).transpose().map_err(|error| {
+            Failure::new(
+                FailureCode::Usage,
+                format!("the name cannot be used: {error}"),
+                "use letters, digits, hyphens",
+            )
+        })?;
+        if let Some(text) = ticket {
+            let pasted: Pasted = text.trim().parse().map_err(|error: ginnel_membership::PasteError| {
+                Failure::new(FailureCode::Usage, error.to_string(), "paste the whole string, as it was printed")
+            })?;
+            self.take_ticket(now, pasted, wish.as_ref(), title.as_deref())?;
+        }
+        let network = self.network.as_mut().ok_or_else(not_joined)?;
+        if let Some(refused) = &network.refused {
+            return Err(Failure::new(
+                FailureCode::NotJoined,
+                refused.clone(),
+                "`ginnel leave`, then join with an invite",
+            ));
+        }
+        let before = std::mem::replace(&mut network.saved.switch, Switch::Up);
+        match shields {
+            Some(Shields::Up) => network.saved.shields = SavedShields::Up,
+            Some(Shields::Down) => network.saved.shields = SavedShields::Down,
+            None => {}
+        }
+        let member = network.is_member();
+        if !member {
+            self.wait(id, now + UP_PATIENCE, Wish::Up)?;
+        }
+        self.persist();
+        self.sync_members(now);
+        self.start_network(now);
+        let outcome = if before == Switch::Down { UpOutcome::Started } else { UpOutcome::Unchanged };
+        if member { self.up_reply(outcome).map(Some) } else { Ok(None) }
+    }
+
+    pub(crate) fn up_reply(&self, outcome: UpOutcome) -> Result<Reply, Failure> {
+        let network = self.network.as_ref().ok_or_else(not_joined)?;
+        let member = network.state.member(&network.key()).ok_or_else(not_joined)?;
+        Ok(Reply::Up {
+            outcome,
+            network: network.title(),
+            network_id: network.saved.id().to_string(),
+            name: member.name().as_str().to_owned(),
+            addresses: network.own_addresses(),
+        })
+    }
+
+    fn take_ticket(
+        &mut self,
+        now: Instant,
+        pasted: Pasted,
+        wish: Option<&Name>,
+        title: Option<&str>,
+    ) -> Result<(), Failure> {
+        if let Some(network) = &self.network {
+            let same = match &pasted {
+                Pasted::Invite(invite) => invite.network() == network.saved.id(),
+                Pasted::Founding(founding) => matches!(&network.saved.stage,
+                    Stage::Founding { token, .. } if token == founding.token().as_bytes()),
+            };
+            if same {
+                return Ok(());
+            }
+            let text = format!("this machine is in the network {} already", network.title());
+            return Err(Failure::new(FailureCode::Usage, text, "`ginnel leave` first; one network at a time for now"));
+        }
+        let saved = match pasted {
+            Pasted::Invite(invite) => self.joining(now, &invite, wish)?,
+            Pasted::Founding(founding) => self.founding(now, &founding, wish, title)?,
+        };
+        self.enter_network(now, saved);
+        Ok(())
+    }
+
+    fn joining(&mut self, now: Instant, invite: &Invite, wish: Option<&Name>) -> Result<SavedNetwork, Failure> {
+        let wall = self.stamper.unix_seconds(now);
+        if invite.is_expired(wall) {
+            return Err(Failure::new(FailureCode::Usage, "the invite has expired", "ask for a fresh one"));
+        }
+        let wish = wish.or(invite.hint());
+        Ok(SavedNetwork {
+            id: invite.network().to_bytes(),
+            servers: invite.servers().to_vec(),
+            member: Secret::of_signing(&SigningKey::generate(&mut self.rng)),
+            tunnel: Secret::of_tunnel(&StaticSecret::generate(&mut self.rng)),
+            admin: None,
+            stage: Stage::Joining { invite: Secret::of_signing(invite.key()) },
+            wish: wish.map_or_else(|| self.host_name(), |name| name.as_str().to_owned()),
+            switch: Switch::Up,
+            shields: SavedShields::Down,
+        })
+    }
+
+    fn founding(
+        &mut self,
+        now: Instant,
+        founding: &Founding,
+        wish: Option<&Name>,
+        title: Option<&str>,
+    ) -> Result<SavedNetwork, Failure> {
+        let name = Name::new(title.unwrap_or(DEFAULT_TITLE)).map_err(|error| {
+            Failure::new(FailureCode::Usage, format!("the network's name cannot be used: {error}"), "choose another")
+        })?;
+        let server = founding.server().clone();
+        let charter = Charter {
+            name,
+            sequencer: server.keys.sequencer(),
+            servers: vec![server.clone()],
+            ipv4_range: None,
+            now: self.stamper.unix_seconds(now),
+        };
+        let founded = found(&mut self.rng, charter).map_err(|error| {
+            Failure::new(FailureCode::Usage, format!("the founding string cannot be used: {error}"), "")
+        })?;
+        Ok(SavedNetwork {
+            id: founded.network.to_bytes(),
+            servers: vec![server],
+            member: Secret::of_signing(&SigningKey::generate(&mut self.rng)),
+            tunnel: Secret::of_tunnel(&StaticSecret::generate(&mut self.rng)),
+            admin: Some(Secret::of_signing(&founded.admin)),
+            stage: Stage::Founding {
+                token: *founding.token().as_bytes(),
+                genesis: founded.genesis,
+                invite: Secret::of_signing(&SigningKey::generate(&mut self.rng)),
+            },
+            wish: wish.map_or_else(|| self.host_name(), |name| name.as_str().to_owned()),
+            switch: Switch::Up,
+            shields: SavedShields::Down,
+        })
+    }
+
+    fn host_name(&self) -> String {
+        Name::from_hostname(&self.hostname).as_str().to_owned()
+    }
+
+    fn down(&mut self, now: Instant) -> Result<Reply, Failure> {
+        self.network.as_mut().ok_or_else(not_joined)?.saved.switch = Switch::Down;
+        self.persist();
+        self.stop_network(now);
+        Ok(Reply::Done)
+    }
+
+    fn leave(&mut self, now: Instant, id: RequestId) -> Result<Option<Reply>, Failure> {
+        let network = self.network.as_ref().ok_or_else(not_joined)?;
+        if !network.is_member() || !network.is_connected() {
+            self.forget_network();
+            return Ok(Some(Reply::Done));
+        }
+        let record = revoke_record(&network.saved.id(), &network.saved.member.signing(), network.key());
+        self.wait(id, now + LEAVE_PATIENCE, Wish::Leave { record })?;
+        self.send_waiting(now);
+        Ok(None)
+    }
+
+    fn invite(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        expires: Duration,
+        name: Option<String>,
+    ) -> Result<Option<Reply>, Failure> {
+        let hint = name
+            .as_deref()
+            .map(Name::new)
+            .transpose()
+            .map_err(|error| Failure::new(FailureCode::Usage, format!("the name cannot be used: {error}"), ""))?;
+        let key = SigningKey::generate(&mut self.rng);
+        let wall = self.stamper.unix_seconds(now);
+        let (network, admin) = self.as_admin("invite")?;
+        let end = wall.saturating_add(expires.as_secs());
+        let record = invite_record(&network.saved.id(), &admin, key.invite_key(), end, hint.clone());
+        let servers = network.state.servers();
+        let report = InviteReport {
+            id: key.invite_key().to_string(),
+            expires: end,
+            state: InviteState::Open,
+            name: name.clone(),
+            used_by: None,
+        };
+        let invite = Invite::new(servers, network.saved.id(), key, end, hint)
+            .map_err(|error| Failure::new(FailureCode::Failed, error.to_string(), ""))?;
+        self.append(now, id, record, Some(Reply::Invite { ticket: invite.to_string(), invite: report }))
+    }
+
+    fn invites(&self, now: Instant) -> Result<Reply, Failure> {
+        let network = self.network.as_ref().ok_or_else(not_joined)?;
+        let wall = self.stamper.unix_seconds(now);
+        Ok(Reply::Invites(network.invite_reports(wall)))
+    }
+
+    fn void_invite(&mut self, now: Instant, id: RequestId, text: &str) -> Result<Option<Reply>, Failure> {
+        let (network, admin) = self.as_admin("take invites back")?;
+        let mut found = network.state.invites().map(|info| info.key).filter(|key| key.to_string().starts_with(text));
+        let key = found.next().filter(|_| text.len() >= MIN_ID).ok_or_else(|| {
+            Failure::new(FailureCode::NoSuch, format!("no invite {text}"), "`ginnel invite list` shows them")
+        })?;
+        if found.next().is_some() {
+            return Err(Failure::new(FailureCode::Usage, format!("{text} fits several invites"), "give more digits"));
+        }
+        let record = void_record(&network.saved.id(), &admin, key);
+        drop(found);
+        self.append(now, id, record, None)
+    }
+
+    fn revoke(&mut self, now: Instant, id: RequestId, text: &str) -> Result<Option<Reply>, Failure> {
+        let (network, admin) = self.as_admin("revoke members")?;
+        let (key, name) = network.find_member(text).ok_or_else(|| no_peer(text))?;
+        if key == network.key() {
+            return Err(Failure::new(FailureCode::Usage, "that is this machine", "use `ginnel leave`"));
+        }
+        let record = revoke_record(&network.saved.id(), &admin, key);
+        self.revoke_here(now, &record);
+        self.append(now, id, record, Some(Reply::Revoked(name)))
+    }
+
+    /// Puts a revocation into effect on this machine before it is ordered.
+    fn revoke_here(&mut self, now: Instant, record: &[u8]) {
+        let revoked = self.network.as_mut().is_some_and(|network| network.state.revoke_on_receipt(record).is_ok());
+        if revoked {
+            self.sync_members(now);
+        }
+    }
+
+    fn log(&self) -> Result<Reply, Failure> {
+        let network = self.network.as_ref().ok_or_else(not_joined)?;
+        Ok(Reply::Log(network.log.iter().cloned().collect()))
+    }
+
+    fn as_admin(&self, what: &str) -> Result<(&Network, SigningKey), Failure> {
+        let network = self.network.as_ref().ok_or_else(not_joined)?;
+        let admin = network.saved.admin.as_ref().ok_or_else(|| {
+            let text = format!("this machine may not {what}: it holds no admin key");
+            Failure::new(FailureCode::Denied, text, "do it on the machine that founded the network")
+        })?;
+        Ok((network, admin.signing()))
+    }
+
+    fn append(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        record: Vec<u8>,
+        reply: Option<Reply>,
+    ) -> Result<Option<Reply>, Failure> {
+        self.wait(id, now + APPEND_PATIENCE, Wish::Append { record, reply })?;
+        self.send_waiting(now);
+        Ok(None)
+    }
+
+    fn wait(&mut self, request: RequestId, deadline: Instant, wish: Wish) -> Result<(), Failure> {
+        let network = self.network.as_mut().ok_or_else(not_joined)?;
+        if network.waiting.len() >= MAX_WAITING {
+            return Err(Failure::new(FailureCode::Failed, "too many requests wait for the server", "try again later"));
+        }
+        network.waiting.push(Waiting { request, deadline, wish });
+        Ok(())
+    }
+
+    /// The peer by name, full name, address or the start of its key.
+    pub(crate) fn find_peer(&self, text: &str) -> Result<PeerId, Failure> {
+        let ip: Option<IpAddr> = text.parse().ok();
+        let short = text.split('.').next().unwrap_or(text);
+        let by_name = self.peers.values().find(|peer| peer.name == text || peer.name == short);
+        let by_ip =
+            || self.peers.values().find(|peer| ip.is_some_and(|ip| peer.allowed.contains(&crate::node::host(ip))));
+        let by_key = || {
+            self.peers.values().find(|peer| {
+                text.len() >= MIN_ID && peer.member.is_some_and(|member| member.to_string().starts_with(text))
+            })
+        };
+        let found = if ip.is_some() { by_ip() } else { by_name.or_else(by_key) };
+        found.map(|peer| peer.id).ok_or_else(|| no_peer(text))
+    }
+}
+
+impl Network {
+    /// The network's name, or the start of its id while the genesis is unknown.
+    pub(crate) fn title(&self) -> String {
+        self.state.name().map_or_else(|| self.saved.id().to_string()[..8].to_owned(), |name| name.as_str().to_owned())
+    }
+
+    /// The live member by name, address or the start of its key.
+    fn find_member(&self, text: &str) -> Option<(MemberKey, String)> {
+        let ip: Option<IpAddr> = text.parse().ok();
+        let short = text.split('.').next().unwrap_or(text);
+        let mut live = self.state.members().filter(|member| self.state.is_live(&member.key()));
+        live.find(|member| match ip {
+            Some(ip) => member.ipv4().map(IpAddr::V4) == Some(ip) || IpAddr::V6(member.ipv6()) == ip,
+            None => {
+                member.name().as_str() == short || (text.len() >= MIN_ID && member.key().to_string().starts_with(text))
+            }
+        })
+        .map(|member| (member.key(), member.name().as_str().to_owned()))
+    }
+}
+
+/// One entry of the log in words.
+pub(crate) fn describe(entry: &Entry, verdict: Result<(), String>) -> LogLine {
+    let record = SignedRecord::decode(&entry.record);
+    let (kind, subject) = match record.as_ref().map(SignedRecord::record) {
+        Ok(Record::Genesis(body)) => ("genesis", body.name.as_str().to_owned()),
+        Ok(Record::Invite(body)) => ("invite", body.key.to_string()),
+        Ok(Record::InviteVoid(body)) => ("invite-void", body.key.to_string()),
+        Ok(Record::Member(body)) => ("member", format!("{} {}", body.name, body.member)),
+        Ok(Record::MemberUpdate(body)) => ("member-update", format!("{} {}", body.name, body.member)),
+        Ok(Record::Revoke(body)) => ("revoke", body.member.to_string()),
+        Ok(Record::Lease(body)) => ("lease", format!("{} entries", body.length)),
+        Err(error) => ("unreadable", error.to_string()),
+    };
+    let by = record.as_ref().map(|record| record.signers().map(ToString::to_string).collect()).unwrap_or_default();
+    LogLine { sequence: entry.sequence, time: entry.time, kind: kind.to_owned(), subject, by, verdict }
+}
+
+fn not_joined() -> Failure {
+    Failure::new(FailureCode::NotJoined, "this machine is in no network", "`ginnel up INVITE` joins one")
+}
+
+fn no_peer(text: &str) -> Failure {
+    Failure::new(FailureCode::NoSuch, format!("no peer {text}"), "`ginnel peers` shows them")
+}
+
+/// The name of a network whose founder gave none.
+const DEFAULT_TITLE: &str = "home";
+const UP_PATIENCE: Duration = Duration::from_secs(15);
+const APPEND_PATIENCE: Duration = Duration::from_secs(8);
+const LEAVE_PATIENCE: Duration = Duration::from_secs(3);
+const MAX_WAITING: usize = 64;
+/// Digits of a key or id that a user must give at least.
+const MIN_ID: usize = 4;

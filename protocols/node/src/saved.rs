@@ -1,0 +1,189 @@
+//! What a node keeps in the state folder, and its encoding.
+//!
+//! A version byte, 1, then the fields below in postcard's encoding. The shell adds a checksum and writes atomically.
+//!
+//! | field | meaning |
+//! |---|---|
+//! | reserve | TAI64N label that no sent initiation has passed |
+//! | network | absent when this machine is in no network, else: its id, name, servers (addresses, keys), the member's Ed25519 seed, the X25519 secret, the admin's Ed25519 seed if held, the stage (founding with token and genesis; joining with the invite's seed; member), the wished name, the switch, shields |
+
+use ginnel_membership::{NetworkId, Server, SigningKey};
+use ginnel_time::Tai64n;
+use ginnel_tunnel::StaticSecret;
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// The saved state cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadState {
+    /// Written by a newer program.
+    #[error("state is of version {0}, which this program does not know; use the version that wrote it, or a newer one")]
+    Newer(u8),
+    /// Not what this program writes.
+    #[error("state does not decode; restore it from a backup, or remove it to start anew")]
+    Broken,
+}
+
+/// The whole of it.
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct Saved {
+    reserve: [u8; 12],
+    pub(crate) network: Option<SavedNetwork>,
+}
+
+/// A network and this machine's keys in it.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct SavedNetwork {
+    pub(crate) id: [u8; 32],
+    pub(crate) servers: Vec<Server>,
+    pub(crate) member: Secret,
+    pub(crate) tunnel: Secret,
+    pub(crate) admin: Option<Secret>,
+    pub(crate) stage: Stage,
+    pub(crate) wish: String,
+    pub(crate) switch: Switch,
+    pub(crate) shields: SavedShields,
+}
+
+/// How far the membership has come.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) enum Stage {
+    /// The genesis is made; the server may or may not have it.
+    Founding {
+        /// The one-time token.
+        token: [u8; 16],
+        /// The genesis record.
+        genesis: Vec<u8>,
+        /// The seed of the founder's own invite.
+        invite: Secret,
+    },
+    /// The invite is held; the member record may or may not be in the log.
+    Joining {
+        /// The invite's seed.
+        invite: Secret,
+    },
+    /// The member record is in the log.
+    Member,
+}
+
+/// Whether the user wants the network to run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Switch {
+    Up,
+    Down,
+}
+
+/// Whether inbound traffic needs to answer outbound traffic.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum SavedShields {
+    Up,
+    Down,
+}
+
+/// 32 secret bytes, wiped when dropped.
+#[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+pub(crate) struct Secret([u8; 32]);
+
+impl Secret {
+    pub(crate) fn of_signing(key: &SigningKey) -> Self {
+        Self(*key.to_bytes())
+    }
+
+    pub(crate) fn of_tunnel(key: &StaticSecret) -> Self {
+        Self(*key.to_bytes())
+    }
+
+    pub(crate) fn signing(&self) -> SigningKey {
+        SigningKey::from_bytes(&self.0)
+    }
+
+    pub(crate) fn tunnel(&self) -> StaticSecret {
+        StaticSecret::from_bytes(self.0)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl SavedNetwork {
+    pub(crate) fn id(&self) -> NetworkId {
+        NetworkId::from_bytes(self.id)
+    }
+}
+
+impl Saved {
+    pub(crate) fn new(reserve: Tai64n, network: Option<SavedNetwork>) -> Self {
+        Self { reserve: reserve.to_bytes(), network }
+    }
+
+    pub(crate) fn reserve(&self) -> Tai64n {
+        Tai64n::from_bytes(self.reserve)
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![VERSION];
+        bytes.extend(postcard::to_stdvec(self).expect("plain values encode into memory"));
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadState> {
+        match bytes.split_first() {
+            Some((&VERSION, body)) => match postcard::take_from_bytes(body) {
+                Ok((saved, [])) => Ok(saved),
+                Ok(_) | Err(_) => Err(BadState::Broken),
+            },
+            Some((&version, _)) if version > VERSION => Err(BadState::Newer(version)),
+            Some(_) | None => Err(BadState::Broken),
+        }
+    }
+}
+
+const VERSION: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use ginnel_membership::ServerKeys;
+
+    use super::*;
+
+    fn network() -> SavedNetwork {
+        SavedNetwork {
+            id: [1; 32],
+            servers: vec![Server {
+                addresses: vec!["203.0.113.1:4433".into()],
+                keys: ServerKeys { signing: [2; 32], noise: [3; 32] },
+            }],
+            member: Secret([4; 32]),
+            tunnel: Secret([5; 32]),
+            admin: None,
+            stage: Stage::Member,
+            wish: "ada".into(),
+            switch: Switch::Up,
+            shields: SavedShields::Down,
+        }
+    }
+
+    #[test]
+    fn golden_state_without_network() {
+        let saved = Saved::new(Tai64n::from_bytes([9; 12]), None);
+        assert_eq!(saved.encode(), [1, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 0]);
+    }
+
+    #[test]
+    fn state_survives_the_round_trip_and_no_truncation_decodes() {
+        let whole = Saved::new(Tai64n::ZERO, Some(network())).encode();
+        let back = Saved::decode(&whole).expect("own state decodes");
+        assert_eq!(back.encode(), whole);
+        for length in 0..whole.len() {
+            assert!(Saved::decode(&whole[..length]).is_err(), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn newer_versions_are_told_apart_from_broken_ones() {
+        assert_eq!(Saved::decode(&[2, 0]).err(), Some(BadState::Newer(2)));
+        assert_eq!(Saved::decode(&[0, 0]).err(), Some(BadState::Broken));
+    }
+}

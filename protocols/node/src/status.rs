@@ -1,0 +1,189 @@
+//! Reading a node's state without changing it.
+
+use std::net::IpAddr;
+
+use ginnel_forward::PeerId;
+use ginnel_membership::addressing::ipv6_prefix;
+use ginnel_membership::state::InviteStanding;
+use ginnel_path::address::{Reach, reach};
+use ginnel_path::{CandidateKind, Local, Path};
+use ginnel_time::Instant;
+
+use crate::network::{LinkStatus, Network};
+use crate::node::Node;
+use crate::peer::{Peer, Ways};
+use crate::report::{
+    Administration, HealthReport, InviteReport, InviteState, NetworkReport, NetworkState, PathKind, PathReport,
+    PeerReport, ServerReport, Status,
+};
+use crate::saved::Switch;
+
+impl Node {
+    /// The node's state at `now`.
+    pub fn status(&self, now: Instant) -> Status {
+        Status {
+            network: self.network.as_ref().map(Network::report),
+            peers: self.peers.values().map(|peer| self.peer_report(peer)).collect(),
+            candidates: self.gather.candidates().iter().map(|own| (own.kind, own.addr)).collect(),
+            health: self.health(now),
+        }
+    }
+
+    /// The name of a peer, for log lines.
+    pub fn peer_name(&self, id: PeerId) -> Option<&str> {
+        self.peers.get(&id).map(|peer| peer.name.as_str())
+    }
+
+    /// What a path runs over.
+    pub(crate) fn path_report(&self, path: Path) -> PathReport {
+        let relayed = matches!(path.local, Local::Relay(_)) || self.is_relayed(path);
+        let kind = match (relayed, path.remote.ip()) {
+            (true, _) => PathKind::TurnUdp,
+            (false, ip) if is_local(ip) => PathKind::Lan,
+            (false, ip) if ip.to_canonical().is_ipv4() => PathKind::Direct4,
+            (false, _) => PathKind::Direct6,
+        };
+        PathReport { path, kind, rtt: None, since: None }
+    }
+
+    /// Whether the other end of a path is a relayed address of the peer's.
+    fn is_relayed(&self, path: Path) -> bool {
+        self.peers.values().any(|peer| match &peer.ways {
+            Ways::Agent { agent, .. } => {
+                agent.status().iter().any(|status| status.path == path && status.kind == CandidateKind::Relayed)
+            }
+            Ways::Endpoint(_) => false,
+        })
+    }
+
+    fn peer_report(&self, peer: &Peer) -> PeerReport {
+        let report = |path: Path, since: Option<Instant>| {
+            let rtt = match &peer.ways {
+                Ways::Agent { agent, .. } => {
+                    agent.status().iter().find(|status| status.path == path).and_then(|status| status.rtt)
+                }
+                Ways::Endpoint(_) => None,
+            };
+            PathReport { rtt, since, ..self.path_report(path) }
+        };
+        let (path, backup) = match &peer.ways {
+            Ways::Agent { primary, backup, .. } => {
+                (primary.map(|(path, since)| report(path, Some(since))), backup.map(|path| report(path, None)))
+            }
+            Ways::Endpoint(path) => (path.filter(|_| peer.session.is_some()).map(|path| report(path, None)), None),
+        };
+        PeerReport {
+            id: peer.id,
+            name: peer.name.clone(),
+            key: peer.member.map_or_else(|| hex(peer.key.as_bytes()), |member| member.to_string()),
+            addresses: peer.allowed.clone(),
+            source: peer.source,
+            path,
+            backup,
+            last_handshake: peer.session.map(|session| session.made),
+            connecting: peer.attempt.is_some(),
+        }
+    }
+
+    fn health(&self, now: Instant) -> Vec<HealthReport> {
+        let mut health = Vec::new();
+        let Some(network) = &self.network else { return health };
+        if let Some(refused) = &network.refused {
+            health.push(HealthReport {
+                code: "not-a-member",
+                text: format!("this machine is no member of {}: {refused}", network.title()),
+                fix: "`ginnel leave`, then join with a fresh invite".to_owned(),
+            });
+        } else if network.saved.switch == Switch::Up && !network.is_connected() {
+            let why = network.links.values().find_map(|link| link.trouble.clone());
+            health.push(HealthReport {
+                code: "no-server",
+                text: format!("no server is reached: {}", why.unwrap_or_else(|| "connecting".to_owned())),
+                fix: "links that are up stay up; new ones need a server".to_owned(),
+            });
+        }
+        let wall = self.stamper.unix_seconds(now);
+        if let Some(age) = network.state.lease_age(wall).filter(|age| wall != 0 && age.as_secs() > LEASE_LIFE) {
+            health.push(HealthReport {
+                code: "stale-log",
+                text: format!("no admin has vouched for the log in {} days", age.as_secs() / 86_400),
+                fix: "let the machine that founded the network go online".to_owned(),
+            });
+        }
+        health
+    }
+}
+
+impl Network {
+    fn report(&self) -> NetworkReport {
+        let member = self.state.member(&self.key());
+        let state = if self.refused.is_some() || self.state.is_revoked(&self.key()) {
+            NetworkState::Revoked
+        } else if self.saved.switch == Switch::Down {
+            NetworkState::Stopped
+        } else if member.is_none() {
+            NetworkState::Joining
+        } else if self.is_connected() {
+            NetworkState::Running
+        } else {
+            NetworkState::NoServer
+        };
+        NetworkReport {
+            name: self.title(),
+            id: self.saved.id().to_string(),
+            state,
+            range4: self.state.ipv4_range().map(|range| (IpAddr::V4(range.network_address()), 16)),
+            range6: (IpAddr::V6(ipv6_prefix(&self.saved.id())), 64),
+            self_name: member.map_or_else(|| self.saved.wish.clone(), |member| member.name().as_str().to_owned()),
+            self_id: self.key().to_string(),
+            self_addresses: self.own_addresses(),
+            admin: if self.saved.admin.is_some() { Administration::Admin } else { Administration::Member },
+            servers: self
+                .links
+                .values()
+                .map(|link| ServerReport {
+                    address: link.server.addresses.first().cloned().unwrap_or_default(),
+                    connected: link.status == LinkStatus::Up,
+                    last_contact: link.last_contact,
+                    trouble: link.trouble.clone(),
+                })
+                .collect(),
+            log_length: self.state.head().0,
+        }
+    }
+
+    /// The invites as they stand at `wall` (Unix seconds).
+    pub(crate) fn invite_reports(&self, wall: u64) -> Vec<InviteReport> {
+        self.state
+            .invites()
+            .map(|info| {
+                let (state, used_by) = match info.standing {
+                    InviteStanding::Used(key) => {
+                        (InviteState::Used, self.state.member(&key).map(|member| member.name().as_str().to_owned()))
+                    }
+                    InviteStanding::Void => (InviteState::Void, None),
+                    InviteStanding::Open if info.expires <= wall => (InviteState::Expired, None),
+                    InviteStanding::Open => (InviteState::Open, None),
+                };
+                InviteReport {
+                    id: info.key.to_string(),
+                    expires: info.expires,
+                    state,
+                    name: info.hint.as_ref().map(|name| name.as_str().to_owned()),
+                    used_by,
+                }
+            })
+            .collect()
+    }
+}
+
+fn is_local(ip: IpAddr) -> bool {
+    matches!(reach(ip), Reach::Private | Reach::UniqueLocal | Reach::LinkLocal | Reach::Loopback | Reach::SharedCgn)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Seconds after which the lease counts as run out.
+const LEASE_LIFE: u64 = 7 * 86_400;
