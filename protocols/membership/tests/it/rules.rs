@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ginnel_membership::build::{self, Founded};
 use ginnel_membership::keys::{InviteKey, NetworkId, SigningKey, TunnelKey};
-use ginnel_membership::record::{Genesis, Invitation, ReservedType};
+use ginnel_membership::record::{BadGenesis, Genesis, Invitation, ReservedType, Revocation};
 use ginnel_membership::state::{InviteStanding, Standing};
 use ginnel_membership::{Applied, Capabilities, Change, Malformed, Record, Refusal, Sequencer, SignedRecord, State};
 use rand_chacha::ChaCha20Rng;
@@ -157,6 +157,8 @@ fn key_seen_before_does_not_come_back() {
         let record = world.member_record(&same_tunnel, "again");
         assert_eq!(world.append(&record), Err(Refusal::TunnelKeyKnown));
     }
+    let node_as_invite = Machine { invite: a.key.clone(), ..Machine::new(7) };
+    assert_eq!(world.append(&world.invite_record(&node_as_invite)), Err(Refusal::InviteKnown));
     // An inviter knows an invite's key, so it is nobody's identity.
     let invite_as_node = Machine { key: Machine::new(5).invite, ..Machine::new(7) };
     world.invite(&invite_as_node);
@@ -385,6 +387,56 @@ fn threshold_of_two_takes_two() {
 }
 
 #[test]
+fn genesis_needs_true_signatures_of_its_admins_alone() {
+    let founded = build::found(&mut ChaCha20Rng::from_seed([1; 32]), charter()).unwrap();
+    let mut bad = founded.genesis.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    let refusal = Sequencer::found(server_key(), START, &bad).err();
+    assert!(matches!(refusal, Some(Refusal::Genesis(BadGenesis::Signature(_)))), "{refusal:?}");
+    let Record::Genesis(genesis) = SignedRecord::decode(&founded.genesis).unwrap().record().clone() else {
+        panic!("a genesis")
+    };
+    let crowd = build::genesis_record(genesis, &[&founded.admin, &Machine::new(1).key]).unwrap();
+    let refusal = Sequencer::found(server_key(), START, &crowd).err();
+    assert_eq!(refusal, Some(Refusal::Genesis(BadGenesis::NotAuthorised)));
+}
+
+#[test]
+fn revocations_on_receipt_spare_enough_admins() {
+    let (mut world, admins) = two_of_three();
+    let revoke = |world: &World, target: usize, by: [usize; 2]| {
+        let body = Record::Revoke(Revocation { member: admins[target].member_key() });
+        SignedRecord::sign(&world.network, body, &by.map(|index| &admins[index])).unwrap().encode()
+    };
+    let (first, second) = (revoke(&world, 0, [1, 2]), revoke(&world, 1, [0, 2]));
+    let mut state = world.replay();
+    state.revoke_on_receipt(&first).unwrap();
+    assert_eq!(state.revoke_on_receipt(&second), Err(Refusal::LastAdmin));
+    // The sequencer heard of the other one first: the log decides.
+    let entry = world.append(&second).unwrap();
+    state.apply(&entry).unwrap();
+    assert_eq!(world.append(&first), Err(Refusal::NotAuthorised));
+    assert!(state.is_revoked(&admins[1].member_key()));
+}
+
+#[test]
+fn revocation_on_receipt_ends_where_the_log_spares_the_last_admin() {
+    let (mut world, admins) = two_of_three();
+    let revoke = |world: &World, target: usize, by: [usize; 2]| {
+        let body = Record::Revoke(Revocation { member: admins[target].member_key() });
+        SignedRecord::sign(&world.network, body, &by.map(|index| &admins[index])).unwrap().encode()
+    };
+    let (first, second) = (revoke(&world, 0, [1, 2]), revoke(&world, 1, [1, 2]));
+    let mut state = world.replay();
+    state.revoke_on_receipt(&second).unwrap();
+    let entry = world.append(&first).unwrap();
+    state.apply(&entry).unwrap();
+    assert!(state.is_revoked(&admins[1].member_key()));
+    assert_eq!(state.apply(&world.forge(&second)), Ok(Applied::Skipped(Refusal::LastAdmin)));
+    assert!(!state.is_revoked(&admins[1].member_key()));
+}
+
+#[test]
 fn invites_die_with_their_makers_rights() {
     let (mut world, admins) = two_of_three();
     let a = Machine::new(1);
@@ -392,14 +444,14 @@ fn invites_die_with_their_makers_rights() {
     let signed = SignedRecord::sign(&world.network, Record::Invite(body), &[&admins[0], &admins[1]]).unwrap();
     world.append(&signed.encode()).unwrap();
     let target = admins[1].member_key();
-    let body = Record::Revoke(ginnel_membership::record::Revocation { member: target });
+    let body = Record::Revoke(Revocation { member: target });
     let revoke = SignedRecord::sign(&world.network, body, &[&admins[0], &admins[2]]).unwrap();
     world.append(&revoke.encode()).unwrap();
     assert!(!world.state().is_admin(&target));
     let member = world.member_record(&a, "laptop");
     assert_eq!(world.append(&member), Err(Refusal::InviterGone));
     // Two are left where two must agree: neither can go.
-    let body = Record::Revoke(ginnel_membership::record::Revocation { member: admins[2].member_key() });
+    let body = Record::Revoke(Revocation { member: admins[2].member_key() });
     let revoke = SignedRecord::sign(&world.network, body, &[&admins[0], &admins[2]]).unwrap();
     assert_eq!(world.append(&revoke.encode()), Err(Refusal::LastAdmin));
 }
