@@ -1,8 +1,11 @@
 //! Strings that people paste, and what they do to them.
 
+use blake2::{Blake2s256, Digest as _};
+use data_encoding::BASE64URL_NOPAD;
 use ginnel_membership::invite::{MAX_STRING_LEN, Token};
 use ginnel_membership::keys::{NetworkId, Server, SigningKey};
 use ginnel_membership::{Founding, Invite, Malformed, PasteError, Pasted};
+use proptest::prelude::*;
 
 use crate::world::{START, name, server};
 
@@ -128,4 +131,63 @@ fn strings_stay_short() {
     assert_eq!(Invite::new(&[], network, key.clone(), START, None).err(), Some(Malformed::Count(0, "servers")));
     assert!(Invite::new(&vec![server(); 5], network, key, START, None).is_err());
     assert_eq!(Founding::new(long("c"), Token::from_bytes([0; 16])).err(), Some(Malformed::TooLong));
+}
+
+/// A string with any payload, whole and with a true checksum.
+fn framed(prefix: &str, payload: &[u8]) -> String {
+    let mut bytes = vec![1];
+    bytes.extend_from_slice(&((payload.len() + 7) as u16).to_be_bytes());
+    bytes.extend_from_slice(payload);
+    let checksum = Blake2s256::new().chain_update([prefix.len() as u8]).chain_update(prefix).chain_update(&bytes);
+    bytes.extend_from_slice(&checksum.finalize()[..4]);
+    format!("{prefix}{}", BASE64URL_NOPAD.encode(&bytes))
+}
+
+fn payload(text: &str, prefix: &str) -> Vec<u8> {
+    let bytes = BASE64URL_NOPAD.decode(text.strip_prefix(prefix).unwrap().as_bytes()).unwrap();
+    bytes[3..bytes.len() - 4].to_vec()
+}
+
+#[test]
+fn intact_string_with_senseless_content_says_so() {
+    let good = payload(&invite().to_string(), "ginnel-invite-");
+    assert!(framed("ginnel-invite-", &good).parse::<Invite>().is_ok());
+    let short = framed("ginnel-invite-", &good[..good.len() - 1]);
+    assert_eq!(short.parse::<Invite>().err(), Some(PasteError::Content(Malformed::Truncated)));
+    let long = framed("ginnel-invite-", &[&good[..], &[0]].concat());
+    assert_eq!(long.parse::<Invite>().err(), Some(PasteError::Content(Malformed::Trailing(1))));
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in ".{0,80}", at in any::<prop::sample::Index>(), insert in ".{0,4}") {
+        let _ = text.parse::<Pasted>();
+        for whole in [invite().to_string(), founding().to_string()] {
+            let (head, tail) = whole.split_at(at.index(whole.len()));
+            let _ = format!("{head}{insert}{tail}").parse::<Pasted>();
+            let _ = format!("{head}{text}").parse::<Pasted>();
+        }
+    }
+
+    #[test]
+    fn what_parses_has_one_string(
+        edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        noise in proptest::collection::vec(any::<u8>(), 0..300),
+    ) {
+        for (prefix, whole) in [("ginnel-invite-", invite().to_string()), ("ginnel-found-", founding().to_string())] {
+            let mut edited = payload(&whole, prefix);
+            for (at, value) in &edits {
+                let at = at.index(edited.len());
+                edited[at] = *value;
+            }
+            for content in [&edited, &noise] {
+                let text = framed(prefix, content);
+                match text.parse::<Pasted>() {
+                    Ok(Pasted::Invite(invite)) => prop_assert_eq!(invite.to_string(), text),
+                    Ok(Pasted::Founding(founding)) => prop_assert_eq!(founding.to_string(), text),
+                    Err(error) => prop_assert!(matches!(error, PasteError::Content(_)), "{}", error),
+                }
+            }
+        }
+    }
 }
