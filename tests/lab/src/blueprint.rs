@@ -14,6 +14,7 @@ use anyhow::{Result, ensure};
 use crate::counters;
 use crate::delay::Shape;
 use crate::nat::{NatKind, Place};
+use crate::numbers::{FIRST_LAN, FIRST_PUBLIC, Numbers, SITE_LIMIT};
 use crate::site::{Family, Lans, Site};
 
 /// Everything that the kernel is to be told.
@@ -66,13 +67,6 @@ pub(crate) struct Uplink {
     pub(crate) down: Shape,
 }
 
-/// The addresses of one site.
-#[derive(Clone, Copy, Debug)]
-struct Numbers {
-    index: u8,
-    public: Ipv4Addr,
-}
-
 impl Blueprint {
     pub(crate) fn draw(sites: &[Site]) -> Result<Self> {
         ensure!(sites.len() <= SITE_LIMIT, "a laboratory holds at most {SITE_LIMIT} sites");
@@ -123,7 +117,7 @@ impl Blueprint {
         }
         let Numbers { index, .. } = numbers;
         for (node, device) in [(edge, "north"), (middle, "south")] {
-            self.line(node, format_args!("link set {device} mtu {}", site.mtu));
+            self.line(node, format_args!("link set {device} mtu {} txqueuelen {TAP_QUEUE}", site.mtu));
         }
         self.pin(edge, "north", index, (2, numbers.transit4(0, 1), numbers.transit6(0, 1)));
         self.pin(middle, "south", index, (1, numbers.transit4(0, 0), numbers.transit6(0, 0)));
@@ -321,64 +315,11 @@ impl Blueprint {
     }
 }
 
-impl Numbers {
-    /// The first three sites get a documentation range each; further ones share those, in blocks of 32 addresses.
-    fn of(index: u8) -> Self {
-        let [first, second, third] = RANGES[usize::from(index) % RANGES.len()];
-        let block = index / 3 * 32;
-        Self { index, public: Ipv4Addr::new(first, second, third, block) }
-    }
+/// An address of the core that every laboratory with a site has: where the first site's routers end.
+pub(crate) const CORE_IPV6: &str = "fd0f:0:2::1";
 
-    fn public4(self, last: u8) -> Ipv4Addr {
-        let [first, second, third, block] = self.public.octets();
-        Ipv4Addr::new(first, second, third, block + last)
-    }
-
-    fn carrier4(self, last: u8) -> Ipv4Addr {
-        Ipv4Addr::new(100, 64, self.index, last)
-    }
-
-    fn transit4(self, step: u8, side: u8) -> Ipv4Addr {
-        Ipv4Addr::new(10, 255, self.index, step * 2 + side)
-    }
-
-    fn transit6(self, step: u8, side: u8) -> Ipv6Addr {
-        Ipv6Addr::new(0xFD0F, u16::from(self.index), u16::from(step), 0, 0, 0, 0, u16::from(side))
-    }
-
-    /// The site's /48.
-    fn site6(self) -> Ipv6Addr {
-        Ipv6Addr::new(0x2001, 0xDB8, u16::from(self.index) + 1, 0, 0, 0, 0, 0)
-    }
-
-    fn wan6(self, last: u16) -> Ipv6Addr {
-        self.inside6(0xFFFF, last)
-    }
-
-    fn carrier6(self, last: u16) -> Ipv6Addr {
-        self.inside6(0xFFFE, last)
-    }
-
-    fn lan6(self, lan: u8, last: u16) -> Ipv6Addr {
-        self.inside6(u16::from(lan), last)
-    }
-
-    /// The /52 that holds every LAN of the site.
-    fn lans6(self) -> Ipv6Addr {
-        self.site6()
-    }
-
-    fn inside6(self, subnet: u16, last: u16) -> Ipv6Addr {
-        Ipv6Addr::new(0x2001, 0xDB8, u16::from(self.index) + 1, subnet, 0, 0, 0, last)
-    }
-}
-
-/// Three documentation ranges of eight blocks.
-pub(crate) const SITE_LIMIT: usize = 24;
-
-const RANGES: [[u8; 3]; 3] = [[203, 0, 113], [198, 51, 100], [192, 0, 2]];
-const FIRST_PUBLIC: u8 = 10;
-const FIRST_LAN: u8 = 10;
+/// Frames that wait in a TAP device while the delay box does not run; 100 ms at 1 Gbit/s.
+const TAP_QUEUE: u32 = 8_000;
 
 /// No waiting for duplicate address detection, no router advertisements, no rate limit on ICMP errors.
 const QUIET: [(&str, &str); 8] = [
@@ -392,8 +333,14 @@ const QUIET: [(&str, &str); 8] = [
     ("net.ipv4.ping_group_range", "0 2147483647"),
 ];
 
-const FORWARDING: [(&str, &str); 3] =
-    [("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1"), ("net.ipv6.conf.default.forwarding", "1")];
+/// Routers route, and their bridges pass frames between neighbours without asking the packet filter.
+const FORWARDING: [(&str, &str); 5] = [
+    ("net.bridge.bridge-nf-call-iptables", "0"),
+    ("net.bridge.bridge-nf-call-ip6tables", "0"),
+    ("net.ipv4.ip_forward", "1"),
+    ("net.ipv6.conf.all.forwarding", "1"),
+    ("net.ipv6.conf.default.forwarding", "1"),
+];
 
 #[cfg(test)]
 mod tests {
@@ -412,7 +359,8 @@ mod tests {
     fn the_first_three_sites_lie_in_different_documentation_ranges() {
         let sites = ["a", "b", "c"].map(|name| Site::new(name, NatKind::PortRestricted));
         let print = Blueprint::draw(&sites).expect("draws");
-        let expected = ["203.0.113.10", "198.51.100.10", "192.0.2.10"].map(|text| text.parse().expect("address"));
+        let expected =
+            ["203.0.113.10", "198.51.100.10", "192.0.2.10"].map(|text| text.parse::<Ipv4Addr>().expect("address"));
         assert_eq!(public_addresses(&print), expected);
     }
 

@@ -13,6 +13,8 @@ use serde::Serialize;
 
 pub use self::guard::VICTIM;
 pub(crate) use self::guard::run_victim;
+use crate::coturn;
+use crate::lab::Lab;
 use crate::nat::NatKind;
 use crate::verify;
 
@@ -96,6 +98,8 @@ fn cases() -> Vec<Case> {
         Case::new("punch/symmetric-pair", punch::symmetric_pair),
         Case::new("punch/same-lan", punch::same_lan),
         Case::new("punch/same-nat-hairpin", punch::same_nat_hairpin),
+        Case::new("punch/nat-forgets", punch::nat_forgets),
+        Case::new("coturn/relay", coturn_relays),
         Case::new("guard/drop", guard::removed_by_drop),
         Case::new("guard/panic", || guard::removed_after(guard::Death::Panic)),
         Case::new("guard/interrupt", || guard::removed_after(guard::Death::Interrupt)),
@@ -103,6 +107,13 @@ fn cases() -> Vec<Case> {
         Case::new("guard/stale", guard::stale_is_swept),
     ];
     nats.into_iter().chain(rest).collect()
+}
+
+fn coturn_relays() -> Result<String> {
+    let lab = Lab::pair(NatKind::PortRestricted, NatKind::Open)?;
+    let hub = lab.host("hub")?;
+    let _server = coturn::start_relay(&hub, "sesame")?;
+    coturn::try_relay(&lab.host("a")?, hub.ipv4(), "sesame")
 }
 
 const AT_A_TIME: usize = 2;

@@ -1,4 +1,4 @@
-//! coturn, a stranger's STUN server with RFC 5780 behaviour discovery, and its discovery client.
+//! coturn, a stranger: its STUN server with RFC 5780 behaviour discovery, its relay, and the clients of both.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -52,6 +52,38 @@ pub fn start_stun(host: &Host) -> Result<Process> {
         host.enter(|| await_stun(address))?.with_context(|| format!("turnserver said\n{}", server.stdout()))?;
     }
     Ok(server)
+}
+
+/// Starts `turnserver` as a relay on `host`, with credentials made from `secret`, and waits until it answers.
+///
+/// # Errors
+/// When the server does not come up.
+pub fn start_relay(host: &Host, secret: &str) -> Result<Process> {
+    let address = host.ipv4();
+    let pid_file = format!("--pidfile={}", host.files()?.join("turnserver.pid").display());
+    let secret = format!("--static-auth-secret={secret}");
+    let argv = ["turnserver", "-n", "-L", &address.to_string(), "-p", "3478", "--use-auth-secret", &secret];
+    let rest = ["--realm=ginnel.test", "--no-tls", "--no-dtls", "--no-cli", "--log-file=stdout", &pid_file];
+    let server = host.spawn("turnserver", &[&argv, rest.as_slice()].concat(), &[])?;
+    let listening = SocketAddr::new(address.into(), PORT);
+    host.enter(|| await_stun(listening))?.with_context(|| format!("turnserver said\n{}", server.stdout()))?;
+    Ok(server)
+}
+
+/// Has coturn's own client on `host` send datagrams through the relay at `server` and back, and answers its summary.
+///
+/// # Errors
+/// When one of them is lost, or the relay refuses the credentials.
+pub fn try_relay(host: &Host, server: Ipv4Addr, secret: &str) -> Result<String> {
+    let argv = ["turnutils_uclient", "-y", "-u", "tester", "-W", secret, "-n", "5", "-m", "1", &server.to_string()];
+    let text = host.run(&argv, Duration::from_secs(20))?.success()?;
+    let summary = text.lines().find_map(|line| line.split_once("Total lost packets "));
+    let (_, lost) = summary.with_context(|| format!("turnutils_uclient said\n{text}"))?;
+    let received = text.lines().rev().find_map(|line| line.split_once("tot_recv_msgs=")).map_or("", |(_, count)| count);
+    if lost.starts_with("0 ") && received.parse::<u32>().is_ok_and(|count| count > 0) {
+        return Ok(format!("{received} datagrams came back, none lost"));
+    }
+    bail!("turnutils_uclient said\n{text}")
 }
 
 /// Runs the discovery client on `host` against the server at `server`, its three tests at the same time.

@@ -17,7 +17,8 @@ pub struct Traffic {
     pub tcp_out: Count,
 }
 
-/// A number of packets and of bytes, IP headers included.
+/// A number of packets and of bytes, IP headers included. A train of segments that the kernel handles as one counts as
+/// one packet with one header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     /// IP packets.

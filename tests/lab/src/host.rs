@@ -60,7 +60,7 @@ impl Host {
     pub fn spawn<S: AsRef<str>>(&self, name: &str, argv: &[S], env: &[(&str, &str)]) -> Result<Process> {
         let (program, arguments) = argv.split_first().context("an empty command line")?;
         let mut command = self.inner.namespace.command(program.as_ref())?;
-        command.args(arguments.iter().map(AsRef::as_ref)).envs(env.iter().copied()).current_dir(self.files()?);
+        command.args(arguments.iter().map(AsRef::as_ref)).envs(env.iter().copied());
         let serial = self.inner.roster.serial.fetch_add(1, Ordering::Relaxed);
         let files = self.files()?.join(format!("{name}-{serial}"));
         let process = Process::start(&format!("{name} on {}", self.name()), command, &files)?;
@@ -117,6 +117,21 @@ impl Host {
     /// When one is refused.
     pub fn ip(&self, lines: &str) -> Result<()> {
         self.inner.namespace.ip(lines)
+    }
+
+    /// Makes a NAT forget every mapping, as one that restarts does: nothing comes in until the inside has written again.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn forget_flows(&self) -> Result<()> {
+        self.enter(crate::sys::flush_connection_tracking)?
+            .with_context(|| format!("flush flows of {}", self.name()))?;
+        let mut list = self.inner.namespace.command("nft")?;
+        let tables = list.args(["list", "tables"]).output().context("run nft")?;
+        if String::from_utf8_lossy(&tables.stdout).contains("table ip nat4") {
+            return self.nft(crate::nat::FORGET);
+        }
+        Ok(())
     }
 
     /// The name within the laboratory, e.g. `a-h0`.

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
-use crate::blueprint::{Blueprint, Cable, Role, Uplink};
+use crate::blueprint::{self, Blueprint, Cable, Role, Uplink};
 use crate::delay::line::Tally;
 use crate::delay::{DelayBox, End, Link, Order, Plan, Shape};
 use crate::host::{Host, Roster};
@@ -225,6 +226,7 @@ impl Builder {
         let links = print.uplinks.iter().map(|uplink| lab.uplink(uplink)).collect();
         lab.delay_box = Some(DelayBox::start(&helper, &Plan { seed: self.seed, links })?);
         lab.configure(&print)?;
+        lab.await_ipv6()?;
         Ok(lab)
     }
 }
@@ -264,6 +266,35 @@ impl Lab {
                 .collect();
             workers.into_iter().try_for_each(|worker| match worker.join() {
                 Ok(outcome) => outcome,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        })
+    }
+}
+
+impl Lab {
+    /// Waits until IPv6 reaches the core from every host that has it: the kernel takes up to a second to declare new
+    /// links ready, and until then loses the first neighbour solicitations.
+    fn await_ipv6(&self) -> Result<()> {
+        let dual: Vec<&Host> = self
+            .hosts
+            .iter()
+            .filter(|host| matches!(host.role(), Role::Host { .. }) && host.ipv6().is_some())
+            .collect();
+        std::thread::scope(|scope| {
+            let waiting: Vec<_> = dual
+                .iter()
+                .map(|host| {
+                    scope.spawn(|| {
+                        let argv = ["ping", "-6", "-n", "-q", "-i0.05", "-c1", "-w5", blueprint::CORE_IPV6];
+                        host.run(&argv, Duration::from_secs(10))?
+                            .success()
+                            .with_context(|| format!("IPv6 of {}", host.name()))
+                    })
+                })
+                .collect();
+            waiting.into_iter().try_for_each(|waiting| match waiting.join() {
+                Ok(outcome) => outcome.map(drop),
                 Err(panic) => std::panic::resume_unwind(panic),
             })
         })

@@ -39,6 +39,7 @@ pub mod lab;
 pub mod measure;
 pub mod namespace;
 pub mod nat;
+mod numbers;
 pub mod process;
 pub mod setup;
 pub mod site;

@@ -122,12 +122,17 @@ impl Namespace {
 
     /// Writes kernel settings, each a dotted name and a value, that belong to the namespace.
     ///
+    /// Settings of bridge filtering are skipped where the kernel has none.
+    ///
     /// # Errors
     /// When the kernel does not know one of them or refuses its value.
     pub fn sysctl(&self, settings: &[(String, String)]) -> Result<()> {
         self.enter(|| {
             settings.iter().try_for_each(|(name, value)| {
                 let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+                if name.starts_with("net.bridge.") && !path.exists() {
+                    return Ok(());
+                }
                 std::fs::write(&path, value).with_context(|| format!("write {value} to {}", path.display()))
             })
         })?

@@ -160,7 +160,7 @@ impl NatKind {
              oifname \"wan\" masquerade\n"
         );
         if self == Self::Hairpin {
-            let _infallible = write!(table, "iifname != \"wan\" oifname != \"wan\" ct status dnat snat to {wan}\n");
+            let _infallible = writeln!(table, "iifname != \"wan\" oifname != \"wan\" ct status dnat snat to {wan}");
         }
         table + "}\n}\n"
     }
@@ -209,12 +209,17 @@ impl std::str::FromStr for NatKind {
 fn masquerade(first: &str) -> String {
     format!(
         "table ip nat4 {{\n\
+         map mappings {{ type inet_service : ipv4_addr . inet_service; }}\n\
+         set seen {{ type ipv4_addr . inet_service; }}\n\
          chain post {{ type nat hook postrouting priority srcnat;\n\
          {first}\
          oifname \"wan\" masquerade\n\
          }}\n}}\n"
     )
 }
+
+/// Empties what the cone kinds remember beside the kernel's connection tracking; every NAT has these tables.
+pub(crate) const FORGET: &str = "flush map ip nat4 mappings\nflush set ip nat4 seen\n";
 
 #[cfg(test)]
 mod tests {

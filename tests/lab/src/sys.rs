@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
@@ -15,7 +15,8 @@ pub(crate) fn enter_network_namespace(namespace: BorrowedFd<'_>) -> io::Result<(
     check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
 }
 
-/// Creates the TAP device `name` in the calling thread's network namespace, non-blocking.
+/// Creates the TAP device `name` in the calling thread's network namespace, non-blocking; each frame follows a virtio
+/// header of [`VIRTIO_HEADER`] bytes.
 pub(crate) fn open_tap(name: &str) -> io::Result<File> {
     let device = File::options().read(true).write(true).open("/dev/net/tun")?;
     let name = CString::new(name)?;
@@ -27,13 +28,39 @@ pub(crate) fn open_tap(name: &str) -> io::Result<File> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.as_bytes()) {
         *to = from.cast_signed();
     }
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI;
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     request.ifr_ifru.ifru_flags = i16::try_from(flags).map_err(io::Error::other)?;
     // SAFETY: TUNSETIFF reads and writes one `ifreq`, which outlives the call.
     check(unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
     // SAFETY: F_SETFL takes an integer and touches no memory of ours.
     check(unsafe { libc::fcntl(device.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) })?;
     Ok(device)
+}
+
+/// Bytes before each frame of a TAP device (`struct virtio_net_hdr`).
+pub(crate) const VIRTIO_HEADER: usize = 10;
+
+/// Which frames the kernel may hand to a TAP device's reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Frames {
+    /// Whole ones of at most the MTU, as a wire has them.
+    Wire,
+    /// Also trains of segments in one frame, and frames whose checksum is yet to be made.
+    Trains,
+}
+
+/// Says which frames the reader of `tap` is ready for.
+pub(crate) fn set_frames(tap: &File, frames: Frames) -> io::Result<()> {
+    let offload = |flags: libc::c_uint| {
+        // SAFETY: TUNSETOFFLOAD takes an integer and touches no memory of ours.
+        check(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) }).map(drop)
+    };
+    let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+    match frames {
+        Frames::Wire => offload(0),
+        // Kernels before 6.2 know trains of TCP only.
+        Frames::Trains => offload(tcp | libc::TUN_F_USO4 | libc::TUN_F_USO6).or_else(|_| offload(tcp)),
+    }
 }
 
 /// Waits until one of `descriptors` is readable or `timeout` has passed, with the kernel's finest timer.
@@ -69,6 +96,27 @@ pub(crate) fn send_signal(pid: u32, signal: i32) -> io::Result<()> {
     check(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
+/// Makes the calling thread's network namespace forget every tracked connection, as a NAT that restarts does.
+pub(crate) fn flush_connection_tracking() -> io::Result<()> {
+    // SAFETY: socket touches no memory.
+    let socket =
+        check(unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_NETFILTER) })?;
+    // SAFETY: the descriptor is new and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    let mut answer = [0_u8; 64];
+    // SAFETY: both buffers are live and their lengths are given; an unbound netlink socket sends to the kernel.
+    let received = unsafe {
+        check_length(libc::send(socket.as_raw_fd(), FLUSH_REQUEST.as_ptr().cast(), FLUSH_REQUEST.len(), 0))?;
+        check_length(libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0))?
+    };
+    // An acknowledgement is a header of 16 bytes and a negated error number.
+    match answer.get(16..20).and_then(|code| code.try_into().ok()).map(i32::from_ne_bytes) {
+        Some(0) if received >= 20 => Ok(()),
+        Some(code) => Err(io::Error::from_raw_os_error(-code)),
+        None => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
 /// Whether this process runs with root's effective user id.
 pub(crate) fn is_root() -> bool {
     // SAFETY: geteuid cannot fail and touches no memory.
@@ -99,6 +147,29 @@ pub(crate) fn die_with_parent(command: &mut Command) {
     }
 }
 
+fn check_length(answer: isize) -> io::Result<usize> {
+    usize::try_from(answer).map_err(|_| io::Error::last_os_error())
+}
+
 fn check(answer: libc::c_int) -> io::Result<libc::c_int> {
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
 }
+
+/// A netlink header (length, type "delete" of the connection-tracking subsystem, flags request and acknowledge) and an
+/// empty netfilter header; without attributes it deletes everything.
+const FLUSH_REQUEST: [u8; 20] = {
+    let mut request = [0; 20];
+    let length = 20_u32.to_ne_bytes();
+    let mut at = 0;
+    while at < 4 {
+        request[at] = length[at];
+        at += 1;
+    }
+    let kind = (1_u16 << 8 | 2).to_ne_bytes();
+    request[4] = kind[0];
+    request[5] = kind[1];
+    let flags = 5_u16.to_ne_bytes();
+    request[6] = flags[0];
+    request[7] = flags[1];
+    request
+};

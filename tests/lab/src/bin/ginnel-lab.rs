@@ -22,9 +22,9 @@ enum Verb {
         /// Run only the checks whose name contains this
         #[arg(default_value = "")]
         filter: String,
-        /// Print one JSON array instead of lines
-        #[arg(long)]
-        json: bool,
+        /// How to print the results
+        #[arg(long, value_enum, default_value_t = Format::Lines)]
+        format: Format,
     },
     /// Names what this machine lacks, and installs it where it can
     Setup,
@@ -44,10 +44,18 @@ enum Verb {
     },
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// One line per check, and a sum
+    Lines,
+    /// One JSON array
+    Json,
+}
+
 fn main() -> Result<ExitCode> {
     ginnel_lab::dispatch_hidden();
     match Arguments::parse().verb {
-        Verb::Selfcheck { filter, json } => selfcheck(&filter, json),
+        Verb::Selfcheck { filter, format } => selfcheck(&filter, format),
         Verb::Setup => {
             let installed = setup::install()?;
             let what = if installed.is_empty() { "nothing was missing".to_owned() } else { installed.join(" ") };
@@ -62,11 +70,11 @@ fn main() -> Result<ExitCode> {
     }
 }
 
-fn selfcheck(filter: &str, json: bool) -> Result<ExitCode> {
+fn selfcheck(filter: &str, format: Format) -> Result<ExitCode> {
     let begun = Instant::now();
     let results = cases::run_self_checks(filter);
     let failed = results.iter().filter(|result| !result.pass).count();
-    if json {
+    if format == Format::Json {
         println!("{}", serde_json::to_string_pretty(&results)?);
     } else {
         for result in &results {

@@ -152,7 +152,7 @@ pub(super) fn ipv6() -> Result<String> {
         within.set_read_timeout(Some(Duration::from_secs(5)))?;
         let mut buffer = [0; 16];
         let length = within.recv(&mut buffer).with_context(|| format!("{name}: the answer is kept out"))?;
-        ensure!(&buffer[..length] == b"answer", "{name}: something else came in");
+        ensure!(&buffer[..length] == b"answer", "{name}: {:?} came in", &buffer[..length]);
     }
     Ok("untranslated; only answers come in, also behind a carrier".to_owned())
 }

@@ -42,6 +42,28 @@ pub(super) fn same_nat_hairpin() -> Result<String> {
     Ok(format!("isolated networks meet by the outer address after {taken:?}"))
 }
 
+pub(super) fn nat_forgets() -> Result<String> {
+    for kind in [NatKind::PortRestricted, NatKind::FullCone] {
+        let lab = Lab::pair(kind, NatKind::Open)?;
+        let (inside, hub) = (lab.host("a")?, lab.host("hub")?);
+        let mirror = hub.enter(|| UdpSocket::bind((hub.ipv4(), 0)))??;
+        let socket = inside.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
+        mirror.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let outer = mapped(&socket, &mirror)?;
+        let answered = |limit| -> Result<bool> {
+            socket.set_read_timeout(Some(limit))?;
+            mirror.send_to(b"answer", outer)?;
+            Ok(socket.recv(&mut [0; 16]).is_ok())
+        };
+        ensure!(answered(Duration::from_secs(5))?, "{kind}: an answer does not come in");
+        lab.nat("a")?.forget_flows()?;
+        ensure!(!answered(Duration::from_millis(300))?, "{kind}: an answer comes in by a forgotten mapping");
+        ensure!(mapped(&socket, &mirror)?.ip() == outer.ip(), "{kind}: the inside cannot write again");
+        ensure!(answered(Duration::from_secs(5))?, "{kind}: an answer does not come in again");
+    }
+    Ok("nothing comes in until the inside writes again".to_owned())
+}
+
 /// Has both hosts learn their mapped address from the hub and write to each other's every 50 ms for two seconds.
 /// Answers when both had heard the other, if they did.
 fn meet(lab: &Lab, a: &Host, b: &Host) -> Result<Option<Duration>> {

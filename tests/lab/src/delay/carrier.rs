@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use super::line::{Line, Tally};
 use super::{End, Link, Shape};
-use crate::sys;
+use crate::sys::{self, Frames};
 
 /// A running link: its thread, and the way to speak to it.
 #[derive(Debug)]
@@ -39,6 +39,7 @@ impl Carrier {
     /// Opens both devices of `link` and starts carrying.
     pub(crate) fn start(link: &Link, seed: u64) -> Result<Self> {
         let taps = [open(&link.a)?, open(&link.b)?];
+        admit(&taps, [link.a_to_b, link.b_to_a])?;
         let lines = [Line::new(link.a_to_b, seed), Line::new(link.b_to_a, !seed)];
         let desk = Arc::new(Mutex::new(Desk { reshape: None, tally: [Tally::default(); 2] }));
         let (bell, heard) = UnixStream::pair().context("make a bell")?;
@@ -86,6 +87,8 @@ impl Worker {
         while matches!((&self.bell).read(&mut rung), Ok(1..)) {}
         let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some([forth, back]) = desk.reshape.take() {
+            // A refusal leaves frames as they were, which a line carries just as well.
+            drop(admit(&self.taps, [forth, back]));
             self.lines[0].reshape(forth);
             self.lines[1].reshape(back);
         }
@@ -99,7 +102,7 @@ impl Worker {
             for turn in 1..=BATCH {
                 let mut tap = tap;
                 let Ok(length) = tap.read(buffer) else { break };
-                line.push(self.begun.elapsed(), &buffer[..length]);
+                line.push(self.begun.elapsed(), &buffer[..length], length.saturating_sub(sys::VIRTIO_HEADER));
                 busy |= turn == BATCH;
             }
         }
@@ -117,6 +120,16 @@ impl Worker {
     }
 }
 
+/// Takes trains of segments where nothing is decided per frame: the line then carries some gigabits, and segments
+/// leave as close together as they came either way.
+fn admit(taps: &[File; 2], shapes: [Shape; 2]) -> std::io::Result<()> {
+    for (tap, shape) in taps.iter().zip(shapes) {
+        let plain = shape == Shape::delay(shape.delay);
+        sys::set_frames(tap, if plain { Frames::Trains } else { Frames::Wire })?;
+    }
+    Ok(())
+}
+
 fn open(end: &End) -> Result<File> {
     let namespace = File::open(&end.namespace).with_context(|| format!("open {}", end.namespace.display()))?;
     // A thread of its own, so that the caller stays where it is.
@@ -129,7 +142,7 @@ fn open(end: &End) -> Result<File> {
 }
 
 /// Room for a frame of any MTU that a TAP device accepts.
-const FRAME_LIMIT: usize = 65_536 + 14;
+const FRAME_LIMIT: usize = sys::VIRTIO_HEADER + 14 + 65_536;
 
 /// Frames taken from one side before the other side and the clock get their turn.
 const BATCH: usize = 32;

@@ -13,6 +13,7 @@ pub struct Line {
     shape: Shape,
     dice: Dice,
     flying: VecDeque<(Duration, Vec<u8>)>,
+    flying_bytes: usize,
     spare: Vec<Vec<u8>>,
     /// When the rate has sent all that it took so far.
     sent_by: Duration,
@@ -40,6 +41,7 @@ impl Line {
             shape,
             dice: Dice(seed),
             flying: VecDeque::new(),
+            flying_bytes: 0,
             spare: Vec::new(),
             sent_by: Duration::ZERO,
             last_due: Duration::ZERO,
@@ -47,18 +49,18 @@ impl Line {
         }
     }
 
-    /// Takes a frame at `now`.
-    pub fn push(&mut self, now: Duration, frame: &[u8]) {
+    /// Takes a frame at `now`, which costs the time of `wire` bytes where there is a rate.
+    pub fn push(&mut self, now: Duration, frame: &[u8], wire: usize) {
         if self.dice.percent() < self.shape.loss_percent {
             self.tally.lost += 1;
             return;
         }
         let start = self.sent_by.max(now);
-        if start - now > self.shape.queue || self.flying.len() >= FLYING_LIMIT {
+        if start - now > self.shape.queue || self.flying_bytes + frame.len() > FLYING_LIMIT {
             self.tally.overflowed += 1;
             return;
         }
-        let sent = start + self.serialisation(frame.len());
+        let sent = start + self.serialisation(wire);
         if self.shape.rate_bits.is_some() {
             self.sent_by = sent;
         }
@@ -68,12 +70,14 @@ impl Line {
         let mut buffer = self.spare.pop().unwrap_or_default();
         buffer.clear();
         buffer.extend_from_slice(frame);
+        self.flying_bytes += buffer.len();
         self.flying.push_back((due, buffer));
     }
 
     /// Gives the next frame whose time has come to `deliver` and answers whether there was one.
     pub fn pop(&mut self, now: Duration, deliver: impl FnOnce(&[u8])) -> bool {
         let Some((_, frame)) = self.flying.pop_front_if(|(due, _)| *due <= now) else { return false };
+        self.flying_bytes -= frame.len();
         deliver(&frame);
         self.tally.delivered += 1;
         self.tally.bytes += frame.len() as u64;
@@ -122,17 +126,21 @@ impl Dice {
     }
 }
 
-/// Full-size frames that a line of 1 Gbit/s and 100 ms holds, and some.
-const FLYING_LIMIT: usize = 16_384;
+/// Bytes on their way: what a line of 2.5 Gbit/s and 100 ms holds.
+const FLYING_LIMIT: usize = 32 << 20;
 
 /// Buffers kept for reuse.
-const SPARE_LIMIT: usize = 1_024;
+const SPARE_LIMIT: usize = 256;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+
+    fn push(line: &mut Line, now: Duration, frame: &[u8]) {
+        line.push(now, frame, frame.len());
+    }
 
     fn drain(line: &mut Line, now: Duration) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
@@ -143,7 +151,7 @@ mod tests {
     #[test]
     fn a_frame_leaves_exactly_when_its_delay_has_passed() {
         let mut line = Line::new(Shape::delay(10 * MS), 1);
-        line.push(5 * MS, b"frame");
+        push(&mut line, 5 * MS, b"frame");
         assert_eq!(line.next_due(), Some(15 * MS));
         assert!(drain(&mut line, 15 * MS - Duration::from_nanos(1)).is_empty());
         assert_eq!(drain(&mut line, 15 * MS), [b"frame".to_vec()]);
@@ -156,14 +164,14 @@ mod tests {
         let mut last = Duration::ZERO;
         for index in 0..100_u8 {
             let now = MS * u32::from(index) * 20;
-            line.push(now, &[index]);
+            push(&mut line, now, &[index]);
             let due = line.next_due().expect("one frame flies");
             assert!(due >= now + 10 * MS && due <= now + 15 * MS && due >= last);
             last = due;
             assert_eq!(drain(&mut line, due), [vec![index]]);
         }
         for index in 0..100_u8 {
-            line.push(10_000 * MS, &[index]);
+            push(&mut line, 10_000 * MS, &[index]);
         }
         let order: Vec<u8> = drain(&mut line, 20_000 * MS).concat();
         assert!(order.is_sorted() && order.len() == 100);
@@ -174,7 +182,7 @@ mod tests {
         let run = |seed| {
             let mut line = Line::new(Shape::delay(Duration::ZERO).with_loss(10.0), seed);
             for _ in 0..10_000 {
-                line.push(Duration::ZERO, b"x");
+                push(&mut line, Duration::ZERO, b"x");
                 drain(&mut line, Duration::ZERO);
             }
             line.tally()
@@ -188,38 +196,39 @@ mod tests {
     #[test]
     fn a_cut_line_delivers_nothing_and_a_whole_one_everything() {
         let mut line = Line::new(Shape::cut(), 5);
-        (0..1_000).for_each(|_| line.push(Duration::ZERO, b"x"));
+        (0..1_000).for_each(|_| push(&mut line, Duration::ZERO, b"x"));
         assert_eq!((line.tally().lost, line.next_due()), (1_000, None));
         line.reshape(Shape::delay(Duration::ZERO));
-        (0..1_000).for_each(|_| line.push(Duration::ZERO, b"x"));
+        (0..1_000).for_each(|_| push(&mut line, Duration::ZERO, b"x"));
         assert_eq!(drain(&mut line, Duration::ZERO).len(), 1_000);
     }
 
     #[test]
     fn a_rate_spaces_frames_and_drops_the_tail_beyond_its_queue() {
         let mut line = Line::new(Shape::delay(Duration::ZERO).with_rate(8_000_000), 6);
-        (0..100).for_each(|_| line.push(Duration::ZERO, &[0; 1_000]));
+        (0..100).for_each(|_| push(&mut line, Duration::ZERO, &[0; 1_000]));
         let tally = line.tally();
         assert_eq!(tally.overflowed, 49, "1 ms per frame and 50 ms of queue: frame 51 still starts in time");
         assert_eq!(drain(&mut line, 10 * MS).len(), 10);
         assert_eq!(drain(&mut line, 51 * MS).len(), 41);
-        line.push(100 * MS, &[0; 1_000]);
+        push(&mut line, 100 * MS, &[0; 1_000]);
         assert_eq!(line.next_due(), Some(101 * MS));
     }
 
     #[test]
     fn a_line_without_rate_still_has_an_end() {
         let mut line = Line::new(Shape::delay(MS), 7);
-        (0..FLYING_LIMIT + 5).for_each(|_| line.push(Duration::ZERO, b"x"));
+        let frame = vec![0; 1 << 16];
+        (0..FLYING_LIMIT / frame.len() + 5).for_each(|_| push(&mut line, Duration::ZERO, &frame));
         assert_eq!(line.tally().overflowed, 5);
     }
 
     #[test]
     fn a_shorter_delay_does_not_let_frames_overtake() {
         let mut line = Line::new(Shape::delay(10 * MS), 8);
-        line.push(Duration::ZERO, b"first");
+        push(&mut line, Duration::ZERO, b"first");
         line.reshape(Shape::delay(MS));
-        line.push(Duration::ZERO, b"second");
+        push(&mut line, Duration::ZERO, b"second");
         assert!(drain(&mut line, 9 * MS).is_empty());
         assert_eq!(drain(&mut line, 10 * MS), [b"first".to_vec(), b"second".to_vec()]);
     }
