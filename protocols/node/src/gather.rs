@@ -203,6 +203,11 @@ impl Gather {
         self.drain(now);
     }
 
+    /// The address of the server that holds an allocation of ours.
+    pub(crate) fn relay_server(&self, id: RelayId) -> Option<SocketAddr> {
+        self.relay.as_ref().filter(|relay| relay.id == id).map(|relay| relay.server)
+    }
+
     /// Own candidates with the ends behind them.
     pub(crate) fn candidates(&self) -> &[LocalCandidate] {
         &self.candidates

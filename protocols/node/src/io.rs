@@ -248,8 +248,13 @@ pub enum Reply {
     Invites(Vec<InviteReport>),
     /// The membership log.
     Log(Vec<LogLine>),
-    /// The name of the member that was revoked.
-    Revoked(String),
+    /// A member was revoked.
+    Revoked {
+        /// Its name.
+        name: String,
+        /// Its key in hexadecimal.
+        id: String,
+    },
 }
 
 /// What it took to make a network run.

@@ -49,6 +49,8 @@ pub struct Config {
 pub struct Debug {
     /// Handshakes per second above which senders must prove their address.
     pub load_threshold: Option<u32>,
+    /// Which paths may be used.
+    pub paths: ginnel_path::Policy,
 }
 
 /// A peer of the operator's own configuration file, which is its authority.
@@ -107,6 +109,7 @@ pub struct Node {
     pub(crate) network: Option<Network>,
     pub(crate) suites: Vec<Suite>,
     pub(crate) hostname: String,
+    policy: ginnel_path::Policy,
     pub(crate) names: Vec<(String, Vec<IpAddr>)>,
     config_addresses: Vec<(IpAddr, u8)>,
     sockets: BTreeMap<SocketId, Family>,
@@ -144,6 +147,7 @@ impl Node {
             network: None,
             suites: config.suites,
             hostname: config.hostname,
+            policy: config.debug.paths,
             names: Vec::new(),
             config_addresses: config.addresses,
             sockets: BTreeMap::new(),
@@ -470,7 +474,7 @@ impl Node {
     pub(crate) fn agent_ways(&mut self, endpoint: Option<SocketAddr>) -> Ways {
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
-        let mut agent = Box::new(Agent::new(seed, PathConfig::default()));
+        let mut agent = Box::new(Agent::new(seed, PathConfig { policy: self.policy }));
         if let Some(addr) = endpoint {
             let candidate = ginnel_path::Candidate { kind: ginnel_path::CandidateKind::Host, addr };
             let _ = agent.handle_input(self.now, PathInput::RemoteCandidates(vec![candidate]));

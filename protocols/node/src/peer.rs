@@ -1,6 +1,6 @@
 //! One peer: who it is, the handshake under way with it, the paths to it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ginnel_forward::PeerId;

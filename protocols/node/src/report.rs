@@ -125,6 +125,8 @@ pub struct PathReport {
     pub path: Path,
     /// What it runs over.
     pub kind: PathKind,
+    /// The relay's own address, when the path runs through our allocation.
+    pub relay: Option<SocketAddr>,
     /// The last measured round trip.
     pub rtt: Option<Duration>,
     /// Since when it carries data.
@@ -149,6 +151,10 @@ pub enum PathKind {
 pub struct InviteReport {
     /// The invite's public key in hexadecimal.
     pub id: String,
+    /// The keys that signed it, in hexadecimal.
+    pub by: Vec<String>,
+    /// Unix seconds at which it was written to the log; zero when not known.
+    pub created: u64,
     /// Unix seconds of its end.
     pub expires: u64,
     /// Where it stands.

@@ -223,6 +223,8 @@ impl Node {
         let servers = network.state.servers();
         let report = InviteReport {
             id: key.invite_key().to_string(),
+            by: vec![admin.member_key().to_string()],
+            created: wall,
             expires: end,
             state: InviteState::Open,
             name: name.clone(),
@@ -261,7 +263,7 @@ impl Node {
         }
         let record = revoke_record(&network.saved.id(), &admin, key);
         self.revoke_here(now, &record);
-        self.append(now, id, record, Some(Reply::Revoked(name)))
+        self.append(now, id, record, Some(Reply::Revoked { name, id: key.to_string() }))
     }
 
     /// Puts a revocation into effect on this machine before it is ordered.

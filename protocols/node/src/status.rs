@@ -43,7 +43,11 @@ impl Node {
             (false, ip) if ip.to_canonical().is_ipv4() => PathKind::Direct4,
             (false, _) => PathKind::Direct6,
         };
-        PathReport { path, kind, rtt: None, since: None }
+        let relay = match path.local {
+            Local::Relay(id) => self.gather.relay_server(id),
+            Local::Socket(_) => None,
+        };
+        PathReport { path, kind, relay, rtt: None, since: None }
     }
 
     /// Whether the other end of a path is a relayed address of the peer's.
@@ -165,8 +169,12 @@ impl Network {
                     InviteStanding::Open if info.expires <= wall => (InviteState::Expired, None),
                     InviteStanding::Open => (InviteState::Open, None),
                 };
+                let id = info.key.to_string();
+                let line = self.log.iter().find(|line| line.kind == "invite" && line.subject == id);
                 InviteReport {
-                    id: info.key.to_string(),
+                    created: line.map_or(0, |line| line.time),
+                    by: info.by.iter().map(ToString::to_string).collect(),
+                    id,
                     expires: info.expires,
                     state,
                     name: info.hint.as_ref().map(|name| name.as_str().to_owned()),
