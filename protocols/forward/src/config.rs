@@ -76,3 +76,5 @@ pub const FLOW_TIME: Duration = Duration::from_secs(180);
 pub const SILENCE_JITTER: Duration = timers::REKEY_TIMEOUT_JITTER;
 /// Memory that the waiting packets of one peer may hold, in bytes; the oldest are dropped.
 pub const PENDING_BYTES: usize = 1 << 20;
+/// The least time between two [`crate::Event::Traffic`] for one peer and direction.
+pub const TRAFFIC_INTERVAL: Duration = Duration::from_secs(1);

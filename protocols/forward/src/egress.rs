@@ -1,5 +1,6 @@
 //! From the TUN to the paths: finds the peer, seals, wraps, and keeps the timers.
 
+mod duplication;
 mod peer;
 
 use std::collections::VecDeque;
@@ -10,11 +11,13 @@ use ginnel_time::Instant;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
+use self::duplication::Copies;
 use self::peer::{LEAD, MAX_DATAGRAM, Peer, transmit};
 use crate::buffer::{SendArena, TunBatch, WritePlan};
-use crate::command::{EgressCommand, Event, Notice, PeerId, Shields};
+use crate::command::{EgressCommand, PeerId, Shields};
 use crate::config::{Config, FLOWS, SILENCE_JITTER};
 use crate::counters::{Counters, Discard, PeerCounters};
+use crate::event::{Event, Notice};
 use crate::fact::{Fact, Facts, Ready};
 use crate::flow::{FlowKey, NotedFlows};
 use crate::packet::{self, Header};
@@ -107,7 +110,7 @@ impl Egress {
             Notice::Confirmed { index, .. } => peer.confirmed(now, index, cx, arena),
             Notice::Roamed { path, .. } => peer.roamed(now, path, cx, arena),
             Notice::Probe { path, id, .. } => peer.answer_probe(now, path, id, cx, arena),
-            Notice::Received { what, key_worn, .. } => peer.received(now, what, key_worn, cx),
+            Notice::Received { what, wear, .. } => peer.received(now, what, wear, cx),
         });
     }
 
@@ -217,7 +220,8 @@ impl Egress {
             }
             EgressCommand::Forget { index } => self.peers.iter_mut().for_each(|peer| peer.forget(index)),
             EgressCommand::SetPath { peer, primary, backup, duplicate } => {
-                self.with_peer(peer, |peer, cx| peer.set_path(now, (primary, backup), duplicate, cx, arena))?;
+                let copies = if duplicate { Copies::OnBackup } else { Copies::None };
+                self.with_peer(peer, |peer, cx| peer.set_path(now, (primary, backup), copies, cx, arena))?;
             }
             EgressCommand::SealControl { peer, path, ttl, plaintext } => {
                 self.with_peer(peer, |peer, cx| peer.send_control(now, &plaintext, (path, ttl), cx, arena))??;

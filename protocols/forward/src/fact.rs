@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use ginnel_path::Path;
 use ginnel_tunnel::ReceiverIndex;
 
-use crate::command::{Event, PeerId, RekeyReason};
+use crate::command::PeerId;
 use crate::config::{ARRIVED_QUEUE, CONTROL_QUEUE, EXPIRED_QUEUE};
 use crate::counters::Discard;
+use crate::event::{Event, RekeyReason};
 use crate::table::{Slot, Table};
 
 /// One thing to tell.
@@ -20,6 +21,8 @@ pub(crate) enum Fact {
     Arrived(Path),
     Roamed(Path),
     Control(Path, Vec<u8>),
+    Sent,
+    Received,
 }
 
 /// One peer's facts, in the order in which they came true. A fact that waits already is not held twice.
@@ -39,7 +42,7 @@ impl Facts {
             Fact::Control(..) if self.count(&fact) >= CONTROL_QUEUE => return Err(Discard::ControlFull),
             Fact::Control(..) => CONTROL_QUEUE,
             _ if self.waiting.contains(&fact) => return Ok(()),
-            Fact::Roamed(_) | Fact::RekeyDue(_) | Fact::SessionWanted => {
+            Fact::Roamed(_) | Fact::RekeyDue(_) | Fact::SessionWanted | Fact::Sent | Fact::Received => {
                 self.retract(&fact);
                 1
             }
@@ -114,6 +117,8 @@ fn event(peer: PeerId, fact: Fact) -> Event {
         Fact::Arrived(path) => Event::Arrived { peer, path },
         Fact::Roamed(path) => Event::Roamed { peer, path },
         Fact::Control(path, plaintext) => Event::Control { peer, path, plaintext },
+        Fact::Sent => Event::Traffic { peer, sent: true, received: false },
+        Fact::Received => Event::Traffic { peer, sent: false, received: true },
     }
 }
 

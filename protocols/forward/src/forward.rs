@@ -3,10 +3,11 @@
 use ginnel_time::Instant;
 
 use crate::buffer::{Datagrams, SendArena, TunBatch, WritePlan};
-use crate::command::{Command, Event, PeerId};
+use crate::command::{Command, PeerId};
 use crate::config::Config;
 use crate::counters::{Counters, PeerCounters};
 use crate::egress::Egress;
+use crate::event::Event;
 use crate::ingress::Ingress;
 
 /// The data plane: [`Egress`] and [`Ingress`], with what passes between them handed over at once.

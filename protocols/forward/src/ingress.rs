@@ -12,12 +12,13 @@ use ginnel_time::Instant;
 use ginnel_tunnel::{HEADROOM, Metadata, OpenError, ReceiverIndex, Side, Suite, receiver_index};
 use ginnel_turn::channel_data;
 
-use self::peer::Peer;
+use self::peer::{MAX_SESSIONS, Peer};
 use crate::buffer::{Datagrams, WritePlan};
 use crate::classify::{Kind, classify};
-use crate::command::{Event, IngressCommand, Notice, PeerId, Received, Roam, Shields};
+use crate::command::{IngressCommand, PeerId, Roam, Shields};
 use crate::config::{Config, RAW_QUEUE};
 use crate::counters::{Counters, Discard, PeerCounters};
+use crate::event::{Event, Notice, Received, Wear};
 use crate::fact::{Fact, Ready};
 use crate::flow::{FlowKey, FlowTable};
 use crate::packet::{self, Header};
@@ -275,7 +276,7 @@ impl Ingress {
             OpenError::WrongType => Discard::Unclassified,
             _ => Discard::Forged,
         })?;
-        let key_worn = entry.session.session.opener.rekey_due();
+        let wear = if entry.session.session.opener.rekey_due() { Wear::Worn } else { Wear::Fresh };
         let newly_confirmed = !std::mem::replace(&mut entry.confirmed, true);
         let peer = self.peers.get_mut(slot).ok_or(Discard::UnknownIndex)?;
         peer.counters.rx_packets += 1;
@@ -283,7 +284,7 @@ impl Ingress {
         peer.counters.last_received = Some(now);
         let content = if metadata == Metadata::NONE { Content::of(plaintext) } else { Err(Discard::UnknownMetadata) };
         let what = if matches!(content, Ok(Content::Packet(_))) { Received::Data } else { Received::Control };
-        peer.news.note(what, key_worn);
+        peer.news.note(what, wear);
         list_news(&mut self.newsworthy, slot, peer);
         if newly_confirmed {
             self.confirm(now, slot, index);
@@ -453,5 +454,3 @@ fn list_news(newsworthy: &mut VecDeque<Slot>, slot: Slot, peer: &mut Peer) {
 
 /// Control messages between ginneld start with a byte below this, IP packets with one at or above it.
 const CONTROL_BELOW: u8 = 0x40;
-/// The most sessions that [`peer::Sessions`] holds.
-const MAX_SESSIONS: usize = 4;

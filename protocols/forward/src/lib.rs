@@ -61,6 +61,7 @@ mod command;
 mod config;
 mod counters;
 mod egress;
+mod event;
 mod fact;
 mod flow;
 mod forward;
@@ -79,16 +80,15 @@ mod tests;
 mod timer;
 
 pub use buffer::{Datagrams, SendArena, Transmit, TunBatch, WritePlan};
-pub use command::{
-    Command, EgressCommand, Event, IngressCommand, Notice, PeerId, Received, RekeyReason, RelayCommand, Roam, Shields,
-};
+pub use command::{Command, EgressCommand, IngressCommand, PeerId, RelayCommand, Roam, Shields};
 pub use config::{
     ARRIVED_INTERVAL, ARRIVED_QUEUE, CONTROL_QUEUE, Config, DUPLICATE_BYTES, DUPLICATE_TIME, ECHO_QUEUE, ECHO_TIME,
     EXPIRED_QUEUE, FLOW_TIME, FLOWS, PENDING_BYTES, PENDING_PACKETS, PENDING_TIME, RAW_QUEUE, SESSION_WANTED_INTERVAL,
-    SILENCE_JITTER,
+    SILENCE_JITTER, TRAFFIC_INTERVAL,
 };
 pub use counters::{Counters, Discard, PeerCounters};
 pub use egress::Egress;
+pub use event::{Event, Notice, Received, RekeyReason, Wear};
 pub use flow::FlowKey;
 pub use forward::Forward;
 pub use ingress::Ingress;

@@ -268,7 +268,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::test_packet::{icmp_echo, udp};
+    use crate::test_packet::{ping, pong, udp};
 
     #[test]
     fn lengths_are_checked_and_trailing_bytes_left_out() {
@@ -292,8 +292,8 @@ mod tests {
             let answer = udp(b, 53, a, 1000, b"a");
             let flow = outbound_flow(&Header::of_packet(&question).expect("valid"), &question).expect("a flow");
             assert_eq!(inbound_flow(&Header::of_packet(&answer).expect("valid"), &answer), Some(Wanted::Flow(flow)));
-            let ping = icmp_echo(a, b, 7, false);
-            let pong = icmp_echo(b, a, 7, true);
+            let ping = ping(a, b, 7);
+            let pong = pong(b, a, 7);
             let flow = outbound_flow(&Header::of_packet(&ping).expect("valid"), &ping).expect("a flow");
             assert_eq!(inbound_flow(&Header::of_packet(&pong).expect("valid"), &pong), Some(Wanted::Flow(flow)));
             assert_eq!(inbound_flow(&Header::of_packet(&ping).expect("valid"), &ping), None);

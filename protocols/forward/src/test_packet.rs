@@ -12,16 +12,17 @@ pub(crate) fn udp(from: &str, from_port: u16, to: &str, to_port: u16, payload: &
     ip(from, to, 17, &upper)
 }
 
-pub(crate) fn icmp_echo(from: &str, to: &str, ident: u16, reply: bool) -> Vec<u8> {
-    let v6 = from.contains(':');
-    let kind = match (v6, reply) {
-        (false, false) => 8,
-        (false, true) => 0,
-        (true, false) => 128,
-        (true, true) => 129,
-    };
+pub(crate) fn ping(from: &str, to: &str, ident: u16) -> Vec<u8> {
+    icmp_echo(from, to, if from.contains(':') { 128 } else { 8 }, ident)
+}
+
+pub(crate) fn pong(from: &str, to: &str, ident: u16) -> Vec<u8> {
+    icmp_echo(from, to, if from.contains(':') { 129 } else { 0 }, ident)
+}
+
+fn icmp_echo(from: &str, to: &str, kind: u8, ident: u16) -> Vec<u8> {
     let [a, b] = ident.to_be_bytes();
-    ip(from, to, if v6 { 58 } else { 1 }, &[kind, 0, 0, 0, a, b, 0, 1])
+    ip(from, to, if from.contains(':') { 58 } else { 1 }, &[kind, 0, 0, 0, a, b, 0, 1])
 }
 
 pub(crate) fn ip(from: &str, to: &str, protocol: u8, upper: &[u8]) -> Vec<u8> {

@@ -1,1 +1,8 @@
+//! Two data planes back to back, in virtual time.
 
+mod data;
+mod halves;
+mod hostile;
+mod path;
+mod session;
+mod world;

@@ -22,11 +22,14 @@ pub(crate) struct Timers {
 }
 
 /// What came due.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Due {
-    pub(crate) keepalive: bool,
-    pub(crate) persistent: bool,
-    pub(crate) silence: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Received data wants an answer.
+    Keepalive,
+    /// The persistent keepalive goes out.
+    Persistent,
+    /// Sent data met silence.
+    Silence,
 }
 
 impl Timers {
@@ -43,6 +46,7 @@ impl Timers {
     #[inline]
     pub(crate) fn sent(&mut self, now: Instant) {
         self.keepalive = None;
+        self.keepalive_again = false;
         self.put_off_persistent(now);
     }
 
@@ -77,22 +81,21 @@ impl Timers {
         }
     }
 
-    /// Takes what is due at `now`.
-    pub(crate) fn take_due(&mut self, now: Instant, config: &Config) -> Due {
-        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        let taken =
-            Due { keepalive: due(self.keepalive), persistent: due(self.persistent), silence: due(self.silence) };
-        if taken.keepalive {
-            let again = std::mem::take(&mut self.keepalive_again);
-            self.keepalive = again.then(|| now + config.keepalive_timeout);
+    /// Takes one thing that is due at `now`, and moves its deadline.
+    pub(crate) fn take_due(&mut self, now: Instant, config: &Config) -> Option<Due> {
+        let due = |at: &mut Instant| *at <= now;
+        if self.silence.take_if(due).is_some() {
+            return Some(Due::Silence);
         }
-        if taken.silence {
-            self.silence = None;
+        if self.keepalive.take_if(due).is_some() {
+            if std::mem::take(&mut self.keepalive_again) {
+                self.keepalive = Some(now + config.keepalive_timeout.max(SHORTEST));
+            }
+            return Some(Due::Keepalive);
         }
-        if taken.persistent {
-            self.put_off_persistent(now);
-        }
-        taken
+        self.persistent.take_if(due)?;
+        self.put_off_persistent(now);
+        Some(Due::Persistent)
     }
 
     /// The next moment at which something comes due.
@@ -108,3 +111,6 @@ impl Timers {
         }
     }
 }
+
+/// Keeps a deadline from moving onto itself, whatever the configured times.
+const SHORTEST: Duration = Duration::from_nanos(1);

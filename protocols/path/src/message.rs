@@ -115,7 +115,7 @@ impl Echo {
     }
 
     /// The bytes of the message, without allocating.
-    pub fn to_bytes(&self) -> [u8; ECHO_LEN] {
+    pub fn to_bytes(self) -> [u8; ECHO_LEN] {
         let mut out = [0; ECHO_LEN];
         out[0] = ECHO;
         out[1] = VERSION;
@@ -327,7 +327,7 @@ mod tests {
         expected.extend_from_slice(&[0xca, 0x6c, 1]);
         assert_eq!(echo.encode(), expected);
         assert_eq!(Echo::decode(&expected), Ok(echo));
-        assert!(ECHO_LEN <= PROBE_MIN_LEN);
+        const { assert!(ECHO_LEN <= PROBE_MIN_LEN) };
     }
 
     #[test]

@@ -10,16 +10,18 @@ use ginnel_tunnel::{HEADROOM, Metadata, ReceiverIndex, SealError, Side, TAILROOM
 use ginnel_turn::channel_data;
 
 use super::Shared;
+use super::duplication::{Copies, Duplication};
 use crate::buffer::SendArena;
-use crate::command::{PeerId, Received, RekeyReason};
-use crate::config::{DUPLICATE_BYTES, DUPLICATE_TIME, ECHO_TIME, SESSION_WANTED_INTERVAL};
+use crate::command::PeerId;
+use crate::config::{ECHO_TIME, SESSION_WANTED_INTERVAL, TRAFFIC_INTERVAL};
 use crate::counters::{Discard, PeerCounters};
+use crate::event::{Received, RekeyReason, Wear};
 use crate::fact::{Fact, Facts, HasFacts};
 use crate::pending::Pending;
 use crate::relay::Target;
 use crate::schedule::{Armed, earlier};
 use crate::session::{Aged, SendSession};
-use crate::timer::Timers;
+use crate::timer::{Due, Timers};
 
 /// The state of one peer.
 pub(crate) struct Peer {
@@ -42,17 +44,8 @@ pub(crate) struct Peer {
     held_probe: Option<HeldProbe>,
     rekey_quiet_until: Instant,
     wanted_quiet_until: Instant,
-}
-
-/// Whether data goes out on the backup path too.
-enum Duplication {
-    Off,
-    Running {
-        until: Instant,
-        bytes_left: u64,
-    },
-    /// Asked for, but its bound is reached.
-    Spent,
+    sent_quiet_until: Instant,
+    received_quiet_until: Instant,
 }
 
 struct HeldProbe {
@@ -97,12 +90,18 @@ impl Peer {
             held_probe: None,
             rekey_quiet_until: Instant::ZERO,
             wanted_quiet_until: Instant::ZERO,
+            sent_quiet_until: Instant::ZERO,
+            received_quiet_until: Instant::ZERO,
         }
     }
 
     /// Sends an IP packet, or keeps it until there are a session and a path.
     #[inline]
     pub(crate) fn send_data(&mut self, now: Instant, packet: &[u8], cx: &mut Shared, arena: &mut SendArena) {
+        if now >= self.sent_quiet_until {
+            self.sent_quiet_until = now + TRAFFIC_INTERVAL;
+            cx.hold(&mut self.facts, Fact::Sent);
+        }
         if let Some(path) = self.data_path(now, cx) {
             match self.seal(now, Payload::Data, packet, (path, None), cx, arena) {
                 Ok(()) => return,
@@ -174,21 +173,12 @@ impl Peer {
         &mut self,
         now: Instant,
         paths: (Option<Path>, Option<Path>),
-        duplicate: bool,
+        copies: Copies,
         cx: &mut Shared,
         arena: &mut SendArena,
     ) {
         (self.primary, self.backup) = paths;
-        self.duplication = match (duplicate, &self.duplication) {
-            (false, _) => Duplication::Off,
-            (true, Duplication::Off) => {
-                Duplication::Running { until: now + DUPLICATE_TIME, bytes_left: DUPLICATE_BYTES }
-            }
-            (true, Duplication::Running { until, bytes_left }) => {
-                Duplication::Running { until: *until, bytes_left: *bytes_left }
-            }
-            (true, Duplication::Spent) => Duplication::Spent,
-        };
+        self.duplication.ask(now, copies);
         self.flush(now, cx, arena);
     }
 
@@ -198,12 +188,16 @@ impl Peer {
         self.flush(now, cx, arena);
     }
 
-    pub(crate) fn received(&mut self, now: Instant, what: Received, key_worn: bool, cx: &mut Shared) {
+    pub(crate) fn received(&mut self, now: Instant, what: Received, wear: Wear, cx: &mut Shared) {
         self.timers.received(now);
         if what == Received::Data {
             self.timers.data_received(now, &cx.config);
+            if now >= self.received_quiet_until {
+                self.received_quiet_until = now + TRAFFIC_INTERVAL;
+                cx.hold(&mut self.facts, Fact::Received);
+            }
         }
-        if key_worn {
+        if wear == Wear::Worn {
             self.rekey(now, RekeyReason::Count, cx);
         }
         let last_minute = cx.config.last_minute();
@@ -221,14 +215,12 @@ impl Peer {
         if self.held_probe.take_if(|probe| probe.until <= now).is_some() {
             cx.counters.discard(Discard::NoSession);
         }
-        let due = self.timers.take_due(now, &cx.config);
-        if due.silence {
-            self.rekey(now, RekeyReason::Silence, cx);
-        }
-        if due.persistent && !self.has_session(now, cx) {
-            self.want_session(now, cx);
-        } else if due.keepalive || due.persistent {
-            self.keepalive(now, cx, arena);
+        while let Some(due) = self.timers.take_due(now, &cx.config) {
+            match due {
+                Due::Silence => self.rekey(now, RekeyReason::Silence, cx),
+                Due::Persistent if !self.has_session(now, cx) => self.want_session(now, cx),
+                Due::Keepalive | Due::Persistent => self.keepalive(now, cx, arena),
+            }
         }
     }
 
@@ -306,7 +298,8 @@ impl Peer {
         if bytes.len() > MAX_PACKET {
             return Err(Discard::TooLong);
         }
-        let second = self.duplication.backup(now, payload, self.backup).filter(|backup| *backup != path);
+        let backup = self.backup.filter(|backup| payload == Payload::Data && *backup != path);
+        let second = backup.filter(|_| self.duplication.admits(now, bytes.len() + HEADROOM + TAILROOM));
         let second = second.and_then(|backup| Some((backup, cx.relays.target(backup).ok()?)));
         let first = cx.relays.target(path);
         if second.is_none() {
@@ -378,29 +371,6 @@ impl Peer {
         if now >= self.wanted_quiet_until {
             self.wanted_quiet_until = now + SESSION_WANTED_INTERVAL;
             cx.hold(&mut self.facts, Fact::SessionWanted);
-        }
-    }
-}
-
-impl Duplication {
-    /// The backup path, if `payload` is to go out on it too.
-    #[inline]
-    fn backup(&mut self, now: Instant, payload: Payload, backup: Option<Path>) -> Option<Path> {
-        match *self {
-            Self::Running { until, bytes_left } if now < until && bytes_left > 0 => {
-                backup.filter(|_| payload == Payload::Data)
-            }
-            Self::Running { .. } => {
-                *self = Self::Spent;
-                None
-            }
-            Self::Off | Self::Spent => None,
-        }
-    }
-
-    fn spend(&mut self, len: usize) {
-        if let Self::Running { bytes_left, .. } = self {
-            *bytes_left = bytes_left.saturating_sub(len as u64);
         }
     }
 }

@@ -6,9 +6,10 @@ use ginnel_path::Path;
 use ginnel_time::Instant;
 use ginnel_tunnel::{ReceiverIndex, Side};
 
-use crate::command::{Notice, PeerId, Received, Roam};
+use crate::command::{PeerId, Roam};
 use crate::config::{ARRIVED_INTERVAL, ARRIVED_QUEUE, ECHO_QUEUE};
 use crate::counters::{Discard, PeerCounters};
+use crate::event::{Notice, Received, Wear};
 use crate::fact::{Facts, HasFacts};
 use crate::schedule::Armed;
 
@@ -133,15 +134,15 @@ pub(crate) struct News {
     pub(crate) confirmed: Option<ReceiverIndex>,
     pub(crate) roamed: Option<Path>,
     probes: VecDeque<(Path, u64)>,
-    received: Option<(Received, bool)>,
+    received: Option<(Received, Wear)>,
 }
 
 impl News {
     /// Notes an authentic datagram.
     #[inline]
-    pub(crate) fn note(&mut self, what: Received, key_worn: bool) {
-        let (known, worn) = self.received.unwrap_or((what, false));
-        self.received = Some((known.max(what), worn | key_worn));
+    pub(crate) fn note(&mut self, what: Received, wear: Wear) {
+        let (known, worn) = self.received.unwrap_or((what, wear));
+        self.received = Some((known.max(what), worn.max(wear)));
     }
 
     /// Holds a probe.
@@ -168,13 +169,15 @@ impl News {
         if let Some((path, id)) = self.probes.pop_front() {
             return Some(Notice::Probe { peer, path, id });
         }
-        let (what, key_worn) = self.received.take()?;
-        Some(Notice::Received { peer, what, key_worn })
+        let (what, wear) = self.received.take()?;
+        Some(Notice::Received { peer, what, wear })
     }
 }
 
 /// Sessions kept beside the unconfirmed one.
 const KEPT_SESSIONS: usize = 3;
+/// The most sessions that [`Sessions`] holds.
+pub(crate) const MAX_SESSIONS: usize = KEPT_SESSIONS + 1;
 
 #[cfg(test)]
 mod tests {
