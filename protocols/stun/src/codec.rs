@@ -9,7 +9,7 @@ mod message;
 mod wire;
 
 pub use build::{Builder, EncodeError};
-pub use integrity::{InvalidCredentials, Key, Unauthenticated, hmac_sha1, verify};
+pub use integrity::{InvalidCredentials, Key, Unauthenticated, hmac_sha1, sign, verify};
 pub use message::{AddressFamily, Class, Malformed, Message, Method, TransactionId};
 pub use wire::{HEADER_LEN, MAX_ATTRIBUTES, is_stun};
 

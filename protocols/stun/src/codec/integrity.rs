@@ -78,6 +78,20 @@ pub fn verify(datagram: &[u8], key: &Key) -> Result<(), Unauthenticated> {
     if bool::from(expected.ct_eq(value)) { Ok(()) } else { Err(Unauthenticated::Wrong) }
 }
 
+/// Adds MESSAGE-INTEGRITY to a message that was written without one.
+///
+/// # Errors
+/// [`Malformed`] when the bytes are not one whole message, or too many for one more attribute.
+pub fn sign(mut message: Vec<u8>, key: &Key) -> Result<Vec<u8>, Malformed> {
+    layout(&message)?;
+    let length = u16::try_from(message.len() + INTEGRITY_LEN - HEADER_LEN).map_err(|_| Malformed::Truncated)?;
+    message.get_mut(2..4).ok_or(Malformed::Truncated)?.copy_from_slice(&length.to_be_bytes());
+    let mac = hmac_sha1(key.0.as_bytes(), &[&message]);
+    message.extend_from_slice(&INTEGRITY_HEADER);
+    message.extend_from_slice(&mac);
+    Ok(message)
+}
+
 /// HMAC-SHA1 over `parts` in order, as MESSAGE-INTEGRITY and shared-secret passwords use it.
 pub fn hmac_sha1(key: &[u8], parts: &[&[u8]]) -> [u8; 20] {
     let mut mac = <Hmac<Sha1> as Mac>::new_from_slice(key).expect("HMAC takes keys of any length");
@@ -87,5 +101,7 @@ pub fn hmac_sha1(key: &[u8], parts: &[&[u8]]) -> [u8; 20] {
     mac.finalize().into_bytes().into()
 }
 
+/// Type 0x0008, 20 bytes.
+const INTEGRITY_HEADER: [u8; 4] = [0x00, 0x08, 0x00, 0x14];
 /// Header and value of MESSAGE-INTEGRITY.
 const INTEGRITY_LEN: usize = 24;

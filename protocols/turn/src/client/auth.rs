@@ -5,12 +5,16 @@ use ginnel_stun::codec::{Builder, EncodeError, Key, Message};
 use crate::MAX_CHALLENGE_LEN;
 use crate::credentials::Credentials;
 
-/// The credentials in use, those they replaced, and the server's latest realm and nonce.
+/// The credentials in use, those before and after, and the server's latest realm and nonce.
 #[derive(Debug)]
 pub(super) struct Authenticator {
+    /// What the next allocation is made with.
+    newest: Credentials,
     in_use: Credentials,
     /// What the live allocation was made with, until the server has taken its replacement.
     replaced: Option<Credentials>,
+    /// Counts changes of `in_use`.
+    generation: u32,
     challenge: Option<Challenge>,
 }
 
@@ -21,37 +25,51 @@ struct Challenge {
     key: Option<Key>,
 }
 
+/// What a request was signed with, and its answer must be.
+#[derive(Clone, Debug)]
+pub(super) struct Signature {
+    pub(super) key: Key,
+    generation: u32,
+}
+
 impl Authenticator {
-    pub(super) const fn new(credentials: Credentials) -> Self {
-        Self { in_use: credentials, replaced: None, challenge: None }
+    pub(super) fn new(credentials: Credentials) -> Self {
+        Self { newest: credentials.clone(), in_use: credentials, replaced: None, generation: 0, challenge: None }
     }
 
-    /// Signs with the newest credentials from here on. A server that ties an allocation to its user name refuses them
-    /// for this allocation; [`Self::fall_back`] then returns to those before.
+    /// Signs with these from here on. A server that ties an allocation to its user name refuses them for this
+    /// allocation; [`Self::fall_back`] then returns to those before.
     pub(super) fn replace(&mut self, credentials: Credentials) {
-        if credentials == self.in_use {
-            return;
+        self.newest = credentials.clone();
+        if credentials != self.in_use {
+            let old = std::mem::replace(&mut self.in_use, credentials);
+            self.replaced.get_or_insert(old);
+            self.changed();
         }
-        let old = std::mem::replace(&mut self.in_use, credentials);
-        self.replaced.get_or_insert(old);
-        self.derive_key();
     }
 
-    /// Forgets everything that only an allocation gave meaning to.
+    /// Turns to the newest credentials, there being no allocation that needs others.
     pub(super) fn start_over(&mut self) {
         self.replaced = None;
-    }
-
-    /// Returns to the credentials before the last replacement; `None` when there are none.
-    pub(super) fn fall_back(&mut self) -> Option<Credentials> {
-        let refused = std::mem::replace(&mut self.in_use, self.replaced.take()?);
-        self.derive_key();
-        Some(refused)
+        self.in_use = self.newest.clone();
+        self.changed();
     }
 
     /// The server took the credentials in use.
     pub(super) fn confirm(&mut self) {
         self.replaced = None;
+    }
+
+    /// The server refused a request so signed: tells whether other credentials are in use by now, or there are former
+    /// ones to return to, so that it is worth asking again.
+    pub(super) fn fall_back(&mut self, refused: &Signature) -> bool {
+        if refused.generation != self.generation {
+            return true;
+        }
+        let Some(former) = self.replaced.take() else { return false };
+        self.in_use = former;
+        self.changed();
+        true
     }
 
     /// Takes realm and nonce from an error answer; `false` when it names none.
@@ -75,13 +93,19 @@ impl Authenticator {
     }
 
     /// Writes a request: signed once the server has named its realm, padded to the size of its answer before.
-    pub(super) fn write(&self, request: Builder) -> Result<(Vec<u8>, Option<Key>), EncodeError> {
+    pub(super) fn write(&self, request: Builder) -> Result<(Vec<u8>, Option<Signature>), EncodeError> {
         let Some(challenge) = &self.challenge else {
             return Ok((request.pad_to(MAX_CHALLENGE_LEN).encode()?, None));
         };
         let key = challenge.key.as_ref().ok_or(EncodeError)?;
         let request = request.username(&self.in_use.username).realm(&challenge.realm).nonce(&challenge.nonce);
-        Ok((request.encode_signed(key)?, Some(key.clone())))
+        let signature = Signature { key: key.clone(), generation: self.generation };
+        Ok((request.encode_signed(key)?, Some(signature)))
+    }
+
+    fn changed(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+        self.derive_key();
     }
 
     fn derive_key(&mut self) {

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use ginnel_stun::codec::{Key, Method, TransactionId};
+use ginnel_stun::codec::{Method, TransactionId};
 use ginnel_time::Instant;
 
+use super::auth::Signature;
 use crate::channel_data::ChannelNumber;
 
 /// What a request is for.
@@ -24,8 +25,6 @@ pub(super) enum Purpose {
     Bind(SocketAddr, ChannelNumber),
     /// CreatePermission.
     Permit(IpAddr),
-    /// Binding, to keep the mapping to the server open and to notice when it moved.
-    Keepalive,
 }
 
 impl Purpose {
@@ -35,7 +34,6 @@ impl Purpose {
             Self::Recover | Self::Refresh | Self::Release => Method::Refresh,
             Self::Bind(..) => Method::ChannelBind,
             Self::Permit(_) => Method::CreatePermission,
-            Self::Keepalive => Method::Binding,
         }
     }
 }
@@ -45,8 +43,8 @@ impl Purpose {
 pub(super) struct Open {
     pub(super) purpose: Purpose,
     pub(super) bytes: Vec<u8>,
-    /// The key that the request was signed with, and the answer must be.
-    pub(super) key: Option<Key>,
+    /// `None` before the server has named its realm.
+    pub(super) signature: Option<Signature>,
     /// How often this request was made again because of a stale nonce.
     pub(super) stale: u8,
     attempts: u8,
@@ -72,11 +70,11 @@ impl Transactions {
         id: TransactionId,
         purpose: Purpose,
         bytes: Vec<u8>,
-        key: Option<Key>,
+        signature: Option<Signature>,
         stale: u8,
     ) {
         let deadline = now + FIRST_RTO;
-        self.0.insert(id, Open { purpose, bytes, key, stale, attempts: 1, wait: FIRST_RTO, deadline });
+        self.0.insert(id, Open { purpose, bytes, signature, stale, attempts: 1, wait: FIRST_RTO, deadline });
     }
 
     pub(super) fn get(&self, id: TransactionId) -> Option<&Open> {
@@ -89,10 +87,6 @@ impl Transactions {
 
     pub(super) fn cancel(&mut self, condemned: impl Fn(Purpose) -> bool) {
         self.0.retain(|_, open| !condemned(open.purpose));
-    }
-
-    pub(super) fn is_open(&self, purpose: Purpose) -> bool {
-        self.0.values().any(|open| open.purpose == purpose)
     }
 
     pub(super) fn due(&self, now: Instant) -> Vec<TransactionId> {

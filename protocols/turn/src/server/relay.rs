@@ -99,6 +99,6 @@ impl Server {
                 indication.xor_peer_address(peer).data(&bytes).encode().map_err(|_| Discard::TooLong)?
             }
         };
-        self.to_client(to, datagram)
+        self.send_to_client(to, datagram)
     }
 }

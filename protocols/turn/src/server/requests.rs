@@ -62,7 +62,7 @@ impl Server {
             return Err(Discard::RateLimited);
         }
         let answer = ginnel_stun::answer_binding(bytes, from.client).map_err(|_| Discard::Malformed)?;
-        self.to_client(from, answer)
+        self.send_to_client(from, answer)
     }
 
     fn receive_request(&mut self, from: FiveTuple, request: &Message, bytes: &[u8]) -> Result<(), Discard> {
@@ -122,7 +122,7 @@ impl Server {
             Denial::Unauthorized => self.challenge(answer.error(401), from),
             Denial::StaleNonce => self.challenge(answer.error(438), from),
         };
-        self.to_client(from, answer.encode().expect("the realm was checked and a nonce is plain text"))
+        self.send_to_client(from, answer.encode().expect("the realm was checked and a nonce is plain text"))
     }
 
     fn challenge(&self, answer: Builder, from: FiveTuple) -> Builder {
@@ -138,7 +138,7 @@ impl Server {
             // A repetition. While the port is being opened, the answer is still to come.
             if let Stage::Live { answer, .. } = &held.stage {
                 let answer = answer.clone();
-                let _ = self.to_client(authentic.from, answer);
+                let _ = self.send_to_client(authentic.from, answer);
             }
             return Ok(());
         }
