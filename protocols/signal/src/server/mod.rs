@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ginnel_membership::{MemberKey, NetworkId, SigningKey};
+use ginnel_membership::{MemberKey, NetworkId, ServerKeys, SigningKey};
 use ginnel_time::Instant;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
@@ -66,6 +66,14 @@ pub struct Config {
     pub relay: Option<RelayIssuer>,
     /// Bounds and rates.
     pub limits: Limits,
+}
+
+impl Config {
+    /// The public halves of the server's keys, as invites and founding strings name them.
+    pub fn keys(&self) -> ServerKeys {
+        let noise = x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from(*self.noise)).to_bytes();
+        ServerKeys { signing: self.sequencer.sequencer_key().to_bytes(), noise }
+    }
 }
 
 /// Makes relay credentials for a member at a Unix time.

@@ -51,10 +51,7 @@ pub(super) fn key(n: u8) -> SigningKey {
 }
 
 pub(super) fn keys() -> ServerKeys {
-    ServerKeys {
-        signing: sequencer().sequencer_key().to_bytes(),
-        noise: PublicKey::from(&StaticSecret::from([0x51; 32])).to_bytes(),
-    }
+    config(Limits::default()).keys()
 }
 
 fn sequencer() -> SigningKey {

@@ -1,0 +1,270 @@
+//! The database: every network's log and every founding token, on disk before anybody is told.
+//!
+//! SQLite in `signal.db`, journal in WAL mode, synced at every commit. Version 1 (`user_version`):
+//!
+//! | table | columns |
+//! |---|---|
+//! | `entry` | `network` (32 bytes), `sequence` (from 0 without gaps), `bytes` (the encoded entry) |
+//! | `token` | `bytes` (16), `made` (Unix seconds), `network` (the one that it founded, or null) |
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use anyhow::{Context as _, bail};
+use ginnel_membership::NetworkId;
+use ginnel_membership::invite::Token;
+use ginnel_signal_proto::FoundingToken;
+use ginnel_signal_proto::server::{Change, Outcome, Stored, Ticket};
+use rusqlite::{Connection, params};
+
+/// The open database.
+pub(crate) struct Storage {
+    connection: Connection,
+}
+
+/// The thread that writes.
+pub(crate) struct Writer {
+    changes: mpsc::Sender<(Ticket, Change)>,
+    thread: JoinHandle<()>,
+}
+
+impl Storage {
+    /// Opens the database, and makes it where it does not exist.
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
+        // SQLite would make it readable for others; its further files take over the mode of this one.
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path)
+            .with_context(|| format!("cannot write {shown}"))?;
+        let connection = Connection::open(path).with_context(|| format!("cannot open {shown}"))?;
+        let mut storage = Self { connection };
+        storage.prepare().with_context(|| format!("cannot use {shown}"))?;
+        Ok(storage)
+    }
+
+    fn prepare(&mut self) -> anyhow::Result<()> {
+        self.connection.pragma_update(None, "journal_mode", "WAL")?;
+        self.connection.pragma_update(None, "synchronous", "FULL")?;
+        self.connection.busy_timeout(std::time::Duration::from_secs(5))?;
+        let transaction = self.connection.transaction()?;
+        match transaction.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))? {
+            0 => {
+                transaction.execute_batch(SCHEMA)?;
+                transaction.pragma_update(None, "user_version", VERSION)?;
+            }
+            VERSION => {}
+            newer => bail!("it is of version {newer}; this program reads version {VERSION}; use a newer ginnel-signal"),
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Everything that is stored.
+    pub(crate) fn load(&self) -> anyhow::Result<Stored> {
+        let mut stored = Stored::default();
+        let mut query = self.connection.prepare("SELECT network, bytes FROM entry ORDER BY network, sequence")?;
+        let mut rows = query.query([])?;
+        while let Some(row) = rows.next()? {
+            let network = NetworkId::from_bytes(row.get(0)?);
+            match stored.logs.last_mut() {
+                Some((last, entries)) if *last == network => entries.push(row.get(1)?),
+                Some(_) | None => stored.logs.push((network, vec![row.get(1)?])),
+            }
+        }
+        let mut query = self.connection.prepare("SELECT bytes, network FROM token ORDER BY made, bytes")?;
+        let mut rows = query.query([])?;
+        while let Some(row) = rows.next()? {
+            let network = row.get::<_, Option<[u8; 32]>>(1)?.map(NetworkId::from_bytes);
+            stored.tokens.push((FoundingToken(Token::from_bytes(row.get(0)?)), network));
+        }
+        Ok(stored)
+    }
+
+    /// Puts a new founding token on disk.
+    pub(crate) fn add_token(&self, token: &Token, unix: u64) -> anyhow::Result<()> {
+        let made = i64::try_from(unix).unwrap_or(i64::MAX);
+        self.connection.execute("INSERT INTO token (bytes, made) VALUES (?1, ?2)", params![token.as_bytes(), made])?;
+        Ok(())
+    }
+
+    /// Puts changes on disk in one commit, in order; one that cannot be stored fails alone.
+    pub(crate) fn store(&mut self, changes: &[(Ticket, Change)]) -> Vec<(Ticket, Outcome)> {
+        let attempt = |storage: &mut Self| -> rusqlite::Result<Vec<(Ticket, Outcome)>> {
+            let mut transaction = storage.connection.transaction()?;
+            let mut outcomes = Vec::with_capacity(changes.len());
+            for (ticket, change) in changes {
+                let savepoint = transaction.savepoint()?;
+                let outcome = match put(&savepoint, change) {
+                    Ok(()) => savepoint.commit().map(|()| Outcome::Durable)?,
+                    Err(error) => {
+                        tracing::error!(%error, "a change cannot be stored");
+                        Outcome::Failed
+                    }
+                };
+                outcomes.push((*ticket, outcome));
+            }
+            transaction.commit()?;
+            Ok(outcomes)
+        };
+        attempt(self).unwrap_or_else(|error| {
+            tracing::error!(%error, "the disk takes nothing");
+            changes.iter().map(|(ticket, _)| (*ticket, Outcome::Failed)).collect()
+        })
+    }
+
+    /// Starts the thread that writes; `done` is called with each commit's outcomes.
+    pub(crate) fn into_writer(
+        mut self,
+        done: impl Fn(Vec<(Ticket, Outcome)>) + Send + 'static,
+    ) -> anyhow::Result<Writer> {
+        let (changes, queue) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("storage".to_owned()).spawn(move || {
+            while let Ok(first) = queue.recv() {
+                let mut batch: Vec<(Ticket, Change)> = vec![first];
+                batch.extend(queue.try_iter().take(MAX_BATCH));
+                done(self.store(&batch));
+            }
+        })?;
+        Ok(Writer { changes, thread })
+    }
+}
+
+impl Writer {
+    /// Queues a change. The server's own bound on appends that wait for the disk bounds the queue.
+    pub(crate) fn store(&self, ticket: Ticket, change: Change) {
+        if self.changes.send((ticket, change)).is_err() {
+            tracing::error!("the storage thread is gone");
+        }
+    }
+
+    /// Waits until everything queued is on disk.
+    pub(crate) fn finish(self) {
+        drop(self.changes);
+        if self.thread.join().is_err() {
+            tracing::error!("the storage thread panicked");
+        }
+    }
+}
+
+fn put(transaction: &Connection, change: &Change) -> rusqlite::Result<()> {
+    match change {
+        Change::Found { network, token, entry } => {
+            let query = "UPDATE token SET network = ?1 WHERE bytes = ?2 AND network IS NULL";
+            if transaction.execute(query, params![network.as_bytes(), token.0.as_bytes()])? != 1 {
+                return Err(rusqlite::Error::StatementChangedRows(0));
+            }
+            insert(transaction, network, 0, entry)
+        }
+        Change::Append { network, sequence, entry } => insert(transaction, network, *sequence, entry),
+    }
+}
+
+fn insert(transaction: &Connection, network: &NetworkId, sequence: u64, entry: &[u8]) -> rusqlite::Result<()> {
+    let sequence = i64::try_from(sequence).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(1, i64::MAX))?;
+    // One row, unless the log's length is another than the entry thinks.
+    let query = "INSERT INTO entry (network, sequence, bytes) SELECT ?1, ?2, ?3
+                 WHERE (SELECT COUNT(*) FROM entry WHERE network = ?1 AND sequence >= ?2 - 1) = MIN(?2, 1)";
+    match transaction.prepare_cached(query)?.execute(params![network.as_bytes(), sequence, entry])? {
+        1 => Ok(()),
+        rows => Err(rusqlite::Error::StatementChangedRows(rows)),
+    }
+}
+
+const VERSION: i64 = 1;
+const SCHEMA: &str = "
+    CREATE TABLE entry (
+        network BLOB NOT NULL,
+        sequence INTEGER NOT NULL,
+        bytes BLOB NOT NULL,
+        PRIMARY KEY (network, sequence)
+    ) WITHOUT ROWID, STRICT;
+    CREATE TABLE token (
+        bytes BLOB NOT NULL PRIMARY KEY,
+        made INTEGER NOT NULL,
+        network BLOB
+    ) WITHOUT ROWID, STRICT;";
+
+/// Changes in one commit.
+const MAX_BATCH: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    const NETWORK: NetworkId = NetworkId::from_bytes([1; 32]);
+
+    fn token(n: u8) -> Token {
+        Token::from_bytes([n; 16])
+    }
+
+    fn found(ticket: u64, token_number: u8) -> (Ticket, Change) {
+        let token = FoundingToken(token(token_number));
+        (Ticket(ticket), Change::Found { network: NETWORK, token, entry: vec![0] })
+    }
+
+    fn append(ticket: u64, sequence: u64) -> (Ticket, Change) {
+        (Ticket(ticket), Change::Append { network: NETWORK, sequence, entry: vec![sequence as u8] })
+    }
+
+    fn outcomes(storage: &mut Storage, changes: &[(Ticket, Change)]) -> Vec<Outcome> {
+        let answers = storage.store(changes);
+        assert!(answers.iter().map(|(ticket, _)| ticket).eq(changes.iter().map(|(ticket, _)| ticket)));
+        answers.into_iter().map(|(_, outcome)| outcome).collect()
+    }
+
+    #[test]
+    fn logs_come_back_in_order_and_without_gaps() {
+        use Outcome::{Durable, Failed};
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("signal.db");
+        let mut storage = Storage::open(&path).unwrap();
+        storage.add_token(&token(7), 5).unwrap();
+        let first = [found(0, 7), append(1, 1), append(2, 3), append(3, 2)];
+        assert_eq!(outcomes(&mut storage, &first), [Durable, Durable, Failed, Durable]);
+        assert_eq!(outcomes(&mut storage, &[append(4, 2), append(5, 4), append(6, 3)]), [Failed, Failed, Durable]);
+        assert_eq!(outcomes(&mut storage, &[found(7, 7), found(8, 9)]), [Failed, Failed]);
+        drop(storage);
+        let stored = Storage::open(&path).unwrap().load().unwrap();
+        assert_eq!(stored.logs, [(NETWORK, vec![vec![0], vec![1], vec![2], vec![3]])]);
+        assert_eq!(stored.tokens, [(FoundingToken(token(7)), Some(NETWORK))]);
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn newer_databases_are_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("signal.db");
+        let storage = Storage::open(&path).unwrap();
+        storage.connection.pragma_update(None, "user_version", 2).unwrap();
+        drop(storage);
+        let error = format!("{:#}", Storage::open(&path).err().unwrap());
+        assert!(error.contains("version 2"), "{error}");
+    }
+
+    #[test]
+    fn writer_answers_every_change_before_it_ends() {
+        let parent = tempfile::tempdir().unwrap();
+        let storage = Storage::open(&parent.path().join("signal.db")).unwrap();
+        storage.add_token(&token(7), 5).unwrap();
+        let (sender, answers) = mpsc::channel();
+        let writer = storage.into_writer(move |outcomes| sender.send(outcomes).unwrap()).unwrap();
+        let (ticket, change) = found(0, 7);
+        writer.store(ticket, change);
+        for sequence in 1..100 {
+            let (ticket, change) = append(sequence, sequence);
+            writer.store(ticket, change);
+        }
+        writer.finish();
+        let all: Vec<_> = answers.iter().flatten().collect();
+        assert_eq!(all.len(), 100);
+        assert!(all.iter().all(|(_, outcome)| *outcome == Outcome::Durable));
+    }
+}
