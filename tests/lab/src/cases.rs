@@ -102,7 +102,7 @@ fn cases() -> Vec<Case> {
         Case::new("coturn/relay", coturn_relays),
         Case::new("guard/drop", guard::removed_by_drop),
         Case::new("guard/panic", || guard::removed_after(guard::Death::Panic)),
-        Case::new("guard/interrupt", || guard::removed_after(guard::Death::Interrupt)),
+        Case::new("guard/terminate", || guard::removed_after(guard::Death::Terminate)),
         Case::new("guard/kill", || guard::removed_after(guard::Death::Kill)),
         Case::new("guard/stale", guard::stale_is_swept),
     ];

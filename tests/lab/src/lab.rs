@@ -301,7 +301,8 @@ impl Lab {
     }
 }
 
-fn default_helper() -> Result<PathBuf> {
+/// The program that serves as delay box where the builder names none.
+pub(crate) fn default_helper() -> Result<PathBuf> {
     if let Some(program) = std::env::var_os(crate::HELPER_VARIABLE) {
         let program = PathBuf::from(program);
         if !program.is_file() {

@@ -57,6 +57,10 @@ pub use site::{Family, Lans, Site, UdpMemory};
 /// Names, in the environment, the program that serves as delay box.
 pub const HELPER_VARIABLE: &str = "GINNEL_LAB_HELPER";
 
+/// Names, in the environment, a directory in which laboratories leave their files, such as what programs wrote, for a
+/// look after a failure. Without it the files go with their laboratory.
+pub const KEEP_VARIABLE: &str = "GINNEL_LAB_KEEP";
+
 /// Runs the hidden sub-command that this process was started for, if it was, and then does not return.
 pub fn dispatch_hidden() {
     let mut arguments = std::env::args().skip(1);

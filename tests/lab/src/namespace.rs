@@ -227,6 +227,8 @@ fn start_guardian() -> Result<()> {
         .spawn()
         .context("start the guardian of network namespaces")?;
     *guardian = child.stdin.take();
+    // A dead process may have had this one's number before.
+    Namespace::remove_all(&of_process(std::process::id()))?;
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::lab::Lab;
+use crate::lab::{Lab, default_helper};
 use crate::namespace::{self, Namespace, PREFIX};
 use crate::nat::NatKind;
 use crate::verify::wait_until;
@@ -20,7 +20,7 @@ pub const VICTIM: &str = "__victim";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Death {
     Panic,
-    Interrupt,
+    Terminate,
     Kill,
 }
 
@@ -42,7 +42,7 @@ pub(super) fn removed_by_drop() -> Result<String> {
 }
 
 pub(super) fn removed_after(death: Death) -> Result<String> {
-    let program = std::env::current_exe()?;
+    let program = default_helper()?;
     let word = if death == Death::Panic { "panic" } else { "wait" };
     let mut command = Command::new(&program);
     command.args([VICTIM, word]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -54,7 +54,7 @@ pub(super) fn removed_after(death: Death) -> Result<String> {
     let made = namespace::of_process(pid).len();
     match death {
         Death::Panic => {}
-        Death::Interrupt => sys::send_signal(pid, libc::SIGINT)?,
+        Death::Terminate => sys::send_signal(pid, libc::SIGTERM)?,
         Death::Kill => victim.kill()?,
     }
     let status = victim.wait()?;
@@ -89,7 +89,7 @@ pub(crate) fn run_victim(ending: &str) -> Result<()> {
     out.flush()?;
     match ending {
         "panic" => panic!("as the check asked"),
-        "wait" => std::thread::sleep(Duration::from_secs(60)),
+        "wait" => std::thread::sleep(Duration::from_secs(20)),
         other => bail!("no such ending: {other}"),
     }
     Ok(())
