@@ -229,9 +229,11 @@ impl Egress {
             EgressCommand::Send { path, ttl, bytes } => self.send_raw(path, ttl, &bytes, arena)?,
             EgressCommand::Relay(command) => self.cx.relays.apply(command)?,
             EgressCommand::SetShields(shields) => {
-                self.shields = shields;
-                self.noted.clear();
-                self.flows.clear();
+                if self.shields != shields {
+                    self.shields = shields;
+                    self.noted.clear();
+                    self.flows.clear();
+                }
             }
         }
         Ok(())

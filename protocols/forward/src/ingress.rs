@@ -120,8 +120,10 @@ impl Ingress {
             IngressCommand::Relay(command) => drop(self.relays.apply(command)),
             IngressCommand::Inject { path, mut bytes } => self.inject(now, path, &mut bytes, plan),
             IngressCommand::SetShields(shields) => {
-                self.shields = shields;
-                self.flows.clear();
+                if self.shields != shields {
+                    self.shields = shields;
+                    self.flows.clear();
+                }
             }
         }
     }

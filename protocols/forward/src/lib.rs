@@ -46,6 +46,7 @@
 //! | new source paths | [`ARRIVED_QUEUE`] per peer | oldest dropped |
 //! | confirmed and ended sessions | [`EXPIRED_QUEUE`] per peer | oldest dropped |
 //! | probes to answer | [`ECHO_QUEUE`] per peer in a batch, one without a session for [`ECHO_TIME`] | oldest dropped |
+//! | traffic, rekey, session wanted, endpoint moved | one each per peer | the newest counts |
 //! | flows remembered by the shields | [`FLOWS`] for [`FLOW_TIME`] | longest unused dropped |
 //!
 //! # Deviations from WireGuard's kernel implementation

@@ -4,5 +4,6 @@ mod data;
 mod halves;
 mod hostile;
 mod path;
+mod random;
 mod session;
 mod world;
