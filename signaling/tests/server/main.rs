@@ -1,0 +1,265 @@
+//! The real binary on loopback, with real clients.
+
+mod link;
+mod process;
+mod relay;
+
+use std::time::Duration;
+
+use ginnel_membership::build::{self, Charter, Founded};
+use ginnel_membership::invite::Founding;
+use ginnel_membership::{Capabilities, Entry, Name, NetworkId, ServerKeys, SigningKey, State, TunnelKey};
+use ginnel_signal_proto::client::Broken;
+use ginnel_signal_proto::mailbox::{MailOpener, MailSealer};
+use ginnel_signal_proto::{ClientMessage, Credentials, Refusal, Request, ServerMessage, Standing};
+use ginnel_time::Tai64n;
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng as _;
+use x25519_dalek::{PublicKey, StaticSecret};
+use zeroize::Zeroizing;
+
+use link::{Link, address_of};
+use process::{Process, State as StateFolder, unix};
+
+fn key(n: u8) -> SigningKey {
+    SigningKey::from_bytes(&[n; 32])
+}
+
+fn tunnel_key(n: u8) -> TunnelKey {
+    TunnelKey::from_bytes(PublicKey::from(&StaticSecret::from([n; 32])).to_bytes())
+}
+
+fn member_record(network: &NetworkId, invite: &SigningKey, member: u8) -> Vec<u8> {
+    let name = Name::new(&format!("node{member}")).expect("a good name");
+    build::member_record(network, invite, &key(member), tunnel_key(member), name, Capabilities::BOTH_SUITES)
+}
+
+fn charter(founding: &Founding, seed: u64) -> Founded {
+    let charter = Charter {
+        name: Name::new("home").expect("a good name"),
+        sequencer: founding.server().keys.sequencer(),
+        servers: vec![founding.server().clone()],
+        ipv4_range: None,
+        now: unix(),
+    };
+    build::found(&mut ChaCha20Rng::seed_from_u64(seed), charter).expect("a good charter")
+}
+
+fn founder(founding: &Founding, founded: &Founded) -> Credentials {
+    Credentials::Founder { token: founding.token().clone(), key: founded.admin.clone() }
+}
+
+/// A network with members 1 and 2, founded through `server`.
+async fn found(founding: &Founding) -> Founded {
+    let founded = charter(founding, 1);
+    let mut admin = Link::open(founding.server(), founded.network, founder(founding, &founded)).await.expect("let in");
+    assert_eq!(admin.welcome.standing, Standing::Founder);
+    admin.send(ClientMessage::Found { genesis: founded.genesis.clone() }).await;
+    assert_eq!(admin.next().await, ServerMessage::Appended { sequence: 0 });
+    for member in [1, 2] {
+        let invite = key(100 + member);
+        let expires = unix() + 600;
+        let record = build::invite_record(&founded.network, &founded.admin, invite.invite_key(), expires, None);
+        admin.append(record).await;
+        let credentials = Credentials::Joiner { invite: invite.clone(), key: key(member) };
+        let mut joiner = Link::open(founding.server(), founded.network, credentials).await.expect("let in");
+        assert_eq!(joiner.welcome.standing, Standing::Joiner);
+        joiner.append(member_record(&founded.network, &invite, member)).await;
+        // The joiner is a member from here on.
+        joiner.send(ClientMessage::Relay).await;
+        assert!(matches!(joiner.answer().await, ServerMessage::Relay(_)));
+        joiner.close().await;
+    }
+    admin.close().await;
+    founded
+}
+
+async fn member(founding: &Founding, network: NetworkId, n: u8) -> Link {
+    let link = Link::open(founding.server(), network, Credentials::Member { key: key(n) }).await.expect("let in");
+    assert_eq!(link.welcome.standing, Standing::Member);
+    link
+}
+
+#[tokio::test]
+async fn network_is_founded_joined_mailed_in_and_survives_a_restart() {
+    let state = StateFolder::new();
+    let mut process = Process::start(&state, &[]);
+    let founding = process.founding();
+    let founded = found(&founding).await;
+    let network = founded.network;
+
+    let mut one = member(&founding, network, 1).await;
+    let mut two = member(&founding, network, 2).await;
+    let mut sealer = MailSealer::new([1; 32], Zeroizing::new([1; 32]), &network);
+    let mail = sealer.seal(Tai64n::from_unix(unix(), 0), &tunnel_key(2), b"here I am").expect("fits");
+    one.send(ClientMessage::Mail { to: key(2).member_key(), bytes: mail }).await;
+    let ServerMessage::Mail { from, bytes } = two.next().await else { panic!("no mail") };
+    assert_eq!(from, key(1).member_key());
+    let mut opener = MailOpener::new([2; 32], Zeroizing::new([2; 32]), &network);
+    let opened = opener.open(&bytes, &mut |sender| *sender == tunnel_key(1)).expect("good mail");
+    assert_eq!((opened.sender, opened.body.as_slice()), (tunnel_key(1), b"here I am".as_slice()));
+
+    // An entry of one is pushed to the other at once.
+    let record = build::update_record(
+        &network,
+        &key(1),
+        1,
+        Name::new("renamed").expect("a good name"),
+        Capabilities::BOTH_SUITES,
+    );
+    one.append(record).await;
+    let ServerMessage::Entries { first: 5, entries, head } = two.next().await else { panic!("no push") };
+    assert_eq!((entries.len(), head.length), (1, 6));
+
+    process.terminate();
+    assert_eq!(two.end().await, Broken::Closed);
+    let process = Process::start(&state, &["--listen", &address_of(founding.server()).to_string()]);
+    assert!(process.prints_nothing(), "no founding string where networks are");
+    let mut two = member(&founding, network, 2).await;
+    assert_eq!((two.welcome.head.length, two.welcome.head.hash), (head.length, head.hash));
+    two.send(ClientMessage::Fetch { from: 0 }).await;
+    let ServerMessage::Entries { entries, .. } = two.next().await else { panic!("no entries") };
+    let mut log = State::new(network);
+    for entry in entries {
+        log.apply(&Entry::decode(&entry).expect("an entry")).expect("continues the log");
+    }
+    assert_eq!(log.head(), (head.length, head.hash));
+    assert!(log.member_named(&Name::new("renamed").expect("a good name")).is_some());
+
+    // A revoked member is told, cut off and kept out.
+    let mut admin = Link::open(founding.server(), network, Credentials::Member { key: founded.admin.clone() })
+        .await
+        .expect("let in");
+    admin.append(build::revoke_record(&network, &founded.admin, key(2).member_key())).await;
+    assert!(matches!(two.end().await, Broken::Refused { code: Refusal::Revoked, .. }));
+    let back = Link::open(founding.server(), network, Credentials::Member { key: key(2) }).await;
+    assert!(matches!(back.err(), Some(Broken::Refused { code: Refusal::Revoked, .. })));
+}
+
+#[tokio::test]
+async fn mail_for_an_absent_member_waits() {
+    let state = StateFolder::new();
+    let process = Process::start(&state, &[]);
+    let founding = process.founding();
+    let network = found(&founding).await.network;
+    let mut one = member(&founding, network, 1).await;
+    for n in 0..20 {
+        one.send(ClientMessage::Mail { to: key(2).member_key(), bytes: vec![n; 100] }).await;
+    }
+    one.send(ClientMessage::Ping).await;
+    assert_eq!(one.next().await, ServerMessage::Pong);
+    let mut two = member(&founding, network, 2).await;
+    for n in 4..20 {
+        assert_eq!(two.next().await, ServerMessage::Mail { from: key(1).member_key(), bytes: vec![n; 100] });
+    }
+}
+
+#[tokio::test]
+async fn strangers_and_wrong_servers_are_refused() {
+    let state = StateFolder::new();
+    let process = Process::start(&state, &[]);
+    let founding = process.founding();
+    let network = found(&founding).await.network;
+    let mut wrong = founding.server().clone();
+    wrong.keys = ServerKeys { noise: *tunnel_key(9).as_bytes(), ..wrong.keys };
+    let refused = Link::open(&wrong, network, Credentials::Member { key: key(1) }).await;
+    assert_eq!(refused.err(), Some(Broken::HandshakeRefused));
+    let stranger = Link::open(founding.server(), network, Credentials::Member { key: key(77) }).await;
+    assert!(matches!(stranger.err(), Some(Broken::Refused { code: Refusal::NotAMember, .. })));
+    let other = charter(&founding, 2);
+    let second = Link::open(founding.server(), other.network, founder(&founding, &other)).await;
+    assert!(matches!(second.err(), Some(Broken::Refused { code: Refusal::TokenUsed, .. })));
+}
+
+#[tokio::test]
+async fn of_many_joiners_with_one_invite_one_comes_in() {
+    let state = StateFolder::new();
+    let process = Process::start(&state, &[]);
+    let founding = process.founding();
+    let founded = found(&founding).await;
+    let network = founded.network;
+    let mut admin = Link::open(founding.server(), network, Credentials::Member { key: founded.admin.clone() })
+        .await
+        .expect("let in");
+    let invite = key(200);
+    admin.append(build::invite_record(&network, &founded.admin, invite.invite_key(), unix() + 600, None)).await;
+    let mut joiners = Vec::new();
+    for n in 20..30 {
+        let credentials = Credentials::Joiner { invite: invite.clone(), key: key(n) };
+        joiners.push((n, Link::open(founding.server(), network, credentials).await.expect("let in")));
+    }
+    let mut races = tokio::task::JoinSet::new();
+    for (n, mut link) in joiners {
+        let record = member_record(&network, &key(200), n);
+        races.spawn(async move {
+            link.send(ClientMessage::Append { record }).await;
+            match link.try_next().await {
+                Ok(ServerMessage::Appended { .. }) => true,
+                Ok(ServerMessage::Refused { request: Request::Append, code: Refusal::Record(_), .. }) => false,
+                Err(Broken::Refused { code: Refusal::InviteUsed, .. }) => false,
+                other => panic!("{other:?}"),
+            }
+        });
+    }
+    let won = races.join_all().await.into_iter().filter(|won| *won).count();
+    assert_eq!(won, 1);
+}
+
+#[tokio::test]
+async fn founding_string_stays_until_it_is_used_and_another_is_made_on_request() {
+    let state = StateFolder::new();
+    let mut process = Process::start(&state, &[]);
+    let founding = process.founding();
+    process.terminate();
+    let mut process = Process::start(&state, &["--listen", &address_of(founding.server()).to_string()]);
+    assert_eq!(process.founding().to_string(), founding.to_string());
+    found(&founding).await;
+    process.terminate();
+    let listen = address_of(founding.server()).to_string();
+    let process = Process::start(&state, &["--listen", &listen, "--print-founding"]);
+    let second = process.founding();
+    assert!(!second.token().matches(founding.token()));
+    let other = charter(&second, 2);
+    let mut admin = Link::open(second.server(), other.network, founder(&second, &other)).await.expect("let in");
+    admin.send(ClientMessage::Found { genesis: other.genesis.clone() }).await;
+    assert_eq!(admin.next().await, ServerMessage::Appended { sequence: 0 });
+}
+
+#[tokio::test]
+async fn silent_clients_are_dropped() {
+    let state = StateFolder::new();
+    let process = Process::start(&state, &[]);
+    let founding = process.founding();
+    let lasted = link::silent(founding.server()).await;
+    assert!(lasted < Duration::from_secs(8), "{lasted:?}");
+    assert!(lasted > Duration::from_secs(4), "{lasted:?}");
+}
+
+#[test]
+fn second_server_on_one_folder_says_so() {
+    let state = StateFolder::new();
+    let process = Process::start(&state, &[]);
+    process.founding();
+    let (code, text) = Process::fail(&state, &[]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("another ginnel-signal runs on"), "{text}");
+}
+
+#[test]
+fn taken_port_unwritable_folder_and_wrong_options_say_so() {
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("bound").to_string();
+    let state = StateFolder::new();
+    let (code, text) = Process::fail(&state, &["--listen", &address]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("in use") && text.contains("--listen"), "{text}");
+    let (code, text) = Process::fail(&state, &["--stun", &address]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("in use") && text.contains("--stun"), "{text}");
+    let (code, text) = Process::fail(&state, &["--state", "/proc/ginnel"]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("state folder /proc/ginnel"), "{text}");
+    let (code, text) = Process::fail(&state, &["--relay-ports", "9-5"]);
+    assert_eq!(code, Some(2));
+    assert!(text.contains("9 is above 5"), "{text}");
+}
