@@ -84,7 +84,11 @@ impl Agent {
             Input::SessionLost => self.session_lost(),
             Input::Arrived(path) => self.arrived(path),
             Input::Message { path, bytes } => self.message(path, &bytes),
-            Input::Traffic { sent, received } => self.traffic(Flow::of(sent, received)),
+            Input::Traffic { sent, received } => self.traffic(match (sent, received) {
+                (_, true) => Flow::Answered,
+                (true, false) => Flow::OneWay,
+                (false, false) => Flow::Nothing,
+            }),
             Input::SendFailed { path } => self.send_failed(path),
             Input::PathLost(local) => self.path_lost(local),
         };
@@ -164,7 +168,12 @@ impl Agent {
         if self.role.is_none() {
             return Ok(());
         }
-        pair.trigger(self.now);
+        let pair = self.checklist.get(path).ok_or(Discard::UnknownPath)?;
+        if (pair.is_proven() || self.would_gain(pair))
+            && let Some(pair) = self.checklist.get_mut(path)
+        {
+            pair.trigger(self.now);
+        }
         if is_direct {
             // The caller's first packet is through: what was opened for it can be used.
             let opening = self.checklist.iter_mut().filter(|pair| matches!(pair.state, State::Opening { .. }));
@@ -198,20 +207,35 @@ impl Agent {
     fn candidate_list(&mut self, path: Path, role: Role, list: CandidateList) -> Result<(), Discard> {
         match list.phase {
             Phase::Update => {
-                self.remotes.replace(Source::Session, list.candidates);
-                let added = self.rebuild();
+                let added = self.told_in_session(list.candidates);
                 self.begin(&added);
                 Ok(())
             }
             Phase::Call => self.called(path, role, list),
             Phase::Ready => {
                 let step = self.punch.ready(self.now, role, list.round).ok_or(Discard::StaleRound)?;
-                self.remotes.replace(Source::Session, list.candidates);
-                self.rebuild();
+                self.told_in_session(list.candidates);
                 self.take_step(step);
                 Ok(())
             }
         }
+    }
+
+    /// Takes the peer's whole list; answers the new pairs. A path in use whose address is no longer told is questioned: the
+    /// peer has moved.
+    fn told_in_session(&mut self, candidates: Vec<Candidate>) -> Vec<Path> {
+        let in_use = self.selection.in_use();
+        let told = |agent: &Self, path: Path| agent.checklist.get(path).is_some_and(|pair| pair.told);
+        let before = in_use.map(|path| path.filter(|path| told(self, *path)));
+        self.remotes.replace(Source::Session, candidates);
+        let added = self.rebuild();
+        for path in before.into_iter().flatten().filter(|path| !told(self, *path)).collect::<Vec<_>>() {
+            if let Some(pair) = self.checklist.get_mut(path) {
+                pair.stale(self.now);
+                pair.question(self.now, schedule::DOUBT_PROBES - 1, self.now - MOVED_HEAD_START);
+            }
+        }
+        added
     }
 
     fn called(&mut self, path: Path, role: Role, list: CandidateList) -> Result<(), Discard> {
@@ -220,10 +244,8 @@ impl Agent {
             Answer::Ignore => return Err(Discard::StaleRound),
             Answer::Again => {}
             Answer::Open => {
-                self.activity.note(self.now);
-                self.remotes.replace(Source::Session, list.candidates);
-                self.rebuild();
-                self.open_round(list.round);
+                self.told_in_session(list.candidates);
+                self.open_round(list.round, path);
                 // The openers leave before the answer that they open for.
                 self.probe();
             }
@@ -382,16 +404,6 @@ enum Flow {
     Answered,
 }
 
-impl Flow {
-    fn of(sent: bool, received: bool) -> Self {
-        match (sent, received) {
-            (_, true) => Self::Answered,
-            (true, false) => Self::OneWay,
-            (false, false) => Self::Nothing,
-        }
-    }
-}
-
 /// Starts a pair without spoiling the other side's mapping: with openers where that could happen.
 fn start_gently(pair: &mut Pair, now: Instant, fire: Instant) {
     if pair.can_clash() { pair.open(now, OPENER_TTL, fire) } else { pair.start(now) }
@@ -399,7 +411,7 @@ fn start_gently(pair: &mut Pair, now: Instant, fire: Instant) {
 
 /// A path without a route is not asked again before this.
 const UNREACHABLE_REST: Duration = Duration::from_secs(1);
-/// How long a primary is taken to have been silent already when this machine moves.
+/// How long a path is taken to have been silent already when one of its ends moves.
 const MOVED_HEAD_START: Duration = Duration::from_millis(1500);
 /// Round trip of a path that has not been measured: a distant relay's.
 const GUESSED_RTT: Duration = Duration::from_millis(300);

@@ -167,12 +167,16 @@ pub(crate) enum Source {
 }
 
 impl Remotes {
-    /// Replaces the set of one source; what that source says is looked at first from here on.
+    /// Replaces the set of one source; what that source says is looked at first from here on. What was told inside the
+    /// session replaces the mail before it, too.
     pub(crate) fn replace(&mut self, source: Source, candidates: Vec<Candidate>) {
         let kept = select(candidates.into_iter(), |_| true);
         match source {
             Source::Mailbox => self.mailbox = kept,
-            Source::Session => self.session = kept,
+            Source::Session => {
+                self.session = kept;
+                self.mailbox.clear();
+            }
         }
         self.latest = source;
     }

@@ -149,10 +149,14 @@ pub(crate) fn tier(ends: &Ends, path: Path, kind: CandidateKind) -> Tier {
 pub(crate) fn wanted(ends: &Ends, remotes: &Remotes, policy: Policy) -> BTreeMap<Path, (Tier, CandidateKind)> {
     let mut all: Vec<(Tier, u64, usize, Path, CandidateKind)> = Vec::new();
     for (order, candidate) in remotes.usable(ends).into_iter().enumerate() {
-        for local in ends.towards(candidate.addr) {
+        let locals = ends.towards(candidate.addr);
+        let oldest = locals.iter().rfind(|local| matches!(local, Local::Socket(_))).copied();
+        for local in locals {
             let path = Path { local, remote: candidate.addr };
             let tier = tier(ends, path, candidate.kind);
-            if allows(policy, tier) && !(path.is_relayed() && is_private(candidate.addr)) {
+            // A fresh port helps only where the other side has a NAT.
+            let helps = tier == Tier::Public || path.is_relayed() || Some(local) == oldest;
+            if helps && allows(policy, tier) && !(path.is_relayed() && is_private(candidate.addr)) {
                 all.push((tier, u64::MAX - ends.birth(local), order, path, candidate.kind));
             }
         }
@@ -174,4 +178,129 @@ fn allows(policy: Policy, tier: Tier) -> bool {
 /// A relay on the Internet reaches nobody's private network.
 fn is_private(addr: SocketAddr) -> bool {
     address::reach(addr.ip()).is_private()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::candidate::Source;
+    use crate::id::{Candidate, LocalCandidate, RelayId, SocketId};
+
+    fn addr(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn ends(list: &[(CandidateKind, Local, &str)]) -> Ends {
+        let mut ends = Ends::default();
+        let list =
+            list.iter().map(|(kind, local, text)| LocalCandidate { kind: *kind, local: *local, addr: addr(text) });
+        ends.replace(list.collect());
+        ends
+    }
+
+    fn remotes(list: &[(CandidateKind, &str)]) -> Remotes {
+        let mut remotes = Remotes::default();
+        let list = list.iter().map(|(kind, text)| Candidate { kind: *kind, addr: addr(text) });
+        remotes.replace(Source::Mailbox, list.collect());
+        remotes
+    }
+
+    const V4: Local = Local::Socket(SocketId(0));
+    const V6: Local = Local::Socket(SocketId(1));
+    const FRESH: Local = Local::Socket(SocketId(2));
+    const RELAY: Local = Local::Relay(RelayId(0));
+
+    fn dual_stack() -> Ends {
+        ends(&[
+            (CandidateKind::Host, V4, "192.168.1.2:5000"),
+            (CandidateKind::Host, V6, "[2001:db8:1::2]:5000"),
+            (CandidateKind::Relayed, RELAY, "192.0.2.9:49001"),
+        ])
+    }
+
+    #[test]
+    fn pairs_join_ends_of_one_family_and_know_their_tier() {
+        let remotes = remotes(&[
+            (CandidateKind::Host, "192.168.1.9:6000"),
+            (CandidateKind::Host, "[2001:db8:1::9]:6000"),
+            (CandidateKind::Host, "[2001:db8:2::9]:6000"),
+            (CandidateKind::ServerReflexive, "198.51.100.2:6000"),
+            (CandidateKind::Relayed, "192.0.2.9:49002"),
+        ]);
+        let pairs = wanted(&dual_stack(), &remotes, Policy::Any);
+        let tier = |local, remote: &str| pairs.get(&Path { local, remote: addr(remote) }).map(|(tier, _)| *tier);
+        assert_eq!(tier(V4, "192.168.1.9:6000"), Some(Tier::Lan));
+        assert_eq!(tier(V6, "[2001:db8:1::9]:6000"), Some(Tier::Lan), "the same /64");
+        assert_eq!(tier(V6, "[2001:db8:2::9]:6000"), Some(Tier::Public));
+        assert_eq!(tier(V4, "198.51.100.2:6000"), Some(Tier::Public));
+        assert_eq!(tier(V4, "192.0.2.9:49002"), Some(Tier::OneRelay));
+        assert_eq!(tier(RELAY, "198.51.100.2:6000"), Some(Tier::OneRelay));
+        assert_eq!(tier(RELAY, "192.0.2.9:49002"), Some(Tier::TwoRelays));
+        assert_eq!(pairs.len(), 7);
+    }
+
+    #[test]
+    fn fresh_sockets_go_to_mappings_only() {
+        let ends =
+            ends(&[(CandidateKind::Host, V4, "192.168.1.2:5000"), (CandidateKind::Host, FRESH, "192.168.1.2:5001")]);
+        let remotes = remotes(&[
+            (CandidateKind::Host, "192.168.7.9:6000"),
+            (CandidateKind::ServerReflexive, "198.51.100.2:6000"),
+            (CandidateKind::Relayed, "192.0.2.9:49002"),
+        ]);
+        let pairs = wanted(&ends, &remotes, Policy::Any);
+        let fresh: Vec<SocketAddr> = pairs.keys().filter(|path| path.local == FRESH).map(|path| path.remote).collect();
+        assert_eq!(fresh, [addr("198.51.100.2:6000")]);
+        assert_eq!(pairs.len(), 4);
+    }
+
+    #[test]
+    fn a_path_told_later_takes_its_kind_and_one_no_longer_told_goes_unless_it_was_heard() {
+        let (ends, none) = (dual_stack(), Remotes::default());
+        let mut checklist = Checklist::default();
+        let heard = Path { local: V4, remote: addr("192.0.2.9:49002") };
+        let context = (&ends, &none, Policy::Any);
+        let pair = checklist.heard(Instant::ZERO, heard, context, [None; 2]).unwrap();
+        assert_eq!((pair.kind, pair.tier), (CandidateKind::PeerReflexive, Tier::Public));
+        let told = remotes(&[(CandidateKind::Relayed, "192.0.2.9:49002"), (CandidateKind::Host, "192.168.1.9:1")]);
+        let added = checklist.rebuild(&ends, &told, Policy::Any, [None; 2]);
+        assert_eq!(added.len(), 2, "the LAN pair and the pair of two relays");
+        let pair = checklist.get(heard).unwrap();
+        assert_eq!((pair.kind, pair.tier), (CandidateKind::Relayed, Tier::OneRelay));
+        checklist.rebuild(&ends, &none, Policy::Any, [None; 2]);
+        assert_eq!(checklist.iter().map(|pair| pair.path).collect::<Vec<_>>(), [heard]);
+    }
+
+    #[test]
+    fn the_bounds_hold_for_many_ends_and_candidates() {
+        let list: Vec<LocalCandidate> = (0..40u16)
+            .map(|n| {
+                let local = if n % 4 == 0 { Local::Relay(RelayId(n)) } else { Local::Socket(SocketId(n)) };
+                LocalCandidate {
+                    kind: CandidateKind::Host,
+                    local,
+                    addr: SocketAddr::from(([192, 168, 1, 2], 5000 + n)),
+                }
+            })
+            .collect();
+        let mut ends = Ends::default();
+        ends.replace(list);
+        let texts: Vec<String> = (1..60).map(|n| format!("8.8.{n}.1:6000")).collect();
+        let mut all: Vec<(CandidateKind, &str)> = Vec::new();
+        for text in &texts {
+            all.push((if all.len() % 2 == 0 { CandidateKind::ServerReflexive } else { CandidateKind::Relayed }, text));
+        }
+        let mut checklist = Checklist::default();
+        checklist.rebuild(&ends, &remotes(&all), Policy::Any, [None; 2]);
+        let none = Remotes::default();
+        for n in 0..100 {
+            let path = Path { local: Local::Socket(SocketId(39)), remote: SocketAddr::from(([9, 9, 9, n], 1)) };
+            let _ = checklist.heard(Instant::from_nanos(u64::from(n)), path, (&ends, &none, Policy::Any), [None; 2]);
+        }
+        assert_eq!(checklist.iter().filter(|pair| pair.told && pair.is_direct()).count(), MAX_DIRECT);
+        assert_eq!(checklist.iter().filter(|pair| pair.told && !pair.is_direct()).count(), MAX_RELAYED);
+        assert_eq!(checklist.iter().filter(|pair| !pair.told).count(), MAX_SEEN);
+        let newest = Path { local: Local::Socket(SocketId(39)), remote: SocketAddr::from(([9, 9, 9, 99], 1)) };
+        assert!(checklist.get(newest).is_some(), "the longest unheard went");
+    }
 }

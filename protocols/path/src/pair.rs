@@ -124,8 +124,9 @@ impl Pair {
                 self.state = State::Checking { sent: 0, due: earliest };
             }
             State::Checking { due, .. } => *due = earliest.min(*due),
-            State::Proven(Proof { health: Health::Doubt { next, .. }, .. }) => *next = earliest.min(*next),
-            State::Proven(Proof { health: Health::Good, .. }) => {}
+            // The arrival may be the echo of the first probe.
+            State::Proven(Proof { health: Health::Doubt { sent: 2.., next, .. }, .. }) => *next = earliest.min(*next),
+            State::Proven(_) => {}
         }
     }
 
@@ -140,6 +141,16 @@ impl Pair {
                     *next = now.min(*next);
                 }
             }
+        }
+    }
+
+    /// Comes into use: an older doubt begins anew, and a proof that is not recent is asked for again.
+    pub(crate) fn enter_use(&mut self, now: Instant) {
+        let recent = self.probed.is_some_and(|probed| now < probed + RECENT);
+        if let State::Proven(proof) = &mut self.state
+            && !(recent && proof.health == Health::Good)
+        {
+            proof.health = Health::Doubt { sent: 0, since: now, next: now };
         }
     }
 
@@ -184,7 +195,7 @@ impl Pair {
                 let sent = sent.saturating_add(1);
                 self.state = match schedule::burst_gap(sent) {
                     Some(gap) => State::Checking { sent, due: now + gap + jitter },
-                    None => State::Checking { sent, due: now + LATE },
+                    None => State::Checking { sent, due: now + LAST_WAIT },
                 };
                 None
             }
@@ -310,5 +321,9 @@ pub(crate) fn can_clash(path: Path, kind: CandidateKind, tier: Tier) -> bool {
     tier == Tier::Public && mapped && matches!(path.local, Local::Socket(_))
 }
 
+/// A path asked within this time is not asked again for coming into use.
+const RECENT: Duration = Duration::from_secs(1);
+/// How long the last probe of a burst is given; an echo that comes later still counts.
+const LAST_WAIT: Duration = Duration::from_secs(2);
 /// Between the two short-lived probes of an opening.
 const OPENER_GAP: Duration = Duration::from_millis(10);

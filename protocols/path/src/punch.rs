@@ -54,14 +54,20 @@ pub(crate) enum Step {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Situation {
     pub(crate) role: Role,
-    /// A round could help: traffic flows, not directly, and direct addresses are known.
-    pub(crate) wanted: bool,
+    pub(crate) need: Need,
+    /// The round trip of the path that a call can travel by, if there is one.
+    pub(crate) control_rtt: Option<Duration>,
+}
+
+/// What a round could be good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
     /// A direct path carries the traffic.
-    pub(crate) direct: bool,
-    /// A path exists that a call can travel by.
-    pub(crate) reachable: bool,
-    /// The round trip of that path.
-    pub(crate) rtt: Duration,
+    Met,
+    /// Traffic flows, not directly, and direct addresses are known.
+    Open,
+    /// Nothing flows, or no direct address is known.
+    Hopeless,
 }
 
 impl Punch {
@@ -133,7 +139,7 @@ impl Punch {
 
     /// Advances; called until it answers `None`.
     pub(crate) fn advance(&mut self, now: Instant, births: u64, situation: Situation) -> Option<Step> {
-        if situation.direct {
+        if situation.need == Need::Met {
             (self.stage, self.tried) = (Stage::Quiet, 0);
             return None;
         }
@@ -143,14 +149,14 @@ impl Punch {
             }
             Stage::Calling { next, .. } if now < next => None,
             Stage::Quiet => None,
-            Stage::Watching { .. } if situation.wanted => match rest_before(self.tried) {
+            Stage::Watching { .. } if situation.need == Need::Open => match rest_before(self.tried) {
                 Duration::ZERO => Some(self.begin(now, births)),
                 rest => {
                     self.stage = Stage::Resting { until: now + rest };
                     None
                 }
             },
-            Stage::Resting { .. } if situation.wanted => Some(self.begin(now, births)),
+            Stage::Resting { .. } if situation.need == Need::Open => Some(self.begin(now, births)),
             Stage::Watching { .. } | Stage::Resting { .. } => {
                 self.stage = Stage::Quiet;
                 None
@@ -177,11 +183,11 @@ impl Punch {
 
     /// Calls, again if need be; without an answer, or a path for the call, it probes all the same.
     fn call(&mut self, now: Instant, sent: u8, situation: Situation) -> Step {
-        if sent >= CALLS || !situation.reachable {
+        let Some(rtt) = situation.control_rtt.filter(|_| sent < CALLS) else {
             self.watch(now, situation.role);
             return Step::Fire;
-        }
-        let wait = situation.rtt.saturating_mul(2).clamp(Duration::from_millis(250), Duration::from_secs(1));
+        };
+        let wait = rtt.saturating_mul(2).clamp(Duration::from_millis(250), Duration::from_secs(1));
         self.stage = Stage::Calling { sent: sent + 1, next: now + wait };
         Step::Call { round: self.round }
     }
@@ -226,3 +232,93 @@ const CALLS: u8 = 4;
 const LEAST_BETWEEN_CALLS: Duration = Duration::from_millis(200);
 /// Within this time the same round number is a repetition.
 const REPEAT_WINDOW: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_nanos(millis * 1_000_000)
+    }
+
+    fn relayed(role: Role) -> Situation {
+        Situation { role, need: Need::Open, control_rtt: Some(Duration::from_millis(80)) }
+    }
+
+    /// Lets time pass to each deadline and notes what is done, until `end`.
+    fn play(punch: &mut Punch, role: Role, end: u64) -> Vec<(u128, Step)> {
+        let mut steps = Vec::new();
+        while let Some(due) = punch.deadline().filter(|due| *due <= at(end)) {
+            while let Some(step) = punch.advance(due, 0, relayed(role)) {
+                steps.push((due.saturating_duration_since(Instant::ZERO).as_millis(), step));
+            }
+            assert!(punch.deadline().is_none_or(|next| next > due), "firing moves the deadline");
+        }
+        steps
+    }
+
+    #[test]
+    fn a_round_asks_for_a_port_calls_and_fires_even_unanswered() {
+        let mut punch = Punch::new();
+        punch.watch(at(0), Role::Initiator);
+        let steps = play(&mut punch, Role::Initiator, 5100);
+        let call = Step::Call { round: 1 };
+        let expected = [
+            (2500, Step::Fresh { round: 1 }),
+            (4000, call),
+            (4250, call),
+            (4500, call),
+            (4750, call),
+            (5000, Step::Fire),
+        ];
+        assert_eq!(steps, expected);
+    }
+
+    #[test]
+    fn three_rounds_follow_at_once_and_later_ones_ever_more_rarely() {
+        let mut punch = Punch::new();
+        punch.watch(at(0), Role::Initiator);
+        let steps = play(&mut punch, Role::Initiator, 2_000_000);
+        let rounds: Vec<u128> =
+            steps.iter().filter(|(_, step)| matches!(step, Step::Fresh { .. })).map(|(at, _)| at / 1000).collect();
+        assert_eq!(rounds[..5], [2, 7, 12, 32, 97]);
+        assert!(rounds[5..].windows(2).all(|pair| pair[1] - pair[0] >= 300), "{rounds:?}");
+    }
+
+    #[test]
+    fn of_two_crossing_calls_the_initiators_stands() {
+        let calling = |role: Role| {
+            let mut punch = Punch::new();
+            punch.watch(at(0), role);
+            assert_eq!(punch.advance(at(4000), 0, relayed(role)), Some(Step::Fresh { round: 1 }));
+            punch.gathered(at(4100), 1);
+            assert_eq!(punch.advance(at(4100), 1, relayed(role)), Some(Step::Call { round: 1 }));
+            punch
+        };
+        let (mut initiator, mut responder) = (calling(Role::Initiator), calling(Role::Responder));
+        assert_eq!(initiator.called(at(4140), Role::Initiator, 1), Answer::Ignore);
+        assert_eq!(responder.called(at(4140), Role::Responder, 1), Answer::Open);
+        assert_eq!(responder.ready(at(4150), Role::Responder, 1), None, "its own call is given up");
+        assert_eq!(initiator.ready(at(4180), Role::Initiator, 2), None, "another round's answer");
+        assert_eq!(initiator.ready(at(4180), Role::Initiator, 1), Some(Step::Fire));
+        assert_eq!(initiator.ready(at(4181), Role::Initiator, 1), None, "an answer counts once");
+    }
+
+    #[test]
+    fn a_repeated_call_is_answered_again_and_a_flood_is_not() {
+        let mut punch = Punch::new();
+        assert_eq!(punch.called(at(0), Role::Responder, 7), Answer::Open);
+        assert_eq!(punch.called(at(100), Role::Responder, 8), Answer::TooOften);
+        assert_eq!(punch.called(at(250), Role::Responder, 7), Answer::Again);
+        assert_eq!(punch.called(at(500), Role::Responder, 8), Answer::Open);
+    }
+
+    #[test]
+    fn a_direct_path_ends_the_rounds() {
+        let mut punch = Punch::new();
+        punch.watch(at(0), Role::Initiator);
+        let direct = Situation { need: Need::Met, ..relayed(Role::Initiator) };
+        assert_eq!(punch.advance(at(10), 0, direct), None);
+        assert_eq!(punch.deadline(), None);
+    }
+}

@@ -25,7 +25,7 @@ impl Selection {
         let current = proven(self.primary);
         let best = eligible(now, checklist).min_by_key(|pair| pair.score());
         let primary = match (current, best) {
-            (Some(current), Some(best)) if should_move(current, best) => Some(best),
+            (Some(current), Some(best)) if should_move(now, current, best) => Some(best),
             (Some(current), _) => Some(current),
             (None, best) => best,
         };
@@ -71,10 +71,14 @@ fn eligible(now: Instant, checklist: &Checklist) -> impl Iterator<Item = &Pair> 
     checklist.iter().filter(move |pair| pair.is_eligible(now))
 }
 
-/// A doubtful primary also yields to an equal; a worse path waits until the primary is left, data going by both.
-fn should_move(current: &Pair, best: &Pair) -> bool {
+/// A doubtful primary also yields to an equal, and to anything once its proof is stale; otherwise a worse path waits until
+/// the primary is left, data going by both.
+fn should_move(now: Instant, current: &Pair, best: &Pair) -> bool {
+    let stale = current.proof().is_some_and(|proof| now >= proof.fresh_until);
     match (best.score(), current.score()) {
-        (Some(best), Some(score)) => best.displaces(&score) || (current.is_doubtful() && best.tier <= score.tier),
+        (Some(best), Some(score)) => {
+            best.displaces(&score) || (current.is_doubtful() && (stale || best.tier <= score.tier))
+        }
         (Some(_), None) => true,
         (None, _) => false,
     }

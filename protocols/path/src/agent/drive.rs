@@ -7,7 +7,7 @@ use super::*;
 use crate::message::Probe;
 use crate::pace::Purpose;
 use crate::pair::Watch;
-use crate::punch::Situation;
+use crate::punch::{Need, Situation};
 
 impl Agent {
     /// When [`Agent::handle_timeout`] is next wanted; the last `now` while output is queued.
@@ -34,7 +34,11 @@ impl Agent {
         self.arrange(role);
         self.try_again();
         self.probe();
-        self.choose();
+        // What comes into use is asked at once, and a probe too many makes its path doubtful. Each pair is asked at most
+        // once per `now`, so this ends.
+        while self.choose() {
+            self.probe();
+        }
         self.tell();
     }
 
@@ -56,27 +60,32 @@ impl Agent {
         }
     }
 
-    fn choose(&mut self) {
+    /// Selects anew; answers whether anything changed.
+    fn choose(&mut self) -> bool {
         let next = self.selection.next(self.now, &self.checklist);
-        if next != self.selection {
+        let changed = next != self.selection;
+        if changed {
             self.select(next);
         }
+        changed
     }
 
     /// Puts a selection into effect.
     pub(super) fn select(&mut self, next: Selection) {
         let last = std::mem::replace(&mut self.selection, next);
-        if next == last {
-            return;
-        }
         self.outbox.select(next);
-        if next.duplicate && !last.duplicate {
-            self.question(next.backup);
+        for path in next.in_use().into_iter().flatten().filter(|path| !last.in_use().contains(&Some(*path))) {
+            self.checklist.get_mut(path).into_iter().for_each(|pair| pair.enter_use(self.now));
+        }
+        if next.duplicate
+            && !last.duplicate
+            && let Some(pair) = next.backup.and_then(|path| self.checklist.get_mut(path))
+        {
+            pair.question(self.now, 0, self.now);
         }
         if next.primary == last.primary {
             return;
         }
-        self.question(next.primary);
         match next.primary.and_then(|path| self.checklist.get(path)) {
             Some(pair) => {
                 let rtt = pair.proof().map_or(Duration::ZERO, |proof| proof.rtt);
@@ -89,16 +98,6 @@ impl Agent {
         }
     }
 
-    /// Asks a path that comes into use, unless it was asked just now.
-    fn question(&mut self, path: Option<Path>) {
-        let now = self.now;
-        if let Some(pair) = path.and_then(|path| self.checklist.get_mut(path))
-            && pair.probed.is_none_or(|probed| now >= probed + RECENT)
-        {
-            pair.question(now, 0, now);
-        }
-    }
-
     fn arrange(&mut self, role: Role) {
         while let Some(step) = self.punch.advance(self.now, self.ends.births(), self.situation(role)) {
             self.take_step(step);
@@ -107,9 +106,14 @@ impl Agent {
 
     fn situation(&self, role: Role) -> Situation {
         let primary = self.selection.primary.and_then(|path| self.checklist.get(path));
-        let direct = primary.is_some_and(Pair::is_direct);
-        let wanted = !direct && self.activity.is_active(self.now) && self.checklist.has_direct();
-        Situation { role, wanted, direct, reachable: primary.is_some(), rtt: self.control_rtt() }
+        let need = if primary.is_some_and(Pair::is_direct) {
+            Need::Met
+        } else if self.activity.is_active(self.now) && self.checklist.has_direct() {
+            Need::Open
+        } else {
+            Need::Hopeless
+        };
+        Situation { role, need, control_rtt: primary.map(|_| self.control_rtt()) }
     }
 
     pub(super) fn take_step(&mut self, step: Step) {
@@ -135,10 +139,12 @@ impl Agent {
     }
 
     /// Opens for a round that the other side called.
-    pub(super) fn open_round(&mut self, round: u8) {
+    /// `called_by` is the path that the call came by and the answer takes.
+    pub(super) fn open_round(&mut self, round: u8, called_by: Path) {
         self.stop_direct();
         let (now, opening) = (self.now, Opening::of_round(round));
-        let fire = now + opening.delay(self.control_rtt());
+        let proof = self.checklist.get(called_by).and_then(Pair::proof);
+        let fire = now + opening.delay(proof.map_or_else(|| self.control_rtt(), |proof| proof.rtt));
         for pair in self.round_pairs() {
             match opening {
                 _ if !pair.can_clash() => pair.start(now),
@@ -148,12 +154,13 @@ impl Agent {
         }
     }
 
-    /// The pairs of a round: direct, unproven, and not spoilt by an earlier packet that a NAT may remember.
+    /// The pairs of a round: direct, unproven, and not spoilt by an earlier packet that a NAT may remember. What has no NAT
+    /// in the way gains nothing from a second try.
     fn round_pairs(&mut self) -> impl Iterator<Item = &mut Pair> {
         let now = self.now;
         self.checklist.iter_mut().filter(move |pair| {
-            let clean = pair.probed.is_none_or(|probed| now >= probed + CLASH_LIFETIME);
-            pair.is_direct() && !pair.is_proven() && (clean || !pair.can_clash())
+            let clean = pair.probed.is_none_or(|probed| pair.can_clash() && now >= probed + CLASH_LIFETIME);
+            pair.is_direct() && !pair.is_proven() && clean
         })
     }
 
@@ -241,10 +248,21 @@ impl Agent {
             State::Checking { sent, .. } => sent,
             State::Opening { .. } | State::Waiting | State::Silent | State::Proven(_) => 0,
         };
-        let in_use =
-            |path: Option<Path>| path.and_then(|path| self.checklist.get(path)).filter(|pair| !pair.is_doubtful());
-        let rival = if pair.is_direct() { in_use(self.selection.primary) } else { self.best_relayed() };
-        rival.is_none_or(|rival| pair.tier < rival.tier || (pair.tier == rival.tier && sent < ENOUGH))
+        self.rival(pair).is_none_or(|rival| pair.tier < rival.tier || (pair.tier == rival.tier && sent < ENOUGH))
+    }
+
+    /// Whether a proof of this pair would change what is in use.
+    pub(super) fn would_gain(&self, pair: &Pair) -> bool {
+        self.rival(pair).is_none_or(|rival| pair.tier < rival.tier)
+    }
+
+    /// The proven path that a pair would have to beat.
+    fn rival(&self, pair: &Pair) -> Option<&Pair> {
+        if !pair.is_direct() {
+            return self.best_relayed();
+        }
+        let primary = self.selection.primary.and_then(|path| self.checklist.get(path));
+        primary.filter(|primary| !primary.is_doubtful() && primary.path != pair.path)
     }
 
     fn best_relayed(&self) -> Option<&Pair> {
@@ -269,8 +287,6 @@ impl Agent {
     }
 }
 
-/// A path asked within this time is not asked again for coming into use.
-const RECENT: Duration = Duration::from_secs(1);
 /// Linux keeps an unanswered UDP entry for 30 s; a mapping that an early packet spoilt is clean after that.
 const CLASH_LIFETIME: Duration = Duration::from_secs(35);
 /// Probes that a pair gets beside an equal one that is proven.

@@ -1,0 +1,138 @@
+//! A member that means harm: what it can make us do is bounded.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ginnel_time::Instant;
+
+use super::nat::PORT_RESTRICTED;
+use super::world::{A, Setting, World};
+use crate::message::{CandidateList, Echo, Phase, Probe};
+use crate::{Candidate, CandidateKind, Discard, Input, Local, Output, Path, SocketId};
+
+fn victim(n: u64) -> SocketAddr {
+    let [.., a, b, c] = n.to_be_bytes();
+    SocketAddr::from(([8, a, b, c], 443))
+}
+
+fn list(round: u8, phase: Phase, from: u64) -> Vec<u8> {
+    let candidates = (from..from + 32).map(|n| Candidate { kind: CandidateKind::ServerReflexive, addr: victim(n) });
+    CandidateList { round, phase, candidates: candidates.collect() }.encode()
+}
+
+fn connected() -> World {
+    let mut world = World::connect(Setting::new(PORT_RESTRICTED, PORT_RESTRICTED));
+    world.until_direct(Duration::from_secs(3)).unwrap();
+    world.run(Duration::from_secs(5));
+    world
+}
+
+/// Gives A an input every 5 ms for a minute and counts the probes to places that only the attacker named.
+fn flood(world: &mut World, mut input: impl FnMut(u64, Path) -> Input) -> usize {
+    let path = world.sides[A].primary.unwrap();
+    let before = world.sides[A].sent.len();
+    for n in 0..12_000 {
+        let input = input(n, path);
+        world.input(A, input);
+        world.run(Duration::from_millis(5));
+        assert!(world.sides[A].agent.status().len() <= 48);
+    }
+    assert!(world.peak_rate(A) <= 60, "{} per second", world.peak_rate(A));
+    assert!(world.is_direct(A), "the honest path stands");
+    let named = |path: &Path| matches!(path.remote, SocketAddr::V4(v4) if v4.ip().octets()[0] == 8);
+    world.sides[A].sent[before..].iter().filter(|(_, path, _)| named(path)).count()
+}
+
+#[test]
+fn floods_of_candidates_are_bounded() {
+    for phase in [Phase::Update, Phase::Call, Phase::Ready] {
+        let mut world = connected();
+        let probes = flood(&mut world, |n, path| {
+            let bytes = list(u8::try_from(n % 251).unwrap(), phase, n * 32);
+            Input::Message { path, bytes }
+        });
+        assert!(probes <= 360 + 6 * 60, "{phase:?}: {probes}");
+    }
+}
+
+#[test]
+fn floods_of_arrivals_are_bounded() {
+    let mut world = connected();
+    let probes =
+        flood(&mut world, |n, _| Input::Arrived(Path { local: Local::Socket(SocketId(0)), remote: victim(n) }));
+    assert!(probes <= 360 + 6 * 60, "{probes}");
+    let unasked =
+        world.sides[A].agent.status().iter().filter(|status| victim(0).port() == status.path.remote.port()).count();
+    assert!(unasked <= 8, "{unasked}");
+}
+
+#[test]
+fn echoes_with_wrong_ids_prove_nothing() {
+    let mut world = connected();
+    let selects = world.sides[A].selects;
+    let path = world.sides[A].primary.unwrap();
+    for id in 0..5000 {
+        let bytes = Echo { id, observed: victim(id), relayed: false }.encode();
+        let now = world.now;
+        let result = world.sides[A].agent.handle_input(now, Input::Message { path, bytes });
+        assert_eq!(result, Err(Discard::UnknownEcho));
+    }
+    assert_eq!(world.sides[A].selects, selects);
+}
+
+#[test]
+fn an_echo_proves_the_path_that_was_asked_and_only_in_time() {
+    let mut world = World::new(Setting::new(PORT_RESTRICTED, PORT_RESTRICTED));
+    let asked = Path { local: Local::Socket(SocketId(0)), remote: victim(1) };
+    let told = vec![Candidate { kind: CandidateKind::Host, addr: victim(1) }];
+    let agent = &mut world.sides[A].agent;
+    let at = |seconds: u64| Instant::from_nanos(seconds * 1_000_000_000);
+    agent.handle_input(at(10), Input::RemoteCandidates(told)).unwrap();
+    agent.handle_input(at(10), Input::Session(crate::Role::Initiator)).unwrap();
+    let mut ids = Vec::new();
+    while let Some(output) = agent.poll_output() {
+        if let Output::Seal { path, plaintext, .. } = output
+            && path == asked
+        {
+            ids.push(Probe::decode(&plaintext).unwrap().id);
+        }
+    }
+    let elsewhere = Path { remote: victim(2), ..asked };
+    let bytes = Echo { id: ids[0], observed: victim(9), relayed: false }.encode();
+    let late = agent.handle_input(at(16), Input::Message { path: elsewhere, bytes: bytes.clone() });
+    assert_eq!(late, Err(Discard::LateEcho));
+    let again = agent.handle_input(at(16), Input::Message { path: elsewhere, bytes });
+    assert_eq!(again, Err(Discard::UnknownEcho), "an id counts once");
+}
+
+#[test]
+fn forbidden_addresses_are_never_probed() {
+    let mut world = connected();
+    let forbidden =
+        ["127.0.0.1:53", "169.254.169.254:80", "[::1]:53", "[::ffff:127.0.0.1]:53", "224.0.0.1:5353", "0.0.0.0:9"];
+    let candidates: Vec<Candidate> =
+        forbidden.iter().map(|text| Candidate { kind: CandidateKind::Host, addr: text.parse().unwrap() }).collect();
+    let path = world.sides[A].primary.unwrap();
+    let bytes = CandidateList { round: 0, phase: Phase::Update, candidates: candidates.clone() }.encode();
+    world.input(A, Input::Message { path, bytes });
+    world.input(A, Input::RemoteCandidates(candidates.clone()));
+    for candidate in &candidates {
+        let path = Path { local: Local::Socket(SocketId(0)), remote: candidate.addr };
+        let now = world.now;
+        let arrived = world.sides[A].agent.handle_input(now, Input::Arrived(path));
+        assert_eq!(arrived, Err(Discard::UnusableAddress), "{}", candidate.addr);
+    }
+    world.run(Duration::from_secs(20));
+    assert!(!world.sides[A].sent.iter().any(|(_, path, _)| candidates.iter().any(|c| c.addr == path.remote)));
+}
+
+#[test]
+fn our_own_addresses_are_never_probed() {
+    let mut world = connected();
+    let own: Vec<Candidate> = world.sides[A].agent.candidates();
+    let path = world.sides[A].primary.unwrap();
+    let bytes = CandidateList { round: 0, phase: Phase::Update, candidates: own.clone() }.encode();
+    world.input(A, Input::Message { path, bytes });
+    world.run(Duration::from_secs(10));
+    assert!(!world.sides[A].sent.iter().any(|(_, path, _)| own.iter().any(|c| c.addr == path.remote)));
+}
