@@ -13,7 +13,11 @@ use crate::{
 };
 
 fn egress_with(session: SendSession, world: &World) -> Egress {
-    let mut egress = Egress::new([0; 32], Config::default());
+    egress_of(Config::default(), session, world)
+}
+
+fn egress_of(config: Config, session: SendSession, world: &World) -> Egress {
+    let mut egress = Egress::new([0; 32], config);
     let mut arena = SendArena::default();
     let (primary, backup) = (Some(direct(A)), None);
     for command in [
@@ -57,6 +61,20 @@ fn a_worn_sending_key_asks_for_a_successor_and_a_spent_one_seals_nothing() {
     let (sent, events) = send(&mut egress, &world);
     assert_eq!((sent, events), (0, vec![Event::SessionWanted { peer: PEER }]));
     assert_eq!(egress.peer_counters(PEER).expect("the peer is there").waiting, 1);
+}
+
+#[test]
+fn configured_times_replace_those_of_wireguard() {
+    let mut world = World::new(Roam::Fixed);
+    let (initiating, _) = world.handshake(Suite::ChaChaPoly);
+    let config = Config { rekey_after_time: secs(2), reject_after_time: secs(4), ..Config::default() };
+    let mut egress = egress_of(config, split(initiating).0, &world);
+    world.now += secs(1);
+    assert_eq!(send(&mut egress, &world), (1, Vec::new()));
+    world.now += secs(1);
+    assert_eq!(send(&mut egress, &world), (1, vec![Event::RekeyDue { peer: PEER, why: RekeyReason::Age }]));
+    world.now += secs(2);
+    assert_eq!(send(&mut egress, &world), (0, vec![Event::SessionWanted { peer: PEER }]));
 }
 
 #[test]
