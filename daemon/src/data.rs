@@ -120,6 +120,8 @@ pub struct Report {
 /// What the thread lost at the kernel's edge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShellCounters {
+    /// Rounds of the thread's loop; an idle thread makes few.
+    pub rounds: u64,
     /// Datagrams not sent because a socket's queue stayed full.
     pub send_full: u64,
     /// Datagrams not sent for another reason.

@@ -87,6 +87,7 @@ impl Plane {
 
     pub(super) fn run(mut self) {
         loop {
+            self.counters.rounds += 1;
             let now = clock::now();
             if self.take_orders(now) == Flow::Stop {
                 self.flush(now);
