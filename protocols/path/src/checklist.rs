@@ -288,7 +288,10 @@ mod tests {
         let texts: Vec<String> = (1..60).map(|n| format!("8.8.{n}.1:6000")).collect();
         let mut all: Vec<(CandidateKind, &str)> = Vec::new();
         for text in &texts {
-            all.push((if all.len() % 2 == 0 { CandidateKind::ServerReflexive } else { CandidateKind::Relayed }, text));
+            all.push((
+                if all.len().is_multiple_of(2) { CandidateKind::ServerReflexive } else { CandidateKind::Relayed },
+                text,
+            ));
         }
         let mut checklist = Checklist::default();
         checklist.rebuild(&ends, &remotes(&all), Policy::Any, [None; 2]);

@@ -19,6 +19,14 @@
 //! While output is queued, `poll_timeout` answers the last `now`. A deadline fires at `now >= deadline`, and firing moves
 //! it. An earlier `now` counts as the latest one seen.
 //!
+//! What the driver owes beyond that:
+//! - every copy of a handshake message that proves authentic, identical repetitions included, is an [`Input::Arrived`];
+//!   a responder repeats its answer on [`Agent::openers`] until the session is confirmed, since the first copies may meet
+//!   a relay that does not let it in yet;
+//! - a path of a relay that the agent sends on has its permission and channel made before the bytes go out;
+//! - [`Input::Traffic`] stands for data, never for probes or keepalives, or the network is never idle;
+//! - a fresh socket's mapping is found before the candidates with it are handed in, or soon after: a round waits 1.5 s.
+//!
 //! # The order of things
 //!
 //! 1. Before a session the driver sends its handshake on [`Agent::openers`]: to public addresses behind NATs with a small

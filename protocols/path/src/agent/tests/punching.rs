@@ -74,6 +74,20 @@ fn loss_delays_and_does_not_prevent_a_direct_path() {
 }
 
 #[test]
+fn even_the_slowest_of_a_thousand_lossy_meetings_is_quick() {
+    for kind in [PORT_RESTRICTED, ACCEPTING] {
+        let meet = |seed| World::connect(Setting { seed, loss: 5, ..Setting::new(kind, kind) });
+        let mut took: Vec<Duration> =
+            (0..1000).map(|seed| meet(seed).until_direct(Duration::from_secs(30)).unwrap_or(Duration::MAX)).collect();
+        took.sort_unstable();
+        // After 100 ms of mail: one relayed and one direct round trip for the median, 300 ms more for the 99th percentile.
+        assert!(took[500] <= Duration::from_millis(220), "{kind:?}: median {:?}", took[500]);
+        assert!(took[990] <= Duration::from_millis(520), "{kind:?}: 99 % {:?}", took[990]);
+        assert!(took[999] <= Duration::from_secs(5), "{kind:?}: worst {:?}", took[999]);
+    }
+}
+
+#[test]
 fn short_lived_openers_keep_accepting_nats_clean() {
     for (a, b) in [(ACCEPTING, ACCEPTING), (ACCEPTING, PORT_RESTRICTED), (PORT_RESTRICTED, ACCEPTING)] {
         let mut world = World::connect(Setting::new(a, b));
