@@ -37,6 +37,11 @@ pub enum Input {
         /// The socket.
         socket: SocketId,
     },
+    /// The system has no route for a path.
+    SendFailed {
+        /// The path.
+        path: ginnel_path::Path,
+    },
     /// A fact, control message or raw datagram from the data plane.
     Forward(Event),
     /// The stream to a server is open.

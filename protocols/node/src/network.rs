@@ -541,7 +541,14 @@ impl Node {
     }
 
     fn appended(&mut self, now: Instant, id: ServerId) {
-        let Some(link) = self.network.as_mut().and_then(|network| network.links.get_mut(&id)) else { return };
+        let Some(network) = &mut self.network else { return };
+        let unread = network.state.head().0 == 0;
+        let Some(link) = network.links.get_mut(&id) else { return };
+        if unread {
+            // The genesis is on the server's disk now; a fetch before that was refused.
+            link.say(now, ClientMessage::Fetch { from: 0 });
+            return;
+        }
         if let Some(Purpose::Request(request)) = link.appends.pop_front() {
             self.finish_request(now, request, Ok(()));
         }
@@ -549,7 +556,9 @@ impl Node {
 
     fn server_refused(&mut self, now: Instant, id: ServerId, asked: Asked, code: Refusal, text: &str) {
         tracing::debug!(?asked, ?code, text, "the server refuses");
-        let Some(link) = self.network.as_mut().and_then(|network| network.links.get_mut(&id)) else { return };
+        let Some(network) = &mut self.network else { return };
+        let founding = matches!(network.saved.stage, Stage::Founding { .. });
+        let Some(link) = network.links.get_mut(&id) else { return };
         match asked {
             Asked::Append => match link.appends.pop_front() {
                 Some(Purpose::Request(request)) => self.finish_request(now, request, Err(text.to_owned())),
@@ -560,6 +569,7 @@ impl Node {
                 Some(Purpose::Lease) | None => {}
             },
             Asked::Found if is_final(code) => self.refuse(text.to_owned()),
+            Asked::Fetch if founding && code == Refusal::UnknownNetwork => {}
             Asked::Found | Asked::Connection | Asked::Fetch => link.trouble = Some(text.to_owned()),
             Asked::Relay => link.credentials_due = Some(now + RELAY_AGAIN),
         }

@@ -170,6 +170,12 @@ impl Node {
         Ok(node)
     }
 
+    /// The network whose log goes with saved state, so that the shell can find it; `None` without a network and for state
+    /// that [`Self::new`] refuses.
+    pub fn network_of(state: &[u8]) -> Option<[u8; 32]> {
+        Saved::decode(state).ok()?.network.map(|network| network.id)
+    }
+
     /// Takes one input.
     ///
     /// # Errors
@@ -235,6 +241,12 @@ impl Node {
             Input::Interfaces(addresses) => self.gather.interfaces(now, addresses),
             Input::SocketOpened { socket, local } => self.gather.socket_opened(now, socket, local),
             Input::SocketLost { socket } => self.socket_lost(now, socket),
+            Input::SendFailed { path } => {
+                let ids: Vec<PeerId> = self.peers.keys().copied().collect();
+                for id in ids {
+                    self.tell_agent(now, id, PathInput::SendFailed { path });
+                }
+            }
             Input::Forward(event) => return self.handle_event(now, event),
             Input::ServerOpened { server, remote } => self.server_opened(now, server, remote),
             Input::ServerBytes { server, bytes } => self.server_bytes(now, server, bytes),

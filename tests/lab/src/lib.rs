@@ -41,6 +41,7 @@ pub mod namespace;
 pub mod nat;
 mod numbers;
 pub mod process;
+pub mod scenario;
 pub mod setup;
 pub mod site;
 mod sys;

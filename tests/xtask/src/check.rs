@@ -82,7 +82,11 @@ fn lints() -> Result<String, String> {
 fn purity(name: &str) -> Result<String, String> {
     let tree = dependencies(name, &["--prefix", "none"])?;
     let found: Vec<&str> = IMPURE.into_iter().filter(|bad| tree.contains(*bad)).collect();
-    if found.is_empty() { Ok(format!("{} crates", tree.len())) } else { Err(format!("depends on {}", found.join(", "))) }
+    if found.is_empty() {
+        Ok(format!("{} crates", tree.len()))
+    } else {
+        Err(format!("depends on {}", found.join(", ")))
+    }
 }
 
 fn arrows() -> Result<String, String> {
@@ -119,7 +123,8 @@ fn advisories(tally: &mut Tally) {
     let Ok(ran) = run_kept("cargo", &["deny", "--locked", "check", "advisories"]) else { return };
     if ran.success {
         tally.count("dependencies: advisories", Ok(String::new()));
-    } else if ran.output.contains("failed to fetch advisory database") || ran.output.contains("failed to load advisory") {
+    } else if ran.output.contains("failed to fetch advisory database") || ran.output.contains("failed to load advisory")
+    {
         cargo::tell("note  advisories were not checked: their database cannot be reached from here");
     } else {
         tally.count("dependencies: advisories", Err(last_lines(&ran.output)));

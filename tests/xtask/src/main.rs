@@ -4,6 +4,7 @@
 
 mod cargo;
 mod check;
+mod laboratory;
 mod suite;
 mod tally;
 
@@ -27,11 +28,29 @@ enum Task {
         #[arg(long)]
         quick: bool,
     },
+    /// Shows two homes, a third machine and a public host meeting; builds what it needs.
+    Demo {
+        /// Prints one JSON object on standard output.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Runs one of the laboratory's programmes.
+    Lab {
+        /// Which one: `check`, `wireguard` or `pairs`.
+        name: String,
+        /// Prints one JSON object on standard output.
+        #[arg(long)]
+        json: bool,
+        /// Runs only the rows or cases whose names contain this.
+        #[arg(long)]
+        only: Option<String>,
+    },
     /// Checks format, lints, purity of the protocol crates and dependencies, without running tests.
     Check,
 }
 
 fn main() -> ExitCode {
+    ginnel_lab::dispatch_hidden();
     match run(Arguments::parse().task) {
         Ok(code) => code,
         Err(error) => {
@@ -44,6 +63,8 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Test { quick } => suite::run(if quick { suite::Extent::Quick } else { suite::Extent::Full }),
+        Task::Demo { json } => laboratory::demo(laboratory::Form::of(json)),
+        Task::Lab { name, json, only } => laboratory::lab(&name, laboratory::Form::of(json), only.as_deref()),
         Task::Check => suite::check_only(),
     }
 }

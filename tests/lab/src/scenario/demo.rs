@@ -89,13 +89,7 @@ impl Member {
     }
 }
 
-fn join(
-    lab: &Lab,
-    programs: &Programs,
-    name: &'static str,
-    ticket: &str,
-    tell: &dyn Fn(&str),
-) -> Result<Member> {
+fn join(lab: &Lab, programs: &Programs, name: &'static str, ticket: &str, tell: &dyn Fn(&str)) -> Result<Member> {
     let machine = Machine::start(&lab.host(name)?, programs)?;
     let inner = machine.up(ticket, name)?;
     tell(&format!("{name:<5} $ ginnel up {} --name {name}", shortened(ticket)));
@@ -120,10 +114,7 @@ fn measure(a: &Member, b: &Member, wanted: &str, tell: &dyn Fn(&str)) -> Result<
         ping_ms: (mean.as_secs_f64() * 10_000.0).round() / 10.0,
         mbps: (flow.bits_per_second / 100_000.0).round() / 10.0,
     };
-    tell(&format!(
-        "{} – {}: {}, ping {} ms, {} Mbit/s",
-        link.a, link.b, link.path, link.ping_ms, link.mbps
-    ));
+    tell(&format!("{} – {}: {}, ping {} ms, {} Mbit/s", link.a, link.b, link.path, link.ping_ms, link.mbps));
     Ok(link)
 }
 

@@ -107,6 +107,7 @@ impl Machine {
         let files = host.files()?;
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let socket = text(&files.join("ginneld.sock"));
+        std::fs::write(files.join("hosts"), "127.0.0.1 localhost\n").context("write a hosts file")?;
         let mut argv = vec![
             programs.path("ginneld"),
             "--state".to_owned(),
@@ -150,7 +151,8 @@ impl Machine {
     /// # Errors
     /// When it cannot be run or takes more than 40 s.
     pub fn run(&self, arguments: &[&str]) -> Result<crate::process::Output> {
-        let mut argv = vec![self.programs.path("ginnel"), "--socket".to_owned(), self.socket.clone(), "--json".to_owned()];
+        let mut argv =
+            vec![self.programs.path("ginnel"), "--socket".to_owned(), self.socket.clone(), "--json".to_owned()];
         argv.extend(arguments.iter().map(|&argument| argument.to_owned()));
         self.host.run(&argv, Duration::from_secs(40))
     }

@@ -3,7 +3,7 @@
 pub mod demo;
 pub mod machine;
 pub mod pairs;
-pub mod wireguard;
 mod probe;
+pub mod wireguard;
 
 pub use machine::{Machine, Programs, Server};

@@ -1,0 +1,458 @@
+//! The control task: drives the node, and carries out what it asks for.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use ginnel_forward::PeerId;
+use ginnel_local_api::{self as local_api, ApiError, Exit, Timestamp};
+use ginnel_membership::NetworkId;
+use ginnel_node::{Failure, Family, Input, Node, Output, Port, Reply, RequestId, ServerId, TunState};
+use ginnel_path::SocketId;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::api::Call;
+use crate::clock;
+use crate::data::{DataCommand, DataEvent, DataHandle};
+use crate::hosts::Hosts;
+use crate::netlink::{self, Netlink};
+use crate::quic::{Incoming, ServerStream};
+use crate::state::StateFolder;
+use crate::translate::{self, Asked, Traffic};
+use crate::tun::{Applied, Tun};
+use crate::udp::{Pair, SendFailure, Udp, bind_random};
+
+/// What the control task owns.
+pub struct Control {
+    /// The deciding machine.
+    pub node: Node,
+    /// The way to the data thread.
+    pub data: DataHandle,
+    /// The state folder.
+    pub state: StateFolder,
+    /// The TUN interface.
+    pub tun: Tun,
+    /// The kernel's addresses and routes.
+    pub netlink: Netlink,
+    /// The hosts file, when names are written to it.
+    pub hosts: Option<Hosts>,
+    /// The port that the configuration asks for.
+    pub listen_port: Option<u16>,
+    /// When the daemon started.
+    pub started: Timestamp,
+    /// State between inputs.
+    pub tasks: Tasks,
+}
+
+/// What goes on beside the node.
+pub struct Tasks {
+    servers: BTreeMap<ServerId, Stream>,
+    news: mpsc::Sender<News>,
+    inbox: mpsc::Receiver<News>,
+    calls: BTreeMap<RequestId, Pending>,
+    next_call: u64,
+    next_stream: u64,
+    applied: Applied,
+    clashes: Vec<String>,
+    pair: Option<Pair>,
+}
+
+struct Stream {
+    serial: u64,
+    outgoing: Option<mpsc::Sender<Vec<u8>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+struct Pending {
+    request: local_api::Request,
+    answer: oneshot::Sender<Result<local_api::Reply, ApiError>>,
+}
+
+/// News from a task that serves one stream.
+enum News {
+    Opened { server: ServerId, serial: u64, remote: std::net::SocketAddr, outgoing: mpsc::Sender<Vec<u8>> },
+    Bytes { server: ServerId, serial: u64, bytes: Vec<u8> },
+    Closed { server: ServerId, serial: u64, reason: String },
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        let (news, inbox) = mpsc::channel(NEWS);
+        Self {
+            servers: BTreeMap::new(),
+            news,
+            inbox,
+            calls: BTreeMap::new(),
+            next_call: 0,
+            next_stream: 0,
+            applied: Applied::default(),
+            clashes: Vec::new(),
+            pair: None,
+        }
+    }
+}
+
+impl Control {
+    /// Runs until `shutdown` is ready.
+    ///
+    /// # Errors
+    /// When the state folder cannot be written, or the data thread has ended.
+    pub async fn run(
+        mut self,
+        mut events: mpsc::Receiver<DataEvent>,
+        mut calls: mpsc::Receiver<Call>,
+        mut changes: mpsc::Receiver<()>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<()> {
+        let mut shutdown = std::pin::pin!(shutdown);
+        let mut wall = tokio::time::interval(WALL);
+        self.tell(Input::Wall(clock::tai64n_now())).await?;
+        self.tell_interfaces().await?;
+        loop {
+            let timeout = self.node.poll_timeout();
+            let wait = timeout.map(|at| at.saturating_duration_since(clock::now()));
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                event = events.recv() => {
+                    self.take_event(event.context("the data thread has ended")?).await?;
+                }
+                Some(news) = self.tasks.inbox.recv() => self.take_news(news).await?,
+                Some(call) = calls.recv() => self.take_call(call).await?,
+                Some(()) = changes.recv() => self.tell_interfaces().await?,
+                _ = wall.tick() => self.tell(Input::Wall(clock::tai64n_now())).await?,
+                () = sleep(wait) => {
+                    self.node.handle_timeout(clock::now());
+                    self.drain().await?;
+                }
+            }
+        }
+        self.shut_down().await;
+        Ok(())
+    }
+
+    async fn take_event(&mut self, event: DataEvent) -> Result<()> {
+        match event {
+            DataEvent::Forward(event) => self.tell(Input::Forward(event)).await,
+            DataEvent::SendFailed { path, failure: SendFailure::NoRoute } => {
+                self.tell(Input::SendFailed { path }).await
+            }
+            DataEvent::SendFailed { path, failure } => {
+                tracing::debug!(?path, ?failure, "a datagram was not sent");
+                Ok(())
+            }
+            DataEvent::SocketLost { id, error } => {
+                tracing::warn!(socket = id.0, error, "a socket is lost");
+                self.tell(Input::SocketLost { socket: id }).await
+            }
+            DataEvent::TunLost { error } => bail!("the interface {} is gone: {error}", self.tun.name()),
+        }
+    }
+
+    async fn tell(&mut self, input: Input) -> Result<()> {
+        if let Err(discard) = self.node.handle_input(clock::now(), input) {
+            tracing::debug!(%discard, "dropped");
+        }
+        self.drain().await
+    }
+
+    async fn tell_interfaces(&mut self) -> Result<()> {
+        match self.netlink.candidate_addresses(self.tun.name()).await {
+            Ok(addresses) => self.tell(Input::Interfaces(addresses)).await,
+            Err(error) => {
+                tracing::warn!("cannot list this machine's addresses: {error:#}");
+                Ok(())
+            }
+        }
+    }
+
+    /// Carries out everything that the node asks for, in order.
+    async fn drain(&mut self) -> Result<()> {
+        while let Some(output) = self.node.poll_output() {
+            match output {
+                Output::Forward(command) => self.data.send(DataCommand::Forward(command))?,
+                Output::OpenSocket { socket, family, port } => self.open_socket(socket, family, port)?,
+                Output::CloseSocket(id) => self.data.send(DataCommand::RemoveSocket { id })?,
+                Output::ConnectServer { server, addresses } => self.connect(server, addresses),
+                Output::WriteServer { server, bytes } => self.write(server, bytes),
+                Output::DisconnectServer(server) => {
+                    self.tasks.servers.remove(&server);
+                }
+                Output::Tun(state) => self.apply_tun(&state).await,
+                Output::Names(names) => self.write_names(&names),
+                Output::Persist(bytes) => {
+                    self.state.write(STATE, STATE_VERSION, &bytes).context("keep the node's state")?;
+                }
+                Output::StoreEntries { network, entries } => {
+                    self.state.append(&log_name(&network), LOG_VERSION, &entries).context("keep the log")?;
+                }
+                Output::ForgetLog(network) => {
+                    if let Err(error) = self.state.remove(&log_name(&network)) {
+                        tracing::warn!("the log of a network that was left stays behind: {error:#}");
+                    }
+                }
+                Output::Reply { id, reply } => self.answer(id, reply),
+            }
+        }
+        Ok(())
+    }
+
+    fn open_socket(&mut self, socket: SocketId, family: Family, port: Port) -> Result<()> {
+        let opened = match port {
+            Port::Kept => self.kept_socket(family),
+            Port::Fresh => bind_random(match family {
+                Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            })
+            .map(Some),
+        };
+        let input = match opened {
+            Ok(Some(udp)) => {
+                let local = udp.local();
+                self.data.send(DataCommand::AddSocket { id: socket, socket: udp })?;
+                Input::SocketOpened { socket, local }
+            }
+            Ok(None) => Input::SocketLost { socket },
+            Err(error) => {
+                tracing::error!("no socket: {error:#}");
+                Input::SocketLost { socket }
+            }
+        };
+        if let Err(discard) = self.node.handle_input(clock::now(), input) {
+            tracing::debug!(%discard, "dropped");
+        }
+        Ok(())
+    }
+
+    /// The socket of one family on this machine's own port; `None` where the machine lacks the family.
+    fn kept_socket(&mut self, family: Family) -> Result<Option<Udp>> {
+        if self.tasks.pair.is_none() {
+            let kept = self
+                .state
+                .read(PORT, PORT_VERSION)?
+                .and_then(|(_, bytes)| <[u8; 2]>::try_from(bytes.as_slice()).ok().map(u16::from_be_bytes));
+            let pair = match self.listen_port {
+                Some(port) => Pair::bind_to(port)
+                    .with_context(|| format!("UDP port {port}, which the configuration asks for, cannot be bound"))?,
+                None => Pair::bind(kept)?,
+            };
+            if Some(pair.port) != kept {
+                self.state.write(PORT, PORT_VERSION, &pair.port.to_be_bytes()).context("keep the port")?;
+            }
+            self.tasks.pair = Some(pair);
+        }
+        let pair = self.tasks.pair.as_mut().context("sockets were bound")?;
+        Ok(match family {
+            Family::V4 => pair.v4.take(),
+            Family::V6 => pair.v6.take(),
+        })
+    }
+
+    fn connect(&mut self, server: ServerId, addresses: Vec<String>) {
+        self.tasks.next_stream += 1;
+        let serial = self.tasks.next_stream;
+        let task = tokio::spawn(serve_stream(server, serial, addresses, self.tasks.news.clone()));
+        self.tasks.servers.insert(server, Stream { serial, outgoing: None, task });
+    }
+
+    fn write(&mut self, server: ServerId, bytes: Vec<u8>) {
+        let Some(outgoing) = self.tasks.servers.get(&server).and_then(|stream| stream.outgoing.as_ref()) else {
+            return;
+        };
+        if outgoing.try_send(bytes).is_err() {
+            // A byte stream with a hole is of no use; the node connects again.
+            tracing::warn!(server = server.0, "a server does not take what it is sent; connecting anew");
+            self.tasks.servers.remove(&server);
+            let reason = "the server does not take what it is sent".to_owned();
+            let _ = self.node.handle_input(clock::now(), Input::ServerClosed { server, reason });
+        }
+    }
+
+    async fn take_news(&mut self, news: News) -> Result<()> {
+        let (server, serial) = match &news {
+            News::Opened { server, serial, .. }
+            | News::Bytes { server, serial, .. }
+            | News::Closed { server, serial, .. } => (*server, *serial),
+        };
+        let Some(stream) = self.tasks.servers.get_mut(&server).filter(|stream| stream.serial == serial) else {
+            return Ok(());
+        };
+        let input = match news {
+            News::Opened { remote, outgoing, .. } => {
+                stream.outgoing = Some(outgoing);
+                Input::ServerOpened { server, remote }
+            }
+            News::Bytes { bytes, .. } => Input::ServerBytes { server, bytes },
+            News::Closed { reason, .. } => {
+                self.tasks.servers.remove(&server);
+                Input::ServerClosed { server, reason }
+            }
+        };
+        self.tell(input).await
+    }
+
+    async fn take_call(&mut self, call: Call) -> Result<()> {
+        match translate::request(&call.request) {
+            Asked::Report(report) => {
+                let status = self.node.status(clock::now());
+                let peers: Vec<PeerId> = status.peers.iter().map(|peer| peer.id).collect();
+                let traffic = Traffic { peers: self.data.report(peers).await?.peers };
+                let answer = translate::report(&report, &status, &traffic, self.started);
+                // A caller that has gone takes no answer.
+                drop(call.answer.send(self.with_clashes(answer)));
+                Ok(())
+            }
+            Asked::Node(request) => {
+                if call.request.endpoint().tier() > local_api::Tier::Read {
+                    tracing::info!(uid = call.caller.uid, request = call.request.endpoint().path(), "change asked for");
+                }
+                self.tasks.next_call += 1;
+                let id = RequestId(self.tasks.next_call);
+                self.tasks.calls.insert(id, Pending { request: call.request, answer: call.answer });
+                self.tell(Input::Request { id, request }).await
+            }
+        }
+    }
+
+    /// Adds what the kernel refused to a status document.
+    fn with_clashes(&self, answer: Result<local_api::Reply, ApiError>) -> Result<local_api::Reply, ApiError> {
+        answer.map(|reply| match reply {
+            local_api::Reply::Status(mut status) => {
+                status.body.health.extend(self.tasks.clashes.iter().map(|text| local_api::Health {
+                    code: "route-clash".to_owned(),
+                    severity: local_api::Severity::Warning,
+                    text: text.clone(),
+                    fix: Some("the peer is still reached by its other address".to_owned()),
+                }));
+                local_api::Reply::Status(status)
+            }
+            other => other,
+        })
+    }
+
+    fn answer(&mut self, id: RequestId, reply: Result<Reply, Failure>) {
+        let Some(pending) = self.tasks.calls.remove(&id) else { return };
+        let status = self.node.status(clock::now());
+        let answer = match reply {
+            Ok(reply) => translate::reply(&pending.request, reply, &status),
+            Err(failure) => translate::failure(&pending.request, failure),
+        };
+        // A caller that has gone takes no answer.
+        drop(pending.answer.send(answer));
+    }
+
+    /// Brings the interface to the wanted state, less the routes that clash with the machine's own.
+    async fn apply_tun(&mut self, wanted: &TunState) {
+        let index = self.tun.index();
+        let routes = self.netlink.routes().await.unwrap_or_default();
+        let mut kept = Vec::new();
+        self.tasks.clashes.clear();
+        for (ip, prefix) in &wanted.routes {
+            match netlink::clash(&routes, index, *ip, *prefix) {
+                Some(route) => self.tasks.clashes.push(format!(
+                    "{ip}/{prefix} is not routed: this machine has a route {}/{} of its own",
+                    route.destination, route.prefix
+                )),
+                None => kept.push((*ip, *prefix)),
+            }
+        }
+        if let Err(failures) = self.tasks.applied.apply(&self.netlink, index, &wanted.addresses, &kept).await {
+            for failure in failures {
+                tracing::error!("{failure}");
+                self.tasks.clashes.push(failure);
+            }
+        }
+    }
+
+    fn write_names(&mut self, names: &[(String, Vec<IpAddr>)]) {
+        if let Some(hosts) = &mut self.hosts
+            && let Err(error) = hosts.set(names)
+        {
+            tracing::warn!("{error:#}");
+        }
+    }
+
+    async fn shut_down(mut self) {
+        if let Some(hosts) = &mut self.hosts
+            && let Err(error) = hosts.remove()
+        {
+            tracing::warn!("{error:#}");
+        }
+        self.tasks.servers.clear();
+        // Closing frames leave with the tasks' last turn.
+        tokio::time::sleep(GOODBYE).await;
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Connects, then carries what the server says until the end.
+async fn serve_stream(server: ServerId, serial: u64, addresses: Vec<String>, news: mpsc::Sender<News>) {
+    let stream = match ServerStream::connect(&addresses).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            let _ = news.send(News::Closed { server, serial, reason: error.to_string() }).await;
+            return;
+        }
+    };
+    let remote = stream.remote();
+    let (mut incoming, outgoing, _link) = stream.split();
+    if news.send(News::Opened { server, serial, remote, outgoing }).await.is_err() {
+        return;
+    }
+    let mut reason = "the connection ended".to_owned();
+    while let Some(message) = incoming.recv().await {
+        match message {
+            Incoming::Bytes(bytes) => {
+                if news.send(News::Bytes { server, serial, bytes }).await.is_err() {
+                    return;
+                }
+            }
+            Incoming::Closed(why) => {
+                reason = why;
+                break;
+            }
+        }
+    }
+    let _ = news.send(News::Closed { server, serial, reason }).await;
+}
+
+async fn sleep(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The state file of a network's log.
+pub fn log_name(network: &NetworkId) -> String {
+    format!("log-{network}")
+}
+
+/// Where a folder for a kind of file is, by the service manager's word or by custom.
+pub fn folder(variable: &str, custom: &str) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| PathBuf::from(custom), PathBuf::from)
+}
+
+/// The error for a request that no daemon can answer while it stops.
+pub fn stopping() -> ApiError {
+    ApiError::new(Exit::Unreachable, "stopping", "the daemon is stopping")
+}
+
+/// Name of the node's state in the state folder.
+pub const STATE: &str = "node";
+/// The version of the envelope of the node's state; what is inside has a version of its own.
+pub const STATE_VERSION: u8 = 1;
+/// The version of a log's journal.
+pub const LOG_VERSION: u8 = 1;
+const PORT: &str = "port";
+const PORT_VERSION: u8 = 1;
+const NEWS: usize = 256;
+const WALL: Duration = Duration::from_secs(30);
+const GOODBYE: Duration = Duration::from_millis(50);

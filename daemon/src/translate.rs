@@ -1,0 +1,310 @@
+//! Between the control socket's documents and the node's own words.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ginnel_forward::{PeerCounters, PeerId, Shields};
+use ginnel_local_api::{self as api, ApiError, Exit, Timestamp};
+use ginnel_node::{
+    Failure, FailureCode, InviteReport, InviteState, LogLine, NetworkReport, NetworkState, PathKind, PathReport,
+    PeerReport, PeerSource, Reply, Request, Status, UpOutcome,
+};
+use ginnel_path::Local;
+use ginnel_time::Instant;
+
+use crate::clock;
+
+/// What is known of the data plane when a document is made.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Counters by peer.
+    pub peers: BTreeMap<PeerId, PeerCounters>,
+}
+
+/// The node's request for an API request, or the document that answers it without one.
+#[derive(Debug)]
+pub enum Asked {
+    /// The node decides.
+    Node(Request),
+    /// The state as it is answers it.
+    Report(Report),
+}
+
+/// A document made of the node's status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// The whole state.
+    Status,
+    /// The peers.
+    Peers,
+    /// The addresses of this machine, or of the named peer.
+    Ip(Option<String>),
+}
+
+/// Says what an API request wants.
+pub fn request(request: &api::Request) -> Asked {
+    Asked::Node(match request {
+        api::Request::Status => return Asked::Report(Report::Status),
+        api::Request::Peers => return Asked::Report(Report::Peers),
+        api::Request::Ip(ip) => return Asked::Report(Report::Ip(ip.peer.clone())),
+        api::Request::Log => Request::Log,
+        api::Request::Ping(ping) => Request::Ping { peer: ping.peer.clone(), timeout: ping.timeout() },
+        api::Request::Up(up) => Request::Up {
+            ticket: up.invite_or_founding.as_ref().map(|ticket| ticket.expose().to_owned()),
+            name: up.name.clone(),
+            network: up.network.clone(),
+            shields: up.shields_up.map(|up| if up { Shields::Up } else { Shields::Down }),
+        },
+        api::Request::Down => Request::Down,
+        api::Request::InviteCreate(invite) => {
+            Request::Invite { expires: Duration::from_secs(invite.expires_s), name: invite.name.clone() }
+        }
+        api::Request::InviteList => Request::Invites,
+        api::Request::InviteRevoke(invite) => Request::VoidInvite { id: invite.id.clone() },
+        api::Request::Revoke(revoke) => Request::Revoke { peer: revoke.peer.clone() },
+        api::Request::Leave => Request::Leave,
+    })
+}
+
+/// Turns the node's answer into the document for the request that it answers.
+pub fn reply(asked: &api::Request, reply: Reply, status: &Status) -> Result<api::Reply, ApiError> {
+    let network = || status.network.as_ref().map_or_else(String::new, |network| network.name.clone());
+    Ok(match (asked, reply) {
+        (_, Reply::Up { outcome, network, network_id, name, addresses }) => api::Up {
+            outcome: match outcome {
+                UpOutcome::Founded => api::UpOutcome::Founded,
+                UpOutcome::Joined => api::UpOutcome::Joined,
+                UpOutcome::Started => api::UpOutcome::Started,
+                UpOutcome::Unchanged => api::UpOutcome::Unchanged,
+            },
+            network,
+            network_id,
+            name,
+            ips: addresses,
+            state: status.network.as_ref().map_or(api::NetworkState::Unknown, |network| state(network.state)),
+            warnings: status.health.iter().map(health).collect(),
+        }
+        .into(),
+        (api::Request::Ping(ping), Reply::Pong { path, rtt, .. }) => {
+            api::PingReply { seq: ping.seq, ok: true, path: path_report(&path, None), rtt_ms: Some(millis(rtt)) }.into()
+        }
+        (_, Reply::Invite { ticket, invite }) => api::InviteCreated {
+            invite: ticket.into(),
+            id: invite.id,
+            network: network(),
+            expires: Timestamp::from_unix(invite.expires),
+            name: invite.name,
+        }
+        .into(),
+        (_, Reply::Invites(invites)) => {
+            api::InviteList { invites: invites.into_iter().map(invite_summary).collect() }.into()
+        }
+        (_, Reply::Log(lines)) => {
+            api::Log { network: network(), entries: lines.into_iter().map(log_entry).collect() }.into()
+        }
+        (_, Reply::Revoked { name, id }) => api::Revoked { name, id }.into(),
+        (api::Request::InviteRevoke(invite), Reply::Done) => api::InviteVoided { id: invite.id.clone() }.into(),
+        (api::Request::Down, Reply::Done) => api::Down { stopped: vec![network()] }.into(),
+        (api::Request::Leave, Reply::Done) => api::Left { network: network() }.into(),
+        (_, Reply::Done | Reply::Pong { .. }) => {
+            return Err(ApiError::new(Exit::Failed, "bad-answer", "the daemon gave an answer to another question"));
+        }
+    })
+}
+
+/// Turns the node's failure into the error document, or into the reply that says "no answer" to a ping.
+pub fn failure(asked: &api::Request, failure: Failure) -> Result<api::Reply, ApiError> {
+    if let (api::Request::Ping(ping), FailureCode::TimedOut) = (asked, failure.code) {
+        return Ok(api::PingReply { seq: ping.seq, ok: false, path: api::PathReport::NONE, rtt_ms: None }.into());
+    }
+    let (exit, code) = match failure.code {
+        FailureCode::Failed => (Exit::Failed, "failed"),
+        FailureCode::Usage => (Exit::Usage, "usage"),
+        FailureCode::Denied => (Exit::Denied, "denied"),
+        FailureCode::NotJoined => (Exit::NotJoined, "not-joined"),
+        FailureCode::NoSuch => (Exit::NotFound, "not-found"),
+        FailureCode::TimedOut => (Exit::NoAnswer, "no-answer"),
+    };
+    let error = ApiError::new(exit, code, failure.message);
+    Err(if failure.hint.is_empty() { error } else { error.with_hint(failure.hint) })
+}
+
+/// Makes a document of the node's status.
+pub fn report(wanted: &Report, status: &Status, traffic: &Traffic, started: Timestamp) -> Result<api::Reply, ApiError> {
+    let now = clock::now();
+    let members = || {
+        let peers = status.peers.iter().filter(|peer| peer.source == PeerSource::Log);
+        peers.map(|peer| member(now, peer, traffic)).collect::<Vec<_>>()
+    };
+    let configured = || {
+        let peers = status.peers.iter().filter(|peer| peer.source != PeerSource::Log);
+        peers.map(|peer| static_peer(now, peer, traffic)).collect::<Vec<_>>()
+    };
+    Ok(match wanted {
+        Report::Status => api::Status {
+            daemon: api::Daemon { version: env!("CARGO_PKG_VERSION").to_owned(), pid: std::process::id(), started },
+            networks: status.network.iter().map(|report| network(now, report, members())).collect(),
+            static_peers: configured(),
+            health: status.health.iter().map(health).collect(),
+        }
+        .into(),
+        Report::Peers => api::Peers { peers: members(), static_peers: configured() }.into(),
+        Report::Ip(None) => {
+            let own = status.network.as_ref().ok_or_else(|| {
+                ApiError::new(Exit::NotJoined, "not-joined", "this machine is in no network")
+                    .with_hint("`ginnel up INVITE` joins one")
+            })?;
+            api::Ip { name: own.self_name.clone(), ips: own.self_addresses.clone() }.into()
+        }
+        Report::Ip(Some(name)) => {
+            let short = name.split('.').next().unwrap_or(name);
+            let peer = status.peers.iter().find(|peer| peer.name == *name || peer.name == short).ok_or_else(|| {
+                ApiError::new(Exit::NotFound, "not-found", format!("no peer {name}"))
+                    .with_hint("`ginnel peers` shows them")
+            })?;
+            api::Ip { name: peer.name.clone(), ips: peer.addresses.iter().map(|(ip, _)| *ip).collect() }.into()
+        }
+    })
+}
+
+fn network(now: Instant, report: &NetworkReport, peers: Vec<api::Peer>) -> api::Network {
+    let range = |(ip, prefix): (IpAddr, u8)| format!("{ip}/{prefix}");
+    let server = report.servers.iter().find(|server| server.connected).or_else(|| report.servers.first());
+    api::Network {
+        name: report.name.clone(),
+        id: report.id.clone(),
+        state: state(report.state),
+        range4: report.range4.map(range),
+        range6: Some(range(report.range6)),
+        server: server.map(|server| api::ServerReport {
+            addr: server.address.clone(),
+            connected: server.connected,
+            last_contact: server.last_contact.map(|at| timestamp(now, at)),
+        }),
+        own: api::OwnNode {
+            name: report.self_name.clone(),
+            id: report.self_id.clone(),
+            ips: report.self_addresses.clone(),
+        },
+        peers,
+    }
+}
+
+fn member(now: Instant, peer: &PeerReport, traffic: &Traffic) -> api::Peer {
+    let counted = traffic.peers.get(&peer.id).copied().unwrap_or_default();
+    api::Peer {
+        name: peer.name.clone(),
+        id: peer.key.clone(),
+        ips: peer.addresses.iter().map(|(ip, _)| *ip).collect(),
+        online: peer.path.is_some(),
+        path: peer.path.as_ref().map_or(api::PathReport::NONE, |path| path_report(path, Some(now))),
+        rx_bytes: counted.rx_bytes,
+        tx_bytes: counted.tx_bytes,
+        last_handshake: peer.last_handshake.map(|at| timestamp(now, at)),
+        last_seen: counted.last_received.map(|at| timestamp(now, at)),
+    }
+}
+
+fn static_peer(now: Instant, peer: &PeerReport, traffic: &Traffic) -> api::StaticPeer {
+    let counted = traffic.peers.get(&peer.id).copied().unwrap_or_default();
+    api::StaticPeer {
+        name: peer.name.clone(),
+        public_key: peer.key.clone(),
+        kind: match peer.source {
+            PeerSource::ConfigWireGuard => api::PeerKind::Wireguard,
+            PeerSource::ConfigGinnel | PeerSource::Log => api::PeerKind::Ginnel,
+        },
+        allowed_ips: peer.addresses.iter().map(|(ip, prefix)| format!("{ip}/{prefix}")).collect(),
+        online: peer.path.is_some(),
+        path: peer.path.as_ref().map_or(api::PathReport::NONE, |path| path_report(path, Some(now))),
+        rx_bytes: counted.rx_bytes,
+        tx_bytes: counted.tx_bytes,
+        last_handshake: peer.last_handshake.map(|at| timestamp(now, at)),
+        last_seen: counted.last_received.map(|at| timestamp(now, at)),
+    }
+}
+
+fn path_report(report: &PathReport, now: Option<Instant>) -> api::PathReport {
+    let relayed = report.kind == PathKind::TurnUdp;
+    let remote = canonical(report.path.remote);
+    api::PathReport {
+        kind: match report.kind {
+            PathKind::Lan => api::PathKind::Lan,
+            PathKind::Direct4 => api::PathKind::Direct4,
+            PathKind::Direct6 => api::PathKind::Direct6,
+            PathKind::TurnUdp => api::PathKind::TurnUdp,
+        },
+        endpoint: Some(remote),
+        relay: match report.path.local {
+            Local::Socket(_) => relayed.then_some(remote),
+            Local::Relay(_) => report.relay,
+        },
+        rtt_ms: report.rtt.map(millis),
+        since_s: report.since.zip(now).map(|(since, now)| now.saturating_duration_since(since).as_secs()),
+    }
+}
+
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+const fn state(state: NetworkState) -> api::NetworkState {
+    match state {
+        NetworkState::Joining => api::NetworkState::Starting,
+        NetworkState::Running => api::NetworkState::Running,
+        NetworkState::NoServer => api::NetworkState::NoServer,
+        NetworkState::Stopped => api::NetworkState::Stopped,
+        NetworkState::Revoked => api::NetworkState::Error,
+    }
+}
+
+fn health(report: &ginnel_node::HealthReport) -> api::Health {
+    let severity = if report.code == "not-a-member" { api::Severity::Error } else { api::Severity::Warning };
+    api::Health {
+        code: report.code.to_owned(),
+        severity,
+        text: report.text.clone(),
+        fix: (!report.fix.is_empty()).then(|| report.fix.clone()),
+    }
+}
+
+fn invite_summary(invite: InviteReport) -> api::InviteSummary {
+    api::InviteSummary {
+        id: invite.id,
+        by: invite.by.join(", "),
+        created: Timestamp::from_unix(invite.created),
+        expires: Timestamp::from_unix(invite.expires),
+        state: match invite.state {
+            InviteState::Open => api::InviteState::Open,
+            InviteState::Used => api::InviteState::Used,
+            InviteState::Void => api::InviteState::Revoked,
+            InviteState::Expired => api::InviteState::Expired,
+        },
+        used_by: invite.used_by,
+    }
+}
+
+fn log_entry(line: LogLine) -> api::LogEntry {
+    let (verdict, reason) = match line.verdict {
+        Ok(()) => (api::Verdict::Applied, None),
+        Err(reason) => (api::Verdict::Refused, Some(reason)),
+    };
+    api::LogEntry {
+        sequence: line.sequence,
+        time: Timestamp::from_unix(line.time),
+        kind: line.kind,
+        subject: line.subject,
+        by: line.by.join(", "),
+        verdict,
+        reason,
+    }
+}
+
+fn timestamp(now: Instant, at: Instant) -> Timestamp {
+    Timestamp::from_unix(clock::unix_now().saturating_sub(now.saturating_duration_since(at).as_secs()))
+}
+
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1_000_000.0).round() / 1000.0
+}

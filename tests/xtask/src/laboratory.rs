@@ -1,0 +1,169 @@
+//! The programmes of the laboratory: each builds what it needs, installs what is missing, and says what it found.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use ginnel_lab::cases::{self, CaseResult};
+use ginnel_lab::scenario::{Programs, demo, pairs, wireguard};
+use ginnel_lab::{Lab, setup};
+
+use crate::cargo;
+use crate::tally::Tally;
+
+/// How a result is printed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+impl Form {
+    pub(crate) fn of(json: bool) -> Self {
+        if json { Self::Json } else { Self::Text }
+    }
+}
+
+/// Runs the demonstration.
+pub(crate) fn demo(form: Form) -> Result<ExitCode> {
+    let programs = prepare()?;
+    let account = demo::run(&programs, &|line| tell_for(form, line))?;
+    if form == Form::Json {
+        cargo::tell(&serde_json::to_string(&account)?);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs one programme by name.
+pub(crate) fn lab(name: &str, form: Form, only: Option<&str>) -> Result<ExitCode> {
+    let programs = prepare()?;
+    match name {
+        "check" => Ok(close(&cases::run_self_checks(only.unwrap_or_default()), form)),
+        "wireguard" => {
+            Ok(close(&wireguard::run(&programs, only.unwrap_or_default(), &|case| tell_case(form, case)), form))
+        }
+        "pairs" => {
+            let (table, complaints) = run_pairs(&programs, form, only)?;
+            if form == Form::Json {
+                cargo::tell(&serde_json::to_string(&table)?);
+            }
+            for complaint in &complaints {
+                cargo::say(&format!("complaint: {complaint}"));
+            }
+            Ok(if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        other => bail!("there is no laboratory programme {other}; there are check, wireguard and pairs"),
+    }
+}
+
+/// Counts the laboratory's results in the test suite.
+pub(crate) fn count(tally: &mut Tally, quick: bool) -> Result<()> {
+    let programs = prepare()?;
+    for case in cases::run_self_checks(if quick { QUICK_CHECKS } else { "" }) {
+        tally.count(&format!("lab: {}", case.name), outcome(&case));
+    }
+    let only = if quick { QUICK_WIREGUARD } else { "" };
+    for case in wireguard::run(&programs, only, &|_| {}) {
+        tally.count(&format!("lab: {}", case.name), outcome(&case));
+    }
+    let begun = demo::run(&programs, &|line| cargo::say(line));
+    tally.count("demo", begun.map(|account| format!("{} links", account.links.len())).map_err(|e| format!("{e:#}")));
+    let wanted: Vec<_> =
+        pairs::combinations().into_iter().filter(|pair| !quick || QUICK_PAIRS.contains(pair)).collect();
+    let table = pairs::run(&programs, &wanted, &|row| cargo::say(&in_words(row)))?;
+    for (pair, row) in wanted.iter().zip(&table.pairs) {
+        let name = format!("lab: pair {} – {}", row.a, row.b);
+        tally.count(&name, pairs::complaint(*pair, row).map_or_else(|| Ok(in_words(row)), Err));
+    }
+    Ok(())
+}
+
+fn run_pairs(programs: &Programs, form: Form, only: Option<&str>) -> Result<(pairs::Table, Vec<String>)> {
+    let wanted: Vec<_> = pairs::combinations()
+        .into_iter()
+        .filter(|pair| {
+            let (a, b) = pair.names();
+            only.is_none_or(|only| format!("{a} {b}").contains(only))
+        })
+        .collect();
+    if wanted.is_empty() {
+        bail!("no pair has such a name");
+    }
+    let table = pairs::run(programs, &wanted, &|row| tell_for(form, &in_words(row)))?;
+    let complaints = wanted
+        .iter()
+        .zip(&table.pairs)
+        .filter_map(|(pair, row)| Some(format!("{} – {}: {}", row.a, row.b, pairs::complaint(*pair, row)?)))
+        .collect();
+    Ok((table, complaints))
+}
+
+/// Installs what is missing, removes what dead runs left, builds the programs.
+fn prepare() -> Result<Programs> {
+    for package in setup::install()? {
+        cargo::say(&format!("installed {package}"));
+    }
+    Lab::sweep_stale()?;
+    let built = cargo::run_shown(
+        "cargo",
+        &["build", "--quiet", "--profile", "ci", "--locked", "-p", "ginneld", "-p", "ginnel", "-p", "ginnel-signal"],
+    )?;
+    if !built.success {
+        bail!("the programs do not build");
+    }
+    Programs::beside_this_one()
+}
+
+fn close(cases: &[CaseResult], form: Form) -> ExitCode {
+    let mut tally = Tally::default();
+    if form == Form::Json {
+        let list: Vec<_> = cases
+            .iter()
+            .map(|case| serde_json::json!({"case": case.name, "pass": case.pass, "detail": case.detail}))
+            .collect();
+        cargo::tell(&serde_json::json!({ "results": list }).to_string());
+        let passed = !cases.is_empty() && cases.iter().all(|case| case.pass);
+        return if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    for case in cases {
+        tally.count(&case.name, outcome(case));
+    }
+    if tally.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn outcome(case: &CaseResult) -> Result<String, String> {
+    if case.pass { Ok(case.detail.clone()) } else { Err(case.detail.clone()) }
+}
+
+fn tell_case(form: Form, case: &CaseResult) {
+    if form == Form::Text {
+        cargo::say(&format!("{}: {} ({:.1} s)", case.name, if case.pass { "pass" } else { "FAIL" }, case.seconds));
+    }
+}
+
+fn tell_for(form: Form, line: &str) {
+    match form {
+        Form::Text => cargo::tell(line),
+        Form::Json => cargo::say(line),
+    }
+}
+
+fn in_words(row: &pairs::Row) -> String {
+    let millis = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.1} ms"));
+    format!(
+        "{:<26} {:<26} {:<7} first byte {:>9}, direct after {:>9}",
+        row.a,
+        row.b,
+        format!("{:?}", row.path).to_lowercase(),
+        millis(row.first_byte_ms),
+        millis(row.direct_ms)
+    )
+}
+
+const QUICK_CHECKS: &str = "port-restricted";
+const QUICK_WIREGUARD: &str = "initiates";
+const QUICK_PAIRS: [pairs::Combination; 2] = [
+    pairs::Combination::Two(ginnel_lab::NatKind::PortRestricted, ginnel_lab::NatKind::PortRestricted),
+    pairs::Combination::Two(ginnel_lab::NatKind::Open, ginnel_lab::NatKind::Symmetric),
+];
