@@ -1,0 +1,401 @@
+//! One member's machine: a real node and a real data plane, and the shell around them in miniature.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ginnel_forward::{
+    Command, Config as ForwardConfig, Datagrams, Discard as ForwardDiscard, Event, Forward, PeerId, SendArena,
+    TunBatch, WritePlan,
+};
+use ginnel_node::{
+    Config, Debug, Discard, Family, Input, Node, Output, Port, Reply, Request, RequestId, Resume, ServerId, TunState,
+};
+use ginnel_path::{Local, Path, SocketId};
+use ginnel_time::{Instant, Tai64n};
+use ginnel_tunnel::Suite;
+
+use crate::dice::Dice;
+use crate::net::Realm;
+use crate::server;
+
+/// What a machine wants done.
+pub(crate) enum Effect {
+    /// A command on its way from node to the data plane.
+    Command(Command),
+    /// An event or an answer of the shell on its way to node.
+    Input(Input),
+    Datagram {
+        socket: SocketId,
+        to: SocketAddr,
+        ttl: Option<u8>,
+        bytes: Vec<u8>,
+    },
+    /// An IP packet for the programs on the machine.
+    Deliver(Vec<u8>),
+    Connect(ServerId),
+    Write(ServerId, Vec<u8>),
+    Disconnect(ServerId),
+    Reply(RequestId, Result<Reply, String>),
+    /// A machine broke the contract.
+    Broken(String),
+}
+
+/// How a machine is set up.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    pub(crate) name: String,
+    pub(crate) realm: Realm,
+    pub(crate) address: IpAddr,
+    pub(crate) suites: Vec<Suite>,
+    /// How far its wall clock is from the server's.
+    pub(crate) clock_ahead: Duration,
+    /// Longest time that commands and events take between node and the data plane.
+    pub(crate) lag: Duration,
+    /// Handshake and STUN datagrams lost between the data plane and node, of a thousand.
+    pub(crate) raw_drops: u64,
+}
+
+pub(crate) struct Machine {
+    pub(crate) setup: Setup,
+    /// Counts restarts.
+    pub(crate) epoch: u32,
+    node: Node,
+    forward: Forward,
+    pub(crate) sockets: BTreeMap<SocketId, u16>,
+    kept_port: u16,
+    pub(crate) tun: TunState,
+    /// The primary path of each peer in the data plane, and whether data goes by two.
+    pub(crate) paths: BTreeMap<PeerId, Option<Path>>,
+    pub(crate) owners: BTreeMap<IpAddr, PeerId>,
+    buffers: Buffers,
+    state: Option<Vec<u8>>,
+    entries: Vec<Vec<u8>>,
+    node_due: Option<Instant>,
+    forward_due: Option<Instant>,
+    next_request: u64,
+    dice: Dice,
+    effects: Vec<Effect>,
+}
+
+#[derive(Default)]
+struct Buffers {
+    batch: TunBatch,
+    datagrams: Datagrams,
+    plan: WritePlan,
+    arena: SendArena,
+}
+
+impl Machine {
+    pub(crate) fn new(now: Instant, setup: Setup, mut dice: Dice) -> Self {
+        let mut machine = Self {
+            node: node(now, &setup, Resume::default(), &mut dice),
+            forward: Forward::new(dice.seed(), ForwardConfig::default()),
+            epoch: 0,
+            sockets: BTreeMap::new(),
+            kept_port: dice.port(),
+            tun: TunState::default(),
+            paths: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            buffers: Buffers::default(),
+            state: None,
+            entries: Vec::new(),
+            node_due: None,
+            forward_due: None,
+            next_request: 0,
+            effects: Vec::new(),
+            setup,
+            dice,
+        };
+        machine.start(now);
+        machine
+    }
+
+    /// Ends both machines and starts them from what is on the disk.
+    pub(crate) fn restart(&mut self, now: Instant) {
+        self.epoch += 1;
+        self.effects.clear();
+        self.sockets.clear();
+        self.paths.clear();
+        self.owners.clear();
+        self.tun = TunState::default();
+        let resume = Resume { state: self.state.clone(), entries: self.entries.clone() };
+        self.node = node(now, &self.setup, resume, &mut self.dice);
+        self.forward = Forward::new(self.dice.seed(), ForwardConfig::default());
+        self.start(now);
+    }
+
+    /// Gives the machine another place; the caller has moved its attachment.
+    pub(crate) fn moved(&mut self, now: Instant, realm: Realm, address: IpAddr) {
+        (self.setup.realm, self.setup.address) = (realm, address);
+        self.input(now, Input::Interfaces(vec![address]));
+    }
+
+    pub(crate) fn tell_wall(&mut self, now: Instant) {
+        let ahead = now + self.setup.clock_ahead;
+        let wall = Tai64n::from_unix(server::unix(ahead), u32::try_from(ahead.as_nanos() % 1_000_000_000).unwrap_or(0));
+        self.input(now, Input::Wall(wall));
+    }
+
+    pub(crate) fn request(&mut self, now: Instant, request: Request) -> RequestId {
+        self.next_request += 1;
+        let id = RequestId(self.next_request);
+        self.input(now, Input::Request { id, request });
+        id
+    }
+
+    pub(crate) fn input(&mut self, now: Instant, input: Input) {
+        // What node had no use for it has counted.
+        let _ = self.node.handle_input(now, input);
+        self.drain_node(now);
+    }
+
+    pub(crate) fn command(&mut self, now: Instant, command: Command) {
+        match &command {
+            Command::AddPeer { peer, allowed, .. } => {
+                self.owners.extend(allowed.iter().map(|(address, _)| (*address, *peer)));
+            }
+            Command::RemovePeer { peer } => {
+                self.owners.retain(|_, owner| owner != peer);
+                self.paths.remove(peer);
+            }
+            Command::SetPath { peer, primary, .. } => {
+                self.paths.insert(*peer, *primary);
+            }
+            Command::Install { .. }
+            | Command::Forget { .. }
+            | Command::SealControl { .. }
+            | Command::Send { .. }
+            | Command::SetRelay { .. }
+            | Command::RemoveRelay { .. }
+            | Command::BindChannel { .. }
+            | Command::UnbindChannel { .. }
+            | Command::Inject { .. }
+            | Command::SetShields(_) => {}
+        }
+        self.forward.handle_command(now, command, &mut self.buffers.plan, &mut self.buffers.arena);
+        self.flush(now);
+    }
+
+    /// A program on the machine sends a packet.
+    pub(crate) fn send_packet(&mut self, now: Instant, packet: &[u8]) {
+        let fits = self.buffers.batch.push(packet);
+        debug_assert!(fits, "an empty batch takes a packet");
+        self.forward.handle_tun(now, &mut self.buffers.batch, &mut self.buffers.plan, &mut self.buffers.arena);
+        self.flush(now);
+    }
+
+    /// A datagram came in on a port.
+    pub(crate) fn receive(&mut self, now: Instant, port: u16, from: SocketAddr, bytes: &[u8]) {
+        let Some(socket) = self.sockets.iter().find(|(_, own)| **own == port).map(|(socket, _)| *socket) else {
+            return;
+        };
+        self.buffers.datagrams.push(socket, from, bytes);
+        self.forward.handle_datagrams(
+            now,
+            &mut self.buffers.datagrams,
+            &mut self.buffers.plan,
+            &mut self.buffers.arena,
+        );
+        self.flush(now);
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        if self.node_due.is_some_and(|due| due <= now) {
+            self.node.handle_timeout(now);
+            self.drain_node(now);
+            self.check_moved("node", self.node_due, now);
+        }
+        if self.forward_due.is_some_and(|due| due <= now) {
+            self.forward.handle_timeout(now, &mut self.buffers.arena);
+            self.flush(now);
+            self.check_moved("forward", self.forward_due, now);
+        }
+    }
+
+    pub(crate) fn due(&self) -> Option<Instant> {
+        [self.node_due, self.forward_due].into_iter().flatten().min()
+    }
+
+    pub(crate) fn effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// How long something takes between node and the data plane this time.
+    pub(crate) fn lag(&mut self) -> Duration {
+        self.dice.time(Duration::from_micros(5), self.setup.lag)
+    }
+
+    /// Tells whether data for `address` goes out directly, and by which path.
+    pub(crate) fn path_to(&self, address: IpAddr) -> Option<Path> {
+        self.paths.get(self.owners.get(&address)?).copied().flatten()
+    }
+
+    pub(crate) fn is_direct_to(&self, address: IpAddr) -> bool {
+        self.path_to(address)
+            .is_some_and(|path| matches!(path.local, Local::Socket(_)) && path.remote.ip() != server::ADDRESS)
+    }
+
+    /// The machine's own address in the network.
+    pub(crate) fn tunnel_address(&self, family: Family) -> Option<IpAddr> {
+        let fits = |address: &IpAddr| address.is_ipv4() == (family == Family::V4);
+        self.tun.addresses.iter().map(|(address, _)| *address).find(fits)
+    }
+
+    /// Why a peer is reached as it is, for a report.
+    pub(crate) fn describe(&self, now: Instant) -> String {
+        let status = self.node.status(now);
+        let network = status.network.map(|network| (network.state, network.log_length, network.servers));
+        let peers: Vec<_> = status
+            .peers
+            .into_iter()
+            .map(|peer| {
+                format!("{}: {:?} backup {:?} connecting {}", peer.name, peer.path, peer.backup, peer.connecting)
+            })
+            .collect();
+        let discards: Vec<_> = self.node.counters().iter().collect();
+        let forward: Vec<_> = self.forward.counters().discards().filter(|(_, count)| *count > 0).collect();
+        format!(
+            "{} at {}: {network:?} candidates {:?} peers {peers:#?} node {discards:?} forward {forward:?}",
+            self.setup.name, self.setup.address, status.candidates
+        )
+    }
+
+    /// What was dropped that honest peers on honest lines never send.
+    pub(crate) fn oddities(&self) -> Vec<String> {
+        let node = [Discard::BadServerMessage, Discard::ForeignMail, Discard::SuiteNotAllowed, Discard::BadPeerKey];
+        let forward = [
+            ForwardDiscard::WrongSuite,
+            ForwardDiscard::UnknownMetadata,
+            ForwardDiscard::UnknownPlaintext,
+            ForwardDiscard::MalformedProbe,
+            ForwardDiscard::MalformedPacket,
+            ForwardDiscard::SpoofedSource,
+            ForwardDiscard::Forged,
+            ForwardDiscard::BadChannel,
+            ForwardDiscard::TooLong,
+            ForwardDiscard::KeyExhausted,
+        ];
+        let counters = self.forward.counters();
+        let node = node.map(|discard| (discard.to_string(), self.node.counters().of(discard)));
+        let forward = forward.map(|discard| (discard.to_string(), counters.discarded(discard)));
+        let odd = node.into_iter().chain(forward).filter(|(_, count)| *count > 0);
+        odd.map(|(discard, count)| format!("{}: {count} x {discard}", self.setup.name)).collect()
+    }
+
+    fn start(&mut self, now: Instant) {
+        self.drain_node(now);
+        self.forward_due = self.forward.poll_timeout();
+        self.tell_wall(now);
+        self.input(now, Input::Interfaces(vec![self.setup.address]));
+    }
+
+    fn check_moved(&mut self, what: &str, due: Option<Instant>, now: Instant) {
+        if due.is_some_and(|due| due <= now) {
+            let text = format!("{} of {}: a deadline does not move: {due:?} at {now:?}", what, self.setup.name);
+            self.effects.push(Effect::Broken(text));
+        }
+    }
+
+    fn drain_node(&mut self, now: Instant) {
+        loop {
+            let due = self.node.poll_timeout();
+            let Some(output) = self.node.poll_output() else { break };
+            if due != Some(now) {
+                let text = format!("node of {}: {due:?} instead of {now:?} while output waits", self.setup.name);
+                self.effects.push(Effect::Broken(text));
+            }
+            self.take_output(output);
+        }
+        self.node_due = self.node.poll_timeout();
+    }
+
+    fn take_output(&mut self, output: Output) {
+        match output {
+            Output::Forward(command) => self.effects.push(Effect::Command(command)),
+            Output::OpenSocket { socket, family, port } => self.open(socket, family, port),
+            Output::CloseSocket(socket) => {
+                self.sockets.remove(&socket);
+            }
+            Output::ConnectServer { server, .. } => self.effects.push(Effect::Connect(server)),
+            Output::WriteServer { server, bytes } => self.effects.push(Effect::Write(server, bytes)),
+            Output::DisconnectServer(server) => self.effects.push(Effect::Disconnect(server)),
+            Output::Tun(state) => self.tun = state,
+            Output::Persist(state) => self.state = Some(state),
+            Output::StoreEntries { entries, .. } => self.entries.extend(entries),
+            Output::ForgetLog(_) => self.entries.clear(),
+            Output::Names(_) => {}
+            Output::Reply { id, reply } => {
+                let reply = reply.map_err(|failure| format!("{:?}: {}", failure.code, failure.message));
+                self.effects.push(Effect::Reply(id, reply));
+            }
+        }
+    }
+
+    /// Opens a socket; the world is one of IPv4, so IPv6 sockets open and reach nothing.
+    fn open(&mut self, socket: SocketId, family: Family, port: Port) {
+        let number = match (family, port) {
+            (Family::V4, Port::Kept) => self.kept_port,
+            (Family::V4, Port::Fresh) => self.free_port(),
+            (Family::V6, _) => 0,
+        };
+        let local = match family {
+            Family::V4 => {
+                self.sockets.insert(socket, number);
+                SocketAddr::from(([0, 0, 0, 0], number))
+            }
+            Family::V6 => SocketAddr::from(([0; 16], self.kept_port)),
+        };
+        self.effects.push(Effect::Input(Input::SocketOpened { socket, local }));
+    }
+
+    fn free_port(&mut self) -> u16 {
+        loop {
+            let port = self.dice.port();
+            if port != self.kept_port && !self.sockets.values().any(|taken| *taken == port) {
+                return port;
+            }
+        }
+    }
+
+    /// Sends, writes and reports what the data plane has made.
+    fn flush(&mut self, now: Instant) {
+        for transmit in self.buffers.arena.iter() {
+            self.effects.push(Effect::Datagram {
+                socket: transmit.socket,
+                to: transmit.to,
+                ttl: transmit.ttl,
+                bytes: transmit.contents.to_vec(),
+            });
+        }
+        self.buffers.arena.clear();
+        self.effects.extend(self.buffers.plan.iter().map(|packet| Effect::Deliver(packet.to_vec())));
+        self.buffers.plan.clear();
+        loop {
+            let due = self.forward.poll_timeout();
+            let Some(event) = self.forward.poll_event() else { break };
+            if due.is_none_or(|due| due > now) {
+                let text = format!("forward of {}: {due:?} at {now:?} while an event waits", self.setup.name);
+                self.effects.push(Effect::Broken(text));
+            }
+            let raw = matches!(event, Event::Handshake { .. } | Event::Stun { .. });
+            if !(raw && self.dice.chance(self.setup.raw_drops)) {
+                self.effects.push(Effect::Input(Input::Forward(event)));
+            }
+        }
+        self.forward_due = self.forward.poll_timeout();
+    }
+}
+
+fn node(now: Instant, setup: &Setup, resume: Resume, dice: &mut Dice) -> Node {
+    let config = Config {
+        seed: dice.seed(),
+        secret: None,
+        addresses: Vec::new(),
+        peers: Vec::new(),
+        suites: setup.suites.clone(),
+        hostname: setup.name.clone(),
+        debug: Debug::default(),
+    };
+    Node::new(now, config, resume).expect("the state on the disk is what the node wrote")
+}
