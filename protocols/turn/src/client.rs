@@ -9,7 +9,7 @@
 //! [`Input::Allocate`] starts anew.
 //!
 //! - An answer counts only with the id of an open request. A success must carry MESSAGE-INTEGRITY made with the key that
-//!   signed the request.
+//!   signed the request, and so must an error to a signed request, except 401, 438 and 441, which servers do not sign.
 //! - A nonce that became stale (438) is replaced and the request made again, whatever it was for.
 //! - The allocation is refreshed every 25 s, far more often than its lifetime asks for. That keeps a NAT's mapping open,
 //!   which needs a datagram at that pace anyway, and it is the only question whose answer tells that the server forgot the

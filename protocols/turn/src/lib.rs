@@ -10,9 +10,10 @@
 //! is RFC 8656's peer: a transport address that a client exchanges data with through its relayed address.
 //!
 //! # Deviations from RFC 8656
-//! - UDP between client and server, and UDP between server and peer; no RESERVATION-TOKEN (508), no EVEN-PORT (508), no
+//! - UDP between client and server, and UDP between server and peer; no reservation of ports (508), no
 //!   DONT-FRAGMENT (420), no ICMP attribute, no mobility.
-//! - Channel numbers are 0x4000 to 0x4FFF as in RFC 8656; the wider range of RFC 5766 is refused.
+//! - Channel numbers are 0x4000 to 0x4FFF as in RFC 8656; the wider range of RFC 5766 is refused. What else shares a
+//!   socket with ChannelData is told apart by that range.
 //! - ADDITIONAL-ADDRESS-FAMILY is ignored, as a server may that relays one family per allocation; a client that wants
 //!   both families makes two allocations.
 //! - The server accepts, on an existing allocation, every valid user name with the same name part: so a client may renew

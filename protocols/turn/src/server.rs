@@ -33,7 +33,7 @@ use ginnel_time::Instant;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
-use allocation::{Allocations, FiveTuple, Stage};
+use allocation::{Allocations, FiveTuple, Parity, Stage};
 use limiter::AnswerLimiter;
 use nonce::Nonces;
 
@@ -226,7 +226,7 @@ impl Server {
     fn port_failed(&mut self, id: AllocationId) -> Result<(), Discard> {
         let allocation = self.allocations.get(id).ok_or(Discard::NotOpening)?;
         let (family, to, transaction) = (allocation.family, allocation.five_tuple, allocation.transaction);
-        let port = self.pick_port(family);
+        let port = self.pick_port(family, allocation.parity);
         let allocation = self.allocations.get_mut(id).ok_or(Discard::NotOpening)?;
         let Stage::Opening { key, ports_tried, .. } = &mut allocation.stage else { return Err(Discard::NotOpening) };
         *ports_tried = ports_tried.saturating_add(1);
@@ -243,12 +243,13 @@ impl Server {
     }
 
     /// A port at random that no allocation of the family has; `None` when all are taken.
-    fn pick_port(&mut self, family: AddressFamily) -> Option<u16> {
+    fn pick_port(&mut self, family: AddressFamily, parity: Parity) -> Option<u16> {
         let (low, high) = (u32::from(*self.config.ports.start()), u32::from(*self.config.ports.end()));
         let size = high.checked_sub(low)? + 1;
         let start = self.rng.next_u32() % size;
         (0..size)
             .filter_map(|step| u16::try_from(low + (start + step) % size).ok())
+            .filter(|port| parity == Parity::Any || port.is_multiple_of(2))
             .find(|port| !self.allocations.is_port_taken(family, *port))
     }
 

@@ -132,6 +132,12 @@ impl Builder {
         self.with(turn::EvenPort::new(false))
     }
 
+    /// Adds EVEN-PORT with a reservation of the next higher port.
+    #[must_use]
+    pub fn even_port_with_reservation(self) -> Self {
+        self.with(turn::EvenPort::new(true))
+    }
+
     /// Adds DONT-FRAGMENT.
     #[must_use]
     pub fn dont_fragment(self) -> Self {

@@ -249,6 +249,11 @@ impl Message {
         Some(self.find::<turn::RequestedTrasport>()?.as_requested_trasport().ok()?.protocol().as_u8())
     }
 
+    /// EVEN-PORT: whether the next higher port is to be reserved as well.
+    pub fn even_port(&self) -> Option<bool> {
+        Some(self.find::<turn::EvenPort>()?.as_even_port().ok()?.reserve())
+    }
+
     /// REQUESTED-ADDRESS-FAMILY.
     pub fn requested_address_family(&self) -> Option<AddressFamily> {
         match self.find::<turn::RequestedAddressFamily>()?.as_requested_address_family().ok()?.family() {

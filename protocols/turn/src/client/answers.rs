@@ -130,8 +130,9 @@ impl Client {
             return Err(Discard::UnknownTransaction);
         }
         let (code, _) = answer.error().ok_or(Discard::Incomplete)?;
+        // 401 and 438 are never signed (RFC 8489 §9.2.4), nor is coturn's 441.
         if let Some(signature) = &open.signature
-            && !matches!(code, 401 | 438)
+            && !matches!(code, 401 | 438 | 441)
         {
             codec::verify(bytes, &signature.key).map_err(|_| Discard::Unauthenticated)?;
         }

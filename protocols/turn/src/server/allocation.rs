@@ -21,6 +21,13 @@ pub(super) struct FiveTuple {
     pub(super) local: SocketAddr,
 }
 
+/// Which ports will do (RFC 8656 §18.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parity {
+    Any,
+    Even,
+}
+
 #[derive(Debug)]
 pub(super) struct Allocation {
     pub(super) five_tuple: FiveTuple,
@@ -28,6 +35,7 @@ pub(super) struct Allocation {
     pub(super) user: String,
     pub(super) family: AddressFamily,
     pub(super) port: u16,
+    pub(super) parity: Parity,
     pub(super) stage: Stage,
     /// The request that made the allocation, for its repetitions.
     pub(super) transaction: TransactionId,
@@ -153,6 +161,7 @@ pub(super) struct Proposal {
     pub(super) key: Key,
     pub(super) family: AddressFamily,
     pub(super) port: u16,
+    pub(super) parity: Parity,
     pub(super) transaction: TransactionId,
     pub(super) lifetime: Duration,
 }
@@ -192,7 +201,7 @@ impl Allocations {
     pub(super) fn add(&mut self, now: Instant, proposal: Proposal) -> AllocationId {
         let id = AllocationId(self.next);
         self.next += 1;
-        let Proposal { five_tuple, user, key, family, port, transaction, lifetime } = proposal;
+        let Proposal { five_tuple, user, key, family, port, parity, transaction, lifetime } = proposal;
         let expires = now + OPENING_LIFETIME;
         self.by_five_tuple.insert(five_tuple, id);
         self.ports.insert((family, port));
@@ -203,6 +212,7 @@ impl Allocations {
             user,
             family,
             port,
+            parity,
             stage: Stage::Opening { key, lifetime, ports_tried: 1 },
             transaction,
             expires,

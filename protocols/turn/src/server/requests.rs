@@ -7,7 +7,7 @@ use ginnel_stun::codec::{
     AddressFamily, Builder, Class, InvalidCredentials, Key, Message, Method, attribute, is_stun, verify,
 };
 
-use super::allocation::{Allocation, AllocationId, FiveTuple, Proposal, Stage};
+use super::allocation::{Allocation, AllocationId, FiveTuple, Parity, Proposal, Stage};
 use super::{Discard, Output, Refusal, Server};
 use crate::channel_data::{self, ChannelNumber};
 use crate::credentials::{Credentials, parse_username, password_for};
@@ -142,20 +142,21 @@ impl Server {
             }
             return Ok(());
         }
-        let family = self.check_allocate(request)?;
+        let (family, parity) = self.check_allocate(request)?;
         if self.allocations.of_user(&authentic.user) >= self.config.quotas.per_user {
             return Err(Refusal::QuotaReached);
         }
         if self.allocations.len() >= self.config.quotas.total {
             return Err(Refusal::InsufficientCapacity);
         }
-        let port = self.pick_port(family).ok_or(Refusal::InsufficientCapacity)?;
+        let port = self.pick_port(family, parity).ok_or(Refusal::InsufficientCapacity)?;
         let proposal = Proposal {
             five_tuple: authentic.from,
             user: authentic.user.clone(),
             key: authentic.key.clone(),
             family,
             port,
+            parity,
             transaction: request.transaction(),
             lifetime: lifetime(request),
         };
@@ -167,23 +168,24 @@ impl Server {
         Ok(())
     }
 
-    fn check_allocate(&self, request: &Message) -> Result<AddressFamily, Refusal> {
+    fn check_allocate(&self, request: &Message) -> Result<(AddressFamily, Parity), Refusal> {
         match request.requested_transport() {
             None => return Err(Refusal::BadRequest),
             Some(UDP) => {}
             Some(_) => return Err(Refusal::UnsupportedTransport),
         }
-        let (token, even) = (request.has(attribute::RESERVATION_TOKEN), request.has(attribute::EVEN_PORT));
+        let (token, even) = (request.has(attribute::RESERVATION_TOKEN), request.even_port());
         let asked = request.requested_address_family();
-        if token && (even || asked.is_some()) {
+        if token && (even.is_some() || asked.is_some()) {
             return Err(Refusal::BadRequest);
         }
-        // No port is ever reserved, so every token is unknown, and pairs are not given.
-        if token || even {
+        // No port is ever reserved, so every token is unknown.
+        if token || even == Some(true) {
             return Err(Refusal::InsufficientCapacity);
         }
         let family = asked.unwrap_or(AddressFamily::Ipv4);
-        if self.serves(family) { Ok(family) } else { Err(Refusal::AddressFamilyNotSupported) }
+        let parity = if even.is_some() { Parity::Even } else { Parity::Any };
+        if self.serves(family) { Ok((family, parity)) } else { Err(Refusal::AddressFamilyNotSupported) }
     }
 
     fn refresh(&mut self, authentic: &Authentic<'_>) -> Result<(), Refusal> {

@@ -66,7 +66,9 @@ fn request(rng: &mut ChaCha20Rng, server: &Server, client: SocketAddr) -> Vec<u8
         Method::Allocate => request.requested_transport_udp(),
         Method::Refresh => request.lifetime(pick(rng, &[0, 600, 3600])),
         Method::ChannelBind => request.xor_peer_address(peer).channel_number(pick(rng, &[0x4000, 0x4001, 0x4002])),
-        _ => request.xor_peer_address(peer),
+        Method::CreatePermission | Method::Binding | Method::Send | Method::Data | Method::Other(_) => {
+            request.xor_peer_address(peer)
+        }
     };
     let credentials = Credentials::time_limited(SECRET, 1_000_000_000, pick(rng, &["a", "b", "c", "d", "e", "f"]));
     let nonce = server.nonces.make(server.now, client);

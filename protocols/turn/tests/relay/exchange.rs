@@ -30,7 +30,7 @@ fn bound_peer_exchanges_channel_data() {
     world.input(0, send(peer(), b"out"));
     world.run(SECOND);
     assert_eq!(world.relayed, [(relayed, peer(), b"out".to_vec())]);
-    world.from_peer(peer(), relayed, b"in").unwrap();
+    world.peer_sends(peer(), relayed, b"in").unwrap();
     world.run(SECOND);
     assert_eq!(world.ends[0].data(), [(peer(), b"in".to_vec())]);
     assert!(world.trace.iter().all(|datagram| matches!(datagram[0], 0x40..=0x4F)), "both went as ChannelData");
@@ -47,7 +47,7 @@ fn permitted_peer_exchanges_indications() {
     world.run(SECOND);
     assert_eq!(world.relayed, [(relayed, peer(), b"out".to_vec())]);
     let other_port = SocketAddr::new(peer().ip(), 9);
-    world.from_peer(other_port, relayed, b"in").unwrap();
+    world.peer_sends(other_port, relayed, b"in").unwrap();
     world.run(SECOND);
     assert_eq!(world.ends[0].data(), [(other_port, b"in".to_vec())]);
 }
@@ -64,7 +64,7 @@ fn mapped_address_is_the_one_the_server_sees() {
 fn strangers_reach_nobody_and_nobody_reaches_strangers() {
     let mut world = World::with_allocation();
     let relayed = world.ends[0].relayed().unwrap();
-    assert_eq!(world.from_peer(peer(), relayed, b"in"), Err(server::Discard::NotPermitted));
+    assert_eq!(world.peer_sends(peer(), relayed, b"in"), Err(server::Discard::NotPermitted));
     assert_eq!(world.try_input(0, send(peer(), b"out")), Err(Discard::NotPermitted));
     world.run(SECOND);
     assert!(world.relayed.is_empty() && world.ends[0].data().is_empty());
@@ -164,7 +164,7 @@ fn datagrams_that_claim_to_come_from_a_relay_address_are_dropped() {
     let (mut world, alice, bob) = pair();
     world.input(0, Input::Bind(bob));
     world.run(SECOND);
-    assert_eq!(world.from_peer(bob, alice, b"forged"), Err(server::Discard::Forbidden));
+    assert_eq!(world.peer_sends(bob, alice, b"forged"), Err(server::Discard::Forbidden));
 }
 
 #[test]
@@ -221,9 +221,9 @@ fn policy_that_changes_its_mind_stops_data_that_was_permitted() {
     world.input(0, Input::Bind(peer()));
     world.run(SECOND);
     let relayed = world.ends[0].relayed().unwrap();
-    world.from_peer(peer(), relayed, b"in").unwrap();
+    world.peer_sends(peer(), relayed, b"in").unwrap();
     open.store(false, Ordering::Relaxed);
-    assert_eq!(world.from_peer(peer(), relayed, b"in"), Err(server::Discard::Forbidden));
+    assert_eq!(world.peer_sends(peer(), relayed, b"in"), Err(server::Discard::Forbidden));
     world.input(0, send(peer(), b"out"));
     world.run(SECOND);
     assert_eq!(world.server_discards, [server::Discard::Forbidden]);

@@ -228,7 +228,7 @@ fn busy_world() -> World {
     let other: SocketAddr = "192.0.2.60:1".parse().unwrap();
     for to in [peer(), other] {
         world.input(0, Input::Send { peer: to, bytes: b"out".to_vec() });
-        world.from_peer(to, world.ends[0].relayed().unwrap(), b"in").unwrap();
+        world.peer_sends(to, world.ends[0].relayed().unwrap(), b"in").unwrap();
     }
     world.run(Duration::from_secs(30));
     world

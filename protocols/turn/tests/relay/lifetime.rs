@@ -44,8 +44,8 @@ fn allocation_channel_and_permission_last_for_hours() {
     for _ in 0..180 {
         world.run(MINUTE);
         let relayed = world.ends[0].relayed().unwrap();
-        world.from_peer(peer(), relayed, b"still here").unwrap();
-        world.from_peer(SocketAddr::new(other, 1), relayed, b"here too").unwrap();
+        world.peer_sends(peer(), relayed, b"still here").unwrap();
+        world.peer_sends(SocketAddr::new(other, 1), relayed, b"here too").unwrap();
     }
     assert!(!world.ends[0].has(ended), "{:?}", world.ends[0].seen);
     assert_eq!(world.ends[0].data().len(), 2 * 180 - 2, "the last two are under way");
@@ -59,9 +59,9 @@ fn permission_ends_five_minutes_after_its_last_renewal() {
     world.input(0, Input::Unpermit(peer().ip()));
     let relayed = world.ends[0].relayed().unwrap();
     world.run(Duration::from_secs(298));
-    world.from_peer(peer(), relayed, b"in time").unwrap();
+    world.peer_sends(peer(), relayed, b"in time").unwrap();
     world.run(Duration::from_secs(2));
-    assert_eq!(world.from_peer(peer(), relayed, b"late"), Err(server::Discard::NotPermitted));
+    assert_eq!(world.peer_sends(peer(), relayed, b"late"), Err(server::Discard::NotPermitted));
 }
 
 #[test]
@@ -73,15 +73,15 @@ fn channel_ends_ten_minutes_after_its_last_renewal_and_its_permission_before() {
     assert!(world.ends[0].has(|output| matches!(output, Output::Unbound { reason: Ended::Asked, .. })));
     let relayed = world.ends[0].relayed().unwrap();
     world.run(Duration::from_secs(301));
-    assert_eq!(world.from_peer(peer(), relayed, b"late"), Err(server::Discard::NotPermitted));
+    assert_eq!(world.peer_sends(peer(), relayed, b"late"), Err(server::Discard::NotPermitted));
     world.input(0, Input::Permit(peer().ip()));
     world.run(SECOND);
     world.trace.clear();
-    world.from_peer(peer(), relayed, b"by channel").unwrap();
+    world.peer_sends(peer(), relayed, b"by channel").unwrap();
     assert!(world.trace.iter().any(|datagram| datagram[0] == 0x40 || datagram[0] & 0xF0 == 0x40));
     world.run(Duration::from_secs(300));
     world.trace.clear();
-    world.from_peer(peer(), relayed, b"by indication").unwrap();
+    world.peer_sends(peer(), relayed, b"by indication").unwrap();
     assert!(world.trace.iter().all(|datagram| datagram[0] & 0xF0 != 0x40));
 }
 
@@ -94,7 +94,7 @@ fn nonces_that_expire_every_minute_disturb_nothing() {
     world.input(0, Input::Permit("192.0.2.60".parse().unwrap()));
     world.run(120 * MINUTE);
     assert!(!world.ends[0].has(ended), "{:?}", world.ends[0].seen);
-    world.from_peer(peer(), world.ends[0].relayed().unwrap(), b"on").unwrap();
+    world.peer_sends(peer(), world.ends[0].relayed().unwrap(), b"on").unwrap();
 }
 
 #[test]

@@ -191,7 +191,7 @@ fn allocate_is_refused_for_what_it_asks() {
     let mut raw = Raw::new(config());
     let bare = raw.start(Method::Allocate);
     assert_eq!(raw.code(bare), 400);
-    let even = raw.start(Method::Allocate).requested_transport_udp().even_port();
+    let even = raw.start(Method::Allocate).requested_transport_udp().even_port_with_reservation();
     assert_eq!(raw.code(even), 508);
     let token = raw.start(Method::Allocate).requested_transport_udp().reservation_token([1; 8]);
     assert_eq!(raw.code(token), 508);
@@ -212,6 +212,23 @@ fn allocate_is_refused_for_what_it_asks() {
     assert_eq!(raw.send(&signed)[0].error().map(|(code, _)| code), Some(442));
     assert_eq!(raw.world.server.allocations(), 0);
     assert_eq!(raw.allocate(), 0);
+}
+
+#[test]
+fn even_ports_are_given_when_asked_for() {
+    for n in 0..20 {
+        let mut raw = Raw::in_world(World::new(config()), SocketAddr::from(([198, 51, 100, 200], 1000 + n)), "alice");
+        raw.world.occupied = (50_000..50_900).collect();
+        let request = raw.start(Method::Allocate).requested_transport_udp().even_port();
+        let bytes = raw.sign(request);
+        let answers = raw.send(&bytes);
+        let relayed = answers[0].xor_relayed_address();
+        assert!(relayed.is_none_or(|relayed| relayed.port().is_multiple_of(2)), "{relayed:?}");
+    }
+    let mut raw = Raw::new(server::Config { ports: 50_001..=50_002, ..config() });
+    let request = raw.start(Method::Allocate).requested_transport_udp().even_port();
+    let bytes = raw.sign(request);
+    assert_eq!(raw.send(&bytes)[0].xor_relayed_address().map(|relayed| relayed.port()), Some(50_002));
 }
 
 #[test]
@@ -274,11 +291,11 @@ fn several_peers_are_permitted_at_once_or_none() {
         ["192.0.2.1:1", "192.0.2.2:1", "10.0.0.1:1"].map(|address| address.parse().unwrap());
     let bad = raw.start(Method::CreatePermission).xor_peer_address(a).xor_peer_address(inside);
     assert_eq!(raw.code(bad), 403);
-    assert_eq!(raw.world.from_peer(a, relayed, b"x"), Err(server::Discard::NotPermitted));
+    assert_eq!(raw.world.peer_sends(a, relayed, b"x"), Err(server::Discard::NotPermitted));
     let good = raw.start(Method::CreatePermission).xor_peer_address(a).xor_peer_address(b);
     assert_eq!(raw.code(good), 0);
-    assert_eq!(raw.world.from_peer(a, relayed, b"x"), Ok(()));
-    assert_eq!(raw.world.from_peer(b, relayed, b"x"), Ok(()));
+    assert_eq!(raw.world.peer_sends(a, relayed, b"x"), Ok(()));
+    assert_eq!(raw.world.peer_sends(b, relayed, b"x"), Ok(()));
     let six = raw.start(Method::CreatePermission).xor_peer_address("[2001:db8::1]:1".parse().unwrap());
     assert_eq!(raw.code(six), 443);
     let none = raw.start(Method::CreatePermission);

@@ -168,7 +168,7 @@ impl World {
     }
 
     /// A datagram from a peer to a client's relayed address.
-    pub(crate) fn from_peer(
+    pub(crate) fn peer_sends(
         &mut self,
         peer: SocketAddr,
         relayed: SocketAddr,
