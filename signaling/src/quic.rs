@@ -127,7 +127,7 @@ async fn write(
     hub: mpsc::Sender<Event>,
 ) {
     while let Some(Written::Bytes(bytes)) = written.recv().await {
-        if send.write_all(&bytes).await.is_err() {
+        if !matches!(timeout(STALL, send.write_all(&bytes)).await, Ok(Ok(()))) {
             break;
         }
         if hub.send(Event::Flushed { conn, bytes: bytes.len() }).await.is_err() {
@@ -150,5 +150,7 @@ const MAX_HANDSHAKES: usize = 1024;
 /// Connections at the level of QUIC, somewhat more than the machine lets in, so that it can say why it refuses.
 const MAX_CONNECTIONS: usize = 8192;
 const MAX_CHUNK: usize = 16 << 10;
+/// How long a client may take none of the bytes that wait for it.
+const STALL: Duration = Duration::from_secs(20);
 /// How long a client may take to acknowledge the last words.
 const LINGER: Duration = Duration::from_secs(2);

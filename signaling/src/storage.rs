@@ -267,4 +267,17 @@ mod tests {
         assert_eq!(all.len(), 100);
         assert!(all.iter().all(|(_, outcome)| *outcome == Outcome::Durable));
     }
+
+    #[test]
+    fn journal_is_as_private_as_the_database() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("signal.db");
+        let storage = Storage::open(&path).unwrap();
+        storage.add_token(&token(7), 5).unwrap();
+        for file in std::fs::read_dir(parent.path()).unwrap() {
+            let file = file.unwrap();
+            assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600, "{:?}", file.file_name());
+        }
+        assert!(parent.path().join("signal.db-wal").exists());
+    }
 }

@@ -17,7 +17,7 @@ use rand_core::SeedableRng as _;
 use crate::auth::{self, SignedRole};
 use crate::frame::{self, FrameReader, MAX_FRAME};
 use crate::message::{Claim, ClientMessage, FoundingToken, Refusal, Request, ServerMessage, TooLong, VERSION};
-use crate::noise::{Channel, HANDSHAKE_MESSAGE_LEN, Initiator};
+use crate::noise::{Channel, Initiator};
 
 /// One connection to one server, from the opened stream to its end.
 ///
@@ -242,12 +242,10 @@ impl Client {
         }
         self.reader.push(bytes);
         loop {
-            let limit = match self.state {
-                State::Handshaking { .. } => 1 + HANDSHAKE_MESSAGE_LEN,
-                State::Idle { .. } | State::Authenticating { .. } | State::Ready { .. } => MAX_FRAME,
-                State::Broken => return Err(Discard::Untrusted),
-            };
-            match self.reader.next(limit) {
+            if matches!(self.state, State::Broken) {
+                return Err(Discard::Untrusted);
+            }
+            match self.reader.next(MAX_FRAME) {
                 Ok(Some(frame)) => self.take_frame(&frame),
                 Ok(None) => return Ok(()),
                 Err(_) => self.end(Broken::Malformed),

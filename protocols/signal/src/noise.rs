@@ -203,7 +203,7 @@ fn key(bytes: &[u8]) -> Option<[u8; KEY_LEN]> {
 /// Bytes that sealing adds to a frame.
 pub(crate) const TAG_LEN: usize = 16;
 /// Each of the two handshake messages: an ephemeral key and the tag of an empty payload.
-pub(crate) const HANDSHAKE_MESSAGE_LEN: usize = KEY_LEN + TAG_LEN;
+const HANDSHAKE_MESSAGE_LEN: usize = KEY_LEN + TAG_LEN;
 
 const KEY_LEN: usize = 32;
 const CHANNEL_PATTERN: &str = "Noise_NK_25519_ChaChaPoly_BLAKE2s";

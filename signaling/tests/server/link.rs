@@ -54,10 +54,9 @@ impl Link {
             welcome,
         };
         link.input(Input::Opened).await;
-        match link.try_next().await? {
-            ServerMessage::Welcome(welcome) => link.welcome = welcome,
-            other => panic!("no welcome but {other:?}"),
-        }
+        let first = link.try_next().await?;
+        let ServerMessage::Welcome(welcome) = first else { panic!("no welcome but {first:?}") };
+        link.welcome = welcome;
         Ok(link)
     }
 

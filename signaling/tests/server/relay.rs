@@ -87,32 +87,24 @@ impl Relayed {
 
     async fn allocate(&mut self) -> SocketAddr {
         self.input(Input::Allocate);
-        match self.next().await {
-            Output::Allocated { relayed, mapped } => {
-                assert_eq!(mapped, self.socket.local_addr().expect("bound"));
-                relayed
-            }
-            other => panic!("{other:?}"),
-        }
+        let output = self.next().await;
+        let Output::Allocated { relayed, mapped } = output else { panic!("{output:?}") };
+        assert_eq!(mapped, self.socket.local_addr().expect("bound"));
+        relayed
     }
 
     async fn data(&mut self) -> (SocketAddr, Vec<u8>) {
-        loop {
-            match self.next().await {
-                Output::Data { peer, bytes } => return (peer, bytes),
-                Output::Permitted(_) | Output::Bound { .. } => {}
-                other => panic!("{other:?}"),
-            }
-        }
+        let output = self.next().await;
+        let Output::Data { peer, bytes } = output else { panic!("{output:?}") };
+        (peer, bytes)
     }
 }
 
 async fn credentials(link: &mut crate::link::Link) -> RelayCredentials {
     link.send(ClientMessage::Relay).await;
-    match link.answer().await {
-        ServerMessage::Relay(credentials) => credentials,
-        other => panic!("{other:?}"),
-    }
+    let answer = link.answer().await;
+    let ServerMessage::Relay(credentials) = answer else { panic!("{answer:?}") };
+    credentials
 }
 
 #[tokio::test]

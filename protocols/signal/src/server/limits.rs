@@ -24,7 +24,7 @@ pub struct Limits {
     pub appends: Rate,
     /// Networks in all.
     pub networks: usize,
-    /// Entries of one network's log.
+    /// Entries of one network's log; members' updates may fill three quarters of it, revocations go a quarter beyond.
     pub log_entries: usize,
     /// Bytes of mail held for members that are away or slow, over all networks.
     pub held_mail: usize,
@@ -48,7 +48,7 @@ impl Default for Limits {
             opens: Rate { per_second: 10, burst: 100 },
             requests: Rate { per_second: 100, burst: 600 },
             mail: Rate { per_second: 32, burst: 512 },
-            appends: Rate { per_second: 2, burst: 40 },
+            appends: Rate { per_second: 2, burst: 100 },
             networks: 1024,
             log_entries: 65_536,
             held_mail: 32 << 20,

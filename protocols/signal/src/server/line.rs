@@ -12,7 +12,7 @@ use super::{ConnectionId, Discard, Output};
 use crate::frame::{self, FrameReader};
 use crate::mailbox::MAX_MAIL;
 use crate::message::{Refusal, Request, ServerMessage, Standing};
-use crate::noise::{Channel, HANDSHAKE_MESSAGE_LEN, TAG_LEN};
+use crate::noise::{Channel, TAG_LEN};
 
 /// All connections of a server.
 ///
@@ -308,8 +308,8 @@ impl Lines {
 impl Line {
     fn next(&mut self, now: Instant) -> Result<Option<Arrival>, Discard> {
         let limit = match self.phase {
-            Phase::Hello => 1 + HANDSHAKE_MESSAGE_LEN,
-            Phase::Unproven { .. } => MAX_PROOF_FRAME,
+            // Longer than ours, so that later versions hear that we are an earlier one.
+            Phase::Hello | Phase::Unproven { .. } => MAX_PROOF_FRAME,
             Phase::Open { .. } => MAX_CLIENT_FRAME,
         };
         let Some(frame) = self.reader.next(limit).map_err(|_| Discard::FrameLength)? else { return Ok(None) };

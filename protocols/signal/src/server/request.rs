@@ -131,7 +131,7 @@ impl Server {
         if network.charge_append(now, session.account(), limits) == Taken::Empty {
             return refusal(Refusal::RateLimited, "too many appends; try again in a few seconds");
         }
-        if network.length() >= limits.log_entries as u64 {
+        if network.length() >= room_for(record, limits.log_entries) {
             return refusal(Refusal::TooLarge, "the network's log is as long as this server allows");
         }
         if network.is_congested() {
@@ -221,6 +221,18 @@ impl Session {
             Some(invite) => Account::Invite(invite),
             None => Account::Key(self.key),
         }
+    }
+}
+
+/// How long a log may be to take a record. No member can fill the log with its updates so that nobody is let in, and
+/// no full log keeps a member from being revoked.
+fn room_for(record: &[u8], entries: usize) -> u64 {
+    let entries = entries as u64;
+    match SignedRecord::decode(record).as_ref().map(SignedRecord::record) {
+        Ok(Record::MemberUpdate(_)) => entries / 4 * 3,
+        Ok(Record::Revoke(_)) => entries.saturating_add(entries / 4).saturating_add(1),
+        Ok(Record::Genesis(_) | Record::Invite(_) | Record::InviteVoid(_) | Record::Member(_) | Record::Lease(_))
+        | Err(_) => entries,
     }
 }
 

@@ -159,7 +159,7 @@ fn oversized_frames_are_refused_by_their_length() {
     let (mut world, _) = World::founded(1);
     let conn = ConnectionId(5000);
     world.server.handle_input(world.now, Input::Opened { conn, from: address(1) }).unwrap();
-    assert_eq!(push(&mut world, conn, vec![0, 50]), Err(Discard::FrameLength));
+    assert_eq!(push(&mut world, conn, vec![4, 0]), Err(Discard::FrameLength));
     let raw = Raw::connect(&mut world, 5001);
     assert_eq!(push(&mut world, raw.conn, vec![0x40, 0]), Err(Discard::FrameLength));
     assert_eq!(world.server.status().connections, 0);
@@ -317,13 +317,25 @@ fn held_mail_is_bounded_over_all() {
 }
 
 #[test]
-fn log_of_full_length_takes_no_more() {
-    let limits = Limits { log_entries: 3, ..Limits::default() };
+fn full_log_takes_no_more_but_revocations() {
+    let limits = Limits { log_entries: 4, ..Limits::default() };
     let (mut world, founded) = World::founded_with(limits, 1);
+    let one = world.member(founded.network, 1);
+    let name = ginnel_membership::Name::new("other").unwrap();
+    let suites = ginnel_membership::Capabilities::BOTH_SUITES;
+    let update = build::update_record(&founded.network, &key(1), 1, name, suites);
+    world.send(one, ClientMessage::Append { record: update });
+    assert_eq!(code(&world.take(one, 1)[0]), Refusal::TooLarge, "updates leave room for others");
     let admin = world.connect(founded.network, Credentials::Member { key: founded.admin.clone() });
-    let record = build::invite_record(&founded.network, &founded.admin, key(200).invite_key(), UNIX + 60, None);
+    let invite = |n| build::invite_record(&founded.network, &founded.admin, key(n).invite_key(), UNIX + 60, None);
+    world.send(admin, ClientMessage::Append { record: invite(200) });
+    assert_eq!(world.take(admin, 3)[1], ServerMessage::Appended { sequence: 3 });
+    world.send(admin, ClientMessage::Append { record: invite(201) });
+    assert_eq!(code(&world.take(admin, 1)[0]), Refusal::TooLarge);
+    let record = build::revoke_record(&founded.network, &founded.admin, key(1).member_key());
     world.send(admin, ClientMessage::Append { record });
-    assert_eq!(code(&world.take(admin, 2)[1]), Refusal::TooLarge);
+    assert_eq!(world.take(admin, 2)[0], ServerMessage::Appended { sequence: 4 });
+    assert_eq!(world.refusal(one), Refusal::Revoked);
 }
 
 #[test]
