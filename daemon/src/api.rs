@@ -217,6 +217,7 @@ async fn answer(
 ) -> Result<Reply, ApiError> {
     let endpoint = find(method, uri.path())?;
     if caller.tier < Some(endpoint.tier()) {
+        tracing::debug!(uid = caller.uid, pid = caller.pid, "control request refused: {}", endpoint.path());
         let message = format!("this user may not use {}, which needs the tier {}", endpoint.path(), endpoint.tier());
         return Err(ApiError::new(Exit::Denied, "denied", message)
             .with_hint("Run ginnel with sudo, or add the user to the group ginnel-admin and log in again."));
@@ -232,9 +233,6 @@ async fn answer(
         )
     })?;
     let request = endpoint.request(&body)?;
-    if endpoint.tier() > Tier::Read {
-        tracing::info!(uid = caller.uid, pid = caller.pid, "control request {}", endpoint.path());
-    }
     let deadline = request.deadline();
     let (sender, receiver) = oneshot::channel();
     let exchange = async {

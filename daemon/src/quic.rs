@@ -35,7 +35,7 @@ pub enum Incoming {
 pub struct ServerStream {
     /// What the server sends; a slow reader slows the server down.
     pub incoming: mpsc::Receiver<Incoming>,
-    /// What is sent to the server, at most 64 messages ahead.
+    /// What is sent to the server, at most 1,024 messages ahead: a burst to every peer of a large network fits.
     pub outgoing: mpsc::Sender<Vec<u8>>,
     link: ServerLink,
 }
@@ -91,7 +91,7 @@ impl ServerStream {
         let connection = connecting.await.map_err(|error| told(&error))?;
         let (send, receive) = connection.open_bi().await.map_err(|error| told(&error))?;
         let (incoming_sender, incoming) = mpsc::channel(CHUNKS);
-        let (outgoing, outgoing_receiver) = mpsc::channel(CHUNKS);
+        let (outgoing, outgoing_receiver) = mpsc::channel(MESSAGES);
         tokio::spawn(read(receive, connection.clone(), incoming_sender));
         tokio::spawn(write(send, outgoing_receiver));
         Ok(Self { incoming, outgoing, link: ServerLink { remote, endpoint, connection } })
@@ -273,8 +273,10 @@ const ADDRESSES: usize = 8;
 /// Below the 30 s after which common NATs forget a UDP mapping.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const IDLE_MS: u32 = 60_000;
-/// Chunks that wait in either direction.
+/// Chunks from the server that wait.
 const CHUNKS: usize = 64;
+/// Messages to the server that wait.
+const MESSAGES: usize = 1024;
 const LARGEST_CHUNK: usize = 64 * 1024;
 const WINDOW: u32 = 1 << 20;
 /// Never sent nor checked; the interface wants a name.

@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use ginnel_time::Instant;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Time since boot, suspend included.
 pub(crate) fn boot_clock() -> Instant {
@@ -130,6 +132,19 @@ impl Timer {
 
     pub(crate) fn fd(&self) -> RawFd {
         self.file.as_raw_fd()
+    }
+}
+
+/// A timer that a task can wait for; to be made within a tokio runtime.
+pub(crate) fn async_timer() -> io::Result<AsyncFd<Timer>> {
+    let timer = Timer::new()?;
+    // SAFETY: the timer owns its descriptor, which stays the same and open until the timer is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) }?)
+}
+
+impl AsRawFd for Timer {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd()
     }
 }
 
