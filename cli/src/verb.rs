@@ -42,9 +42,7 @@ pub(crate) async fn run(arguments: &Arguments, settings: &Settings, output: &Out
         Verb::Log => log(&client, output).await,
     };
     match (result, named_peer(&arguments.verb)) {
-        (Err(error), Some(peer)) if error.exit == Exit::NotFound && error.hint.is_none() => {
-            Err(with_nearest_peer(error, peer, &client).await)
-        }
+        (Err(error), Some(peer)) if error.exit == Exit::NotFound => Err(with_nearest_peer(error, peer, &client).await),
         (result, _) => result,
     }
 }
@@ -112,7 +110,10 @@ async fn status(client: &Client, output: &Output) -> Result<Exit, ApiError> {
             output.line("");
             output.line("Not in a network. `ginnel up INVITE` joins one; `ginnel up FOUNDING` founds one.");
         }
-        show_static_peers(&status.static_peers, output);
+        if !status.static_peers.is_empty() {
+            output.line("");
+            show_static_peers(&status.static_peers, output);
+        }
         for item in &status.health {
             output.line("");
             let severity = output.severity(item.severity);
@@ -147,10 +148,16 @@ async fn peers(client: &Client, output: &Output) -> Result<Exit, ApiError> {
     show(&answer, output, |peers: Peers, output| {
         if !peers.peers.is_empty() {
             show_peers(&peers.peers, output);
-        } else if peers.static_peers.is_empty() {
+        }
+        if !peers.static_peers.is_empty() {
+            if !peers.peers.is_empty() {
+                output.line("");
+            }
+            show_static_peers(&peers.static_peers, output);
+        }
+        if peers.peers.is_empty() && peers.static_peers.is_empty() {
             output.note("No peers yet. `ginnel invite` makes an invite for another machine.");
         }
-        show_static_peers(&peers.static_peers, output);
     })
 }
 
@@ -166,10 +173,6 @@ fn show_peers(peers: &[Peer], output: &Output) {
 }
 
 fn show_static_peers(peers: &[StaticPeer], output: &Output) {
-    if peers.is_empty() {
-        return;
-    }
-    output.line("");
     let heading =
         ["FROM THE CONFIGURATION", "KIND", "PREFIXES", "PATH", "ENDPOINT", "RTT", "RECEIVED", "SENT", "LAST SEEN"];
     let mut table = Table::new(&heading);
@@ -368,7 +371,8 @@ async fn with_nearest_peer(error: ApiError, peer: &str, client: &Client) -> ApiE
     let names = peers.peers.iter().map(|peer| peer.name.as_str());
     let names = names.chain(peers.static_peers.iter().map(|peer| peer.name.as_str()));
     match nearest(peer, names) {
-        Some(name) => error.with_hint(format!("Did you mean {name}?")),
+        Some(name) => error.with_hint(format!("Did you mean {}?", clean(name))),
+        None if error.hint.is_some() => error,
         None => error.with_hint("`ginnel peers` lists the names."),
     }
 }

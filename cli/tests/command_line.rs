@@ -85,8 +85,7 @@ fn up_reads_the_invite_from_standard_input() {
 
 #[test]
 fn a_misspelt_peer_is_answered_with_the_right_one() {
-    let error =
-        r#"{"error":{"code":"no-such-peer","message":"no peer is named lapton","hint":null,"exit":6,"docs":null}}"#;
+    let error = r#"{"error":{"code":"no-such-peer","message":"no peer is named lapton","hint":"`ginnel peers` shows them","exit":6,"docs":null}}"#;
     let peers = r#"{"schema":"ginnel.peers/1","ginnel_version":"0.1.0","peers":[],"static_peers":[{"name":"laptop",
         "public_key":"","kind":"wireguard","allowed_ips":[],"online":false,"path":{"kind":"none"},"rx_bytes":0,
         "tx_bytes":0}]}"#;
