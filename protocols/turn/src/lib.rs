@@ -19,7 +19,7 @@
 //! - The server accepts, on an existing allocation, every valid user name with the same name part: so a client may renew
 //!   credentials that are about to expire without losing the allocation. Other names get 441.
 //! - The server relays between two of its own relayed addresses inside the process and never sends to any other port of
-//!   its own relay addresses.
+//!   its own addresses.
 //! - Messages that cannot be parsed get no answer, rather than 400.
 //! - The client asks for one peer per CreatePermission, since servers are in use that install only the first.
 //! - The client asks for a second allocation in place of a forgotten one: told 437 by Allocate, it deletes what the

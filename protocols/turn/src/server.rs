@@ -5,8 +5,8 @@
 //! are valid.
 //!
 //! **Who may reach what.** Every datagram in either direction passes one check: the peer's address must hold an unexpired
-//! permission of the allocation, and must be one that [`PeerPolicy`] lets through or a relay address of this server.
-//! Granting a permission or a channel asks the policy too. For a relay address of this server, only live relayed addresses
+//! permission of the allocation, and must be one that [`PeerPolicy`] lets through or an address of this server's own.
+//! Granting a permission or a channel asks the policy too. On an address of the server's own, only live relayed addresses
 //! exist: the datagram goes from one allocation to the other inside the process, when the second has permitted the first
 //! as well; nothing is ever sent to another port there.
 //!
@@ -84,7 +84,8 @@ pub struct Server {
     nonces: Nonces,
     limiter: AnswerLimiter,
     allocations: Allocations,
-    /// Addresses that only live relayed addresses exist on: those of the configuration and those the shell opened.
+    /// Addresses that only live relayed addresses exist on: those of the configuration, those the shell opened, and those
+    /// that clients send to.
     own_addresses: BTreeSet<IpAddr>,
     outputs: VecDeque<Output>,
 }
@@ -189,6 +190,14 @@ impl Server {
         Some(wall.unix_seconds.saturating_add(self.now.saturating_duration_since(wall.at).as_secs()))
     }
 
+    /// Takes an address out of what can be reached, but for live relayed addresses on it: a client that could reach our
+    /// own ports could relay through itself in circles.
+    fn note_own_address(&mut self, address: IpAddr) {
+        if !address.is_unspecified() && self.own_addresses.len() < MAX_OWN_ADDRESSES {
+            self.own_addresses.insert(address.to_canonical());
+        }
+    }
+
     /// Ends an allocation and has its port closed. The order to close is never dropped: the shell would keep the socket.
     fn end(&mut self, id: AllocationId) {
         if self.allocations.remove(id).is_some() {
@@ -217,7 +226,7 @@ impl Server {
             .xor_mapped_address(SocketAddr::new(to.client.ip().to_canonical(), to.client.port()))
             .encode_signed(&key)
             .expect("addresses and numbers always fit");
-        self.own_addresses.insert(relayed.ip());
+        self.note_own_address(relayed.ip());
         self.allocations.go_live(id, relayed, answer.clone());
         self.allocations.set_expiry(id, self.now + lifetime);
         self.send_to_client(to, answer)
@@ -276,6 +285,8 @@ impl Server {
     }
 }
 
+/// More addresses than a machine that relays has; the shell tells them, so it bounds a mistake of the shell's.
+const MAX_OWN_ADDRESSES: usize = 256;
 /// Other programs on the machine use ports too; a range in which eight in a row are taken is full.
 const MAX_PORTS_TRIED: u8 = 8;
 

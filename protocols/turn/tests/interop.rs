@@ -17,7 +17,7 @@ use ginnel_turn::server::{self, AllocationId, Quotas, Server};
 use ginnel_turn::{AddressFamily, Credentials};
 
 const SECRET: &str = "north north-west and by south";
-const WAIT: Duration = Duration::from_secs(10);
+const WAIT: Duration = Duration::from_secs(20);
 
 /// Tells whether a program is installed, loudly if it is not.
 fn is_installed(program: &str) -> bool {
@@ -348,7 +348,7 @@ struct Relay {
 }
 
 impl Relay {
-    /// Listens on 127.0.0.1 and relays from 127.0.0.2, so that peers on 127.0.0.1 are not addresses of its own.
+    /// Listens on 127.0.0.3 and relays from 127.0.0.2, so that peers on 127.0.0.1 are not addresses of its own.
     fn new() -> Self {
         let config = server::Config {
             realm: "interop.test".to_owned(),
@@ -359,7 +359,7 @@ impl Relay {
             policy: Box::new(|address| address == IpAddr::V4(Ipv4Addr::LOCALHOST)),
             nonce_lifetime: Duration::from_secs(60),
         };
-        let socket = UdpSocket::bind(loopback(1)).unwrap();
+        let socket = UdpSocket::bind(loopback(3)).unwrap();
         socket.set_nonblocking(true).unwrap();
         let mut server = Server::new([6; 32], config).unwrap();
         server.handle_input(Instant::ZERO, server::Input::Wall(unix_seconds())).unwrap();
@@ -446,7 +446,7 @@ impl Relay {
             .args(["-u", "alice", "-W", SECRET, "-p", &self.socket.local_addr().unwrap().port().to_string()])
             .args(["-n", "20", "-l", "300", "-z", "10"])
             .args(extra)
-            .arg("127.0.0.1")
+            .arg("127.0.0.3")
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()

@@ -38,6 +38,7 @@ impl From<InvalidCredentials> for Denial {
 impl Server {
     /// Anything from a client.
     pub(super) fn receive(&mut self, from: FiveTuple, bytes: Vec<u8>) -> Result<(), Discard> {
+        self.note_own_address(from.local.ip());
         if channel_data::is_channel_data(&bytes) {
             return self.receive_channel_data(from, bytes);
         }
@@ -98,9 +99,6 @@ impl Server {
         let (Some(username), Some(realm), Some(nonce)) = (request.username(), request.realm(), request.nonce()) else {
             return Err(Denial::BadRequest);
         };
-        if !self.nonces.is_valid(self.now, from.client, nonce) {
-            return Err(Denial::StaleNonce);
-        }
         let (expires, name) = parse_username(username).ok_or(Denial::Unauthorized)?;
         let now = self.unix_seconds().ok_or(Denial::Unauthorized)?;
         if expires <= now || realm != self.config.realm {
@@ -109,11 +107,16 @@ impl Server {
         let password = password_for(&self.config.secret, username).to_string();
         let key = Credentials { username: username.to_owned(), password }.key(&self.config.realm)?;
         verify(bytes, &key).map_err(|_| Denial::Unauthorized)?;
+        if !self.nonces.is_valid(self.now, from.client, nonce) {
+            return Err(Denial::StaleNonce);
+        }
         Ok(Authentic { from, request, user: name.to_owned(), key })
     }
 
     fn deny(&mut self, from: FiveTuple, request: &Message, denial: Denial) -> Result<(), Discard> {
-        if !self.limiter.allow(self.now, from.client) {
+        // Who is told of a stale nonce knows a password: no flood from the same network may keep that answer from it.
+        // Its request was longer than the answer, should it be a copy sent in another's name.
+        if !matches!(denial, Denial::StaleNonce) && !self.limiter.allow(self.now, from.client) {
             return Err(Discard::RateLimited);
         }
         let answer = Builder::new(Class::Error, request.method(), request.transaction());

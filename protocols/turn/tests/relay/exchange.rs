@@ -6,7 +6,7 @@ use std::time::Duration;
 use ginnel_turn::client::{Discard, Ended, Input, Output};
 use ginnel_turn::{AddressFamily, server};
 
-use crate::world::{World, config, relay_address};
+use crate::world::{World, config, relay_address, server_address};
 
 const PEER: &str = "192.0.2.50:7000";
 const SECOND: Duration = Duration::from_secs(1);
@@ -156,6 +156,17 @@ fn relay_address_without_an_allocation_is_a_dead_end() {
         world.run(SECOND);
         assert_eq!(world.server_discards, [server::Discard::NoSuchPeer]);
     }
+    assert!(world.relayed.is_empty());
+}
+
+#[test]
+fn nobody_reaches_the_server_itself_through_the_server() {
+    let mut world = World::with_allocation();
+    world.input(0, Input::Bind(server_address()));
+    world.run(SECOND);
+    world.input(0, send(server_address(), b"in circles"));
+    world.run(SECOND);
+    assert_eq!(world.server_discards, [server::Discard::NoSuchPeer]);
     assert!(world.relayed.is_empty());
 }
 

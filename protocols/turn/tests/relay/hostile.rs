@@ -195,6 +195,23 @@ fn one_network_gets_few_unauthenticated_answers_and_the_next_is_served() {
 }
 
 #[test]
+fn flood_from_its_own_network_does_not_keep_a_client_from_a_fresh_nonce() {
+    let mut world = World::new(server::Config { nonce_lifetime: Duration::from_secs(60), ..config() });
+    world.add("alice", AddressFamily::Ipv4);
+    world.input(0, Input::Allocate);
+    world.run(SECOND);
+    let request = asking().1;
+    for _ in 0..600 {
+        for port in 1..60 {
+            let _ = world.raw(SocketAddr::from(([198, 51, 100, 99], port)), &request);
+        }
+        world.run(SECOND);
+    }
+    assert_eq!(world.server.allocations(), 1);
+    assert_eq!(world.ends[0].seen.len(), 1, "{:?}", world.ends[0].seen);
+}
+
+#[test]
 fn every_truncation_of_every_message_is_harmless() {
     let mut world = busy_world();
     let trace = std::mem::take(&mut world.trace);

@@ -283,25 +283,39 @@ fn allocation_of_a_client_that_vanished_ends_by_itself() {
     assert_eq!((world.server.allocations(), world.ports.len()), (0, 0));
 }
 
-#[test]
-fn forgotten_allocation_in_the_way_is_deleted_first() {
-    let mut world = World::with_allocation();
-    let old = world.ends[0].relayed().unwrap();
-    // The program restarts on the same port and knows nothing of its allocation.
-    let address = world.ends[0].address;
-    world.ends.clear();
-    let fresh = world.add("alice", AddressFamily::Ipv4);
-    assert_eq!(world.ends[fresh].address, address);
+/// The program restarts on the same port and knows nothing of what it had.
+fn restart_client(world: &mut World, run: u16) {
     let config = ginnel_turn::client::Config {
         server: server_address(),
         credentials: credentials("alice"),
         family: AddressFamily::Ipv4,
     };
-    world.ends[fresh].client = ginnel_turn::Client::new([200; 32], config);
-    world.input(fresh, Input::Allocate);
-    world.run(2 * SECOND);
-    let new = world.ends[fresh].relayed().expect("a new allocation");
-    assert_eq!(world.server.allocations(), 1);
+    let mut seed = [200; 32];
+    seed[..2].copy_from_slice(&run.to_be_bytes());
+    world.ends[0].client = ginnel_turn::Client::new(seed, config);
+    world.ends[0].seen.clear();
+    world.input(0, Input::Allocate);
+}
+
+#[test]
+fn forgotten_allocation_in_the_way_is_deleted_first() {
+    let mut world = World::with_allocation();
+    let old = world.ends[0].relayed().unwrap();
+    restart_client(&mut world, 0);
+    world.run(SECOND);
+    let new = world.ends[0].relayed().expect("a new allocation");
     assert_eq!(world.ports.values().collect::<Vec<_>>(), [&new]);
     assert_ne!(old, new);
+}
+
+#[test]
+fn ten_thousand_restarts_leave_one_allocation() {
+    let mut world = World::with_allocation();
+    for run in 0..10_000 {
+        restart_client(&mut world, run);
+        world.run(SECOND / 4);
+        world.trace.clear();
+    }
+    assert!(world.ends[0].relayed().is_some());
+    assert_eq!((world.server.allocations(), world.ports.len()), (1, 1));
 }
