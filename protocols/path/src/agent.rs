@@ -176,8 +176,9 @@ impl Agent {
         }
         if is_direct {
             // The caller's first packet is through: what was opened for it can be used.
-            let opening = self.checklist.iter_mut().filter(|pair| matches!(pair.state, State::Opening { .. }));
-            opening.for_each(|pair| pair.start(self.now));
+            let now = self.now;
+            let opened = self.checklist.iter_mut().filter(|pair| pair.is_direct() && pair.is_opened(now));
+            opened.for_each(|pair| pair.start(now));
         }
         Ok(())
     }
@@ -242,7 +243,7 @@ impl Agent {
         match self.punch.called(self.now, role, list.round) {
             Answer::TooOften => return Err(Discard::TooOften),
             Answer::Ignore => return Err(Discard::StaleRound),
-            Answer::Again => {}
+            Answer::Again => self.reopen_round(list.round, path),
             Answer::Open => {
                 self.told_in_session(list.candidates);
                 self.open_round(list.round, path);
@@ -251,7 +252,7 @@ impl Agent {
             }
         }
         let candidates = self.ends.told(self.config.policy);
-        self.telling.carried(candidates.clone());
+        self.telling.carried(self.now, candidates.clone());
         let ready = CandidateList { round: list.round, phase: Phase::Ready, candidates };
         self.outbox.seal(path, None, ready.encode());
         Ok(())

@@ -288,6 +288,15 @@ impl Pair {
         matches!(self.state, State::Checking { .. } | State::Opening { .. })
     }
 
+    /// Whether openers are out or have been, and full probes are still to come.
+    pub(crate) fn is_opened(&self, now: Instant) -> bool {
+        match self.state {
+            State::Opening { .. } => true,
+            State::Checking { sent: 0, due } => due > now,
+            State::Checking { .. } | State::Waiting | State::Silent | State::Proven(_) => false,
+        }
+    }
+
     pub(crate) fn is_direct(&self) -> bool {
         self.tier.is_direct()
     }

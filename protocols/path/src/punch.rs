@@ -13,6 +13,7 @@ use std::time::Duration;
 use ginnel_time::Instant;
 
 use crate::event::Role;
+use crate::schedule;
 
 #[derive(Debug)]
 pub(crate) struct Punch {
@@ -187,7 +188,7 @@ impl Punch {
             self.watch(now, situation.role);
             return Step::Fire;
         };
-        let wait = rtt.saturating_mul(2).clamp(Duration::from_millis(250), Duration::from_secs(1));
+        let wait = schedule::call_gap(rtt);
         self.stage = Stage::Calling { sent: sent + 1, next: now + wait };
         Step::Call { round: self.round }
     }

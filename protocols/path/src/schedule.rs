@@ -63,6 +63,11 @@ pub(crate) fn doubt_limit(rtt: Duration) -> Duration {
     retransmission(rtt).saturating_mul(6).max(Duration::from_secs(3))
 }
 
+/// The gap between two copies of a call for a round: twice the round trip of its path, 250 ms to 1 s.
+pub(crate) fn call_gap(rtt: Duration) -> Duration {
+    retransmission(rtt)
+}
+
 /// How lately data flowed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Activity {

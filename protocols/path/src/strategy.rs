@@ -9,6 +9,8 @@
 
 use std::time::Duration;
 
+use crate::schedule;
+
 /// The TTL of packets that open our own NAT before the other side is known to have opened its own: beyond two layers of
 /// NAT on our side, and short of the other NAT where at least six hops lie between.
 pub const OPENER_TTL: u8 = 5;
@@ -16,7 +18,8 @@ pub const OPENER_TTL: u8 = 5;
 /// The called side's opening move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Opening {
-    /// Packets that die on the way, then full ones after a relayed round trip.
+    /// Packets that die on the way. Full ones follow when the caller's own arrive, or once the answer must have reached
+    /// the caller: it would have called again by then.
     ShortLived { ttl: u8 },
     /// Full packets half a relayed round trip after the answer, so that they cross the caller's own.
     Simultaneous,
@@ -37,7 +40,7 @@ impl Opening {
     /// When the full packets leave, after the answer, given the round trip of the path that carried the call.
     pub(crate) fn delay(self, rtt: Duration) -> Duration {
         match self {
-            Self::ShortLived { .. } => rtt + MARGIN,
+            Self::ShortLived { .. } => schedule::call_gap(rtt) + rtt + MARGIN,
             Self::Simultaneous => rtt / 2,
         }
     }

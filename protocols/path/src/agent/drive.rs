@@ -8,6 +8,7 @@ use crate::message::Probe;
 use crate::pace::Purpose;
 use crate::pair::Watch;
 use crate::punch::{Need, Situation};
+use crate::telling::Weight;
 
 impl Agent {
     /// When [`Agent::handle_timeout`] is next wanted; the last `now` while output is queued.
@@ -21,7 +22,7 @@ impl Agent {
             Some(due.max(self.pace.ready(purpose)))
         });
         let left = self.checklist.iter().filter_map(|pair| self.demotion(pair));
-        let told = self.telling.due().filter(|_| self.can_tell());
+        let told = self.telling.due(self.weight()).filter(|_| self.can_tell());
         let single = [self.punch.deadline(), self.retry, told];
         probe.chain(left).chain(single.into_iter().flatten()).min()
     }
@@ -125,7 +126,7 @@ impl Agent {
             }
             Step::Call { round } => {
                 let candidates = self.ends.told(self.config.policy);
-                self.telling.carried(candidates.clone());
+                self.telling.carried(self.now, candidates.clone());
                 let call = CandidateList { round, phase: Phase::Call, candidates };
                 if let Some(path) = self.selection.primary {
                     self.outbox.seal(path, None, call.encode());
@@ -142,9 +143,7 @@ impl Agent {
     /// `called_by` is the path that the call came by and the answer takes.
     pub(super) fn open_round(&mut self, round: u8, called_by: Path) {
         self.stop_direct();
-        let (now, opening) = (self.now, Opening::of_round(round));
-        let proof = self.checklist.get(called_by).and_then(Pair::proof);
-        let fire = now + opening.delay(proof.map_or_else(|| self.control_rtt(), |proof| proof.rtt));
+        let (now, opening, fire) = self.opening(round, called_by);
         for pair in self.round_pairs() {
             match opening {
                 _ if !pair.can_clash() => pair.start(now),
@@ -152,6 +151,22 @@ impl Agent {
                 Opening::Simultaneous => pair.start(fire),
             }
         }
+    }
+
+    /// The answer was lost: what has not fired yet opens again and waits for the next one.
+    pub(super) fn reopen_round(&mut self, round: u8, called_by: Path) {
+        if let (now, Opening::ShortLived { ttl }, fire) = self.opening(round, called_by) {
+            let waiting = self.checklist.iter_mut().filter(|pair| pair.is_opened(now) && pair.can_clash());
+            waiting.for_each(|pair| pair.open(now, ttl, fire));
+            self.probe();
+        }
+    }
+
+    fn opening(&self, round: u8, called_by: Path) -> (Instant, Opening, Instant) {
+        let opening = Opening::of_round(round);
+        let proof = self.checklist.get(called_by).and_then(Pair::proof);
+        let rtt = proof.map_or_else(|| self.control_rtt(), |proof| proof.rtt);
+        (self.now, opening, self.now + opening.delay(rtt))
     }
 
     /// The pairs of a round: direct, unproven, and not spoilt by an earlier packet that a NAT may remember. What has no NAT
@@ -276,10 +291,15 @@ impl Agent {
         self.selection.primary.is_some() && self.activity.is_active(self.now) && !self.punch.is_preparing()
     }
 
+    fn weight(&self) -> Weight {
+        let primary = self.selection.primary.and_then(|path| self.checklist.get(path));
+        if primary.is_some_and(Pair::is_direct) { Weight::Little } else { Weight::Much }
+    }
+
     fn tell(&mut self) {
         if self.can_tell()
             && let Some(path) = self.selection.primary
-            && let Some(candidates) = self.telling.take(self.now)
+            && let Some(candidates) = self.telling.take(self.now, self.weight())
         {
             let update = CandidateList { round: 0, phase: Phase::Update, candidates };
             self.outbox.seal(path, None, update.encode());

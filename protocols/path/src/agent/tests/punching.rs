@@ -98,6 +98,26 @@ fn short_lived_openers_keep_accepting_nats_clean() {
 }
 
 #[test]
+fn candidates_told_inside_the_session_are_opened_for_first() {
+    for (a, b) in [
+        (ACCEPTING, ACCEPTING),
+        (PORT_RESTRICTED, ACCEPTING),
+        (FULL_CONE, SYMMETRIC),
+        (PORT_RESTRICTED, PORT_RESTRICTED),
+    ] {
+        for (seed, loss) in (0..50).flat_map(|seed| [(seed, 0), (seed, 10)]) {
+            let mut world = World::connect_by_relay(Setting { seed, loss, ..Setting::new(a, b) });
+            let took = world.until_direct(Duration::from_secs(12));
+            assert!(took.is_some(), "seed {seed}, loss {loss}, {a:?} and {b:?}");
+            if loss == 0 {
+                assert!(!world.clashed(), "seed {seed}, {a:?} and {b:?}");
+                assert!(took <= Some(Duration::from_secs(1)), "seed {seed}, {a:?} and {b:?}: {took:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_clash_is_overcome_on_a_fresh_port() {
     // So near that the first openers reach the other NAT and spoil its mapping.
     for hops in [0, 1, 2, 3, 4] {

@@ -172,6 +172,20 @@ impl World {
         world
     }
 
+    /// The handshake went by the relays alone, so the candidates travel inside the session only.
+    pub(super) fn connect_by_relay(setting: Setting) -> Self {
+        let mut world = Self::new(setting);
+        for side in [A, B] {
+            let mut told = world.sides[1 - side].agent.candidates();
+            told.retain(|candidate| candidate.kind == CandidateKind::Relayed);
+            world.sides[side].permissions.insert(RELAY);
+            world.input(side, Input::RemoteCandidates(told));
+        }
+        world.sides[A].role = Some(Role::Initiator);
+        world.input(A, Input::Session(Role::Initiator));
+        world
+    }
+
     pub(super) fn run(&mut self, duration: Duration) {
         let end = self.now + duration;
         self.run_until(end, |_| false);
