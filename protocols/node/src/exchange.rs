@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ginnel_forward::{Command, PeerId};
-use ginnel_path::{Candidate, Input as PathInput, Path, Role};
+use ginnel_path::{Candidate, Input as PathInput, LocalCandidate, Path, Role};
 use ginnel_time::Instant;
 use ginnel_tunnel::{
     Established, Initiator, MessageKind, PublicKey, Received, ReceiverIndex, Side, Suite, classify, receiver_index,
@@ -393,7 +393,8 @@ impl Node {
     pub(crate) fn mail(&mut self, now: Instant, id: PeerId, kind: MailKind, handshake: Vec<u8>) {
         let Some(peer) = self.peers.get(&id) else { return };
         let Some(member) = peer.member else { return };
-        let mail = Mail { kind, handshake, candidates: self.gather.told() };
+        let candidates = self.candidates_for(id).iter().map(LocalCandidate::candidate).collect();
+        let mail = Mail { kind, handshake, candidates };
         if let Some(network) = &mut self.network {
             network.mail(now, &self.stamper, member, peer.key, &mail.encode());
         }

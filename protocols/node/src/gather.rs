@@ -213,9 +213,9 @@ impl Gather {
         &self.candidates
     }
 
-    /// Own candidates as they are told to a peer.
-    pub(crate) fn told(&self) -> Vec<Candidate> {
-        self.candidates.iter().map(LocalCandidate::candidate).collect()
+    /// The socket that talks to our relay.
+    pub(crate) fn relay_socket(&self) -> Option<SocketId> {
+        self.relay.as_ref().map(|relay| relay.socket)
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
@@ -296,8 +296,10 @@ impl Gather {
             match output {
                 StunOutput::Send { socket, to, bytes } => self.transmit(SocketId(socket), to, bytes),
                 StunOutput::Mapped { socket, mapped, .. } => {
-                    self.mapped.insert(SocketId(socket), mapped);
-                    self.recount(now);
+                    if self.sockets.contains_key(&SocketId(socket)) {
+                        self.mapped.insert(SocketId(socket), mapped);
+                        self.recount(now);
+                    }
                 }
                 StunOutput::Failed { socket, .. } => {
                     self.mapped.remove(&SocketId(socket));

@@ -36,6 +36,7 @@
 mod attempt;
 mod counters;
 mod exchange;
+mod fresh;
 mod gather;
 mod io;
 mod load;

@@ -112,7 +112,9 @@ pub struct Node {
     policy: ginnel_path::Policy,
     pub(crate) names: Vec<(String, Vec<IpAddr>)>,
     config_addresses: Vec<(IpAddr, u8)>,
-    sockets: BTreeMap<SocketId, Family>,
+    pub(crate) sockets: BTreeMap<SocketId, Family>,
+    /// Sockets opened for the punching of one peer.
+    pub(crate) fresh: BTreeMap<SocketId, PeerId>,
     next_peer: u32,
     next_socket: u16,
     tun: Option<TunState>,
@@ -151,6 +153,7 @@ impl Node {
             names: Vec::new(),
             config_addresses: config.addresses,
             sockets: BTreeMap::new(),
+            fresh: BTreeMap::new(),
             next_peer: 0,
             next_socket: 0,
             tun: None,
@@ -304,8 +307,9 @@ impl Node {
         }
     }
 
-    fn socket_lost(&mut self, now: Instant, socket: SocketId) {
+    pub(crate) fn socket_lost(&mut self, now: Instant, socket: SocketId) {
         self.sockets.remove(&socket);
+        self.fresh.remove(&socket);
         self.gather.socket_lost(now, socket);
         self.path_lost(now, Local::Socket(socket));
     }
@@ -342,10 +346,10 @@ impl Node {
         match found {
             Found::Forward(command) => self.forward(command),
             Found::Changed => {
-                let candidates = self.gather.candidates().to_vec();
                 let ids: Vec<PeerId> = self.peers.keys().copied().collect();
                 for id in ids {
-                    self.tell_agent(now, id, PathInput::LocalCandidates(candidates.clone()));
+                    let candidates = self.candidates_for(id);
+                    self.tell_agent(now, id, PathInput::LocalCandidates(candidates));
                 }
             }
             Found::RelayLost(relay) => self.path_lost(now, Local::Relay(relay)),
@@ -375,24 +379,17 @@ impl Node {
                     self.pings_may_go(now, id);
                 }
             }
-            PathOutput::FreshSocket { .. } => self.fresh_socket(id),
+            PathOutput::FreshSocket { .. } => self.fresh_socket(now, id),
             PathOutput::Event(event) => tracing::debug!(peer = id.0, ?event, "path"),
         }
     }
 
-    /// Opens one more socket for a peer whose path clashed, within bounds.
-    fn fresh_socket(&mut self, id: PeerId) {
-        if self.sockets.len() < MAX_SOCKETS {
-            tracing::debug!(peer = id.0, "a fresh port for another try");
-            self.open_socket(Family::V4, Port::Fresh);
-        }
-    }
-
-    fn open_socket(&mut self, family: Family, port: Port) {
+    pub(crate) fn open_socket(&mut self, family: Family, port: Port) -> SocketId {
         let socket = SocketId(self.next_socket);
         self.next_socket = self.next_socket.wrapping_add(1);
         self.sockets.insert(socket, family);
         self.outputs.push_back(Output::OpenSocket { socket, family, port });
+        socket
     }
 
     pub(crate) fn add_identity(&mut self, id: IdentityId, secret: StaticSecret, tag: NetworkTag) {
@@ -464,7 +461,7 @@ impl Node {
         self.by_key.insert((peer.identity, peer.key), peer.id);
         let id = peer.id;
         self.peers.insert(id, peer);
-        let candidates = self.gather.candidates().to_vec();
+        let candidates = self.candidates_for(id);
         self.tell_agent(self.now, id, PathInput::LocalCandidates(candidates));
     }
 
@@ -474,6 +471,7 @@ impl Node {
         self.indices.retain(|_, used| *used != IndexUse::Attempt(id) && *used != IndexUse::Session(id));
         self.pending_answers.retain(|pending| pending.peer != id);
         self.forward(Command::RemovePeer { peer: id });
+        self.close_fresh(self.now, id);
     }
 
     pub(crate) fn next_peer_id(&mut self) -> PeerId {
@@ -524,6 +522,3 @@ pub(crate) fn fork(rng: &mut ChaCha20Rng) -> ChaCha20Rng {
 pub(crate) fn host(ip: IpAddr) -> (IpAddr, u8) {
     (ip, if ip.is_ipv4() { 32 } else { 128 })
 }
-
-/// Sockets open at a time, those at rest and those for another try.
-const MAX_SOCKETS: usize = 8;
