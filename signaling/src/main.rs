@@ -32,7 +32,7 @@ use ginnel_signal_proto::server::{Config, Limits, RelayIssuer, Server, Stored};
 use ginnel_signal_proto::{FoundingToken, RelayCredentials};
 use ginnel_turn::Credentials;
 use ginnel_turn::server::Quotas;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
@@ -72,6 +72,8 @@ fn complain(text: &str) -> ExitCode {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
+    // First of all, so that a signal at any time ends the server cleanly.
+    let signals = Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
     let signaling = socket::bind_listener(args.listen, "--listen");
     let state = match StateDir::open(&args.state)? {
         Opened::Ours(state) => state,
@@ -109,23 +111,29 @@ async fn run(args: Args) -> anyhow::Result<()> {
         print_founding(&public::server_addresses(&public, signaling_port), server_keys, token)?;
     }
 
-    let outcome = stopped(hub, relaying, stop).await;
+    let outcome = stopped(signals, hub, relaying, stop).await;
     endpoint.close(quinn::VarInt::from_u32(0), b"server stops");
     let _ = tokio::time::timeout(SHUTDOWN, endpoint.wait_idle()).await;
     accepting.abort();
     outcome
 }
 
+/// The signals that stop the server.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
 /// Waits for a signal to stop, or for a task that ended although nobody told it to.
 async fn stopped(
+    mut signals: Signals,
     mut hub: tokio::task::JoinHandle<()>,
     mut relaying: tokio::task::JoinHandle<()>,
     stop: watch::Sender<bool>,
 ) -> anyhow::Result<()> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let outcome = tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        _ = signals.terminate.recv() => Ok(()),
+        _ = signals.interrupt.recv() => Ok(()),
         ended = &mut hub => Err(ended.err().map_or_else(|| anyhow::anyhow!("signaling ended"), anyhow::Error::from)),
         ended = &mut relaying => Err(ended.err().map_or_else(|| anyhow::anyhow!("the relay ended"), anyhow::Error::from)),
     };

@@ -29,7 +29,7 @@ pub(crate) struct Link {
     pub(crate) welcome: Welcome,
 }
 
-pub(crate) fn address_of(server: &Server) -> SocketAddr {
+fn address_of(server: &Server) -> SocketAddr {
     server.addresses[0].parse().expect("an address")
 }
 

@@ -18,7 +18,7 @@ use rand_core::SeedableRng as _;
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
-use link::{Link, address_of};
+use link::Link;
 use process::{Process, State as StateFolder, unix};
 
 fn key(n: u8) -> SigningKey {
@@ -113,7 +113,7 @@ async fn network_is_founded_joined_mailed_in_and_survives_a_restart() {
 
     process.terminate();
     assert_eq!(two.end().await, Broken::Closed);
-    let process = Process::start(&state, &["--listen", &address_of(founding.server()).to_string()]);
+    let process = Process::start(&state, &[]);
     assert!(process.prints_nothing(), "no founding string where networks are");
     let mut two = member(&founding, network, 2).await;
     assert_eq!((two.welcome.head.length, two.welcome.head.hash), (head.length, head.hash));
@@ -211,12 +211,11 @@ async fn founding_string_stays_until_it_is_used_and_another_is_made_on_request()
     let mut process = Process::start(&state, &[]);
     let founding = process.founding();
     process.terminate();
-    let mut process = Process::start(&state, &["--listen", &address_of(founding.server()).to_string()]);
+    let mut process = Process::start(&state, &[]);
     assert_eq!(process.founding().to_string(), founding.to_string());
     found(&founding).await;
     process.terminate();
-    let listen = address_of(founding.server()).to_string();
-    let process = Process::start(&state, &["--listen", &listen, "--print-founding"]);
+    let process = Process::start(&state, &["--print-founding"]);
     let second = process.founding();
     assert!(!second.token().matches(founding.token()));
     let other = charter(&second, 2);

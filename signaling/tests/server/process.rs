@@ -1,21 +1,24 @@
 //! The server as a process, ended by its id.
 
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ginnel_membership::invite::Founding;
 
-/// A state folder that is removed in the end.
+/// A state folder that is removed in the end, and the port of the server that runs on it.
 pub(crate) struct State {
     parent: tempfile::TempDir,
+    port: u16,
 }
 
 impl State {
     pub(crate) fn new() -> Self {
-        Self { parent: tempfile::tempdir().expect("a temporary folder") }
+        Self { parent: tempfile::tempdir().expect("a temporary folder"), port: free_port() }
     }
 
     fn path(&self) -> PathBuf {
@@ -89,7 +92,7 @@ fn command(state: &State, options: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ginnel-signal"));
     let mut defaults = vec![
         ("--state", state.path().display().to_string()),
-        ("--listen", "127.0.0.1:0".to_owned()),
+        ("--listen", format!("127.0.0.1:{}", state.port)),
         ("--stun", "127.0.0.1:0".to_owned()),
         ("--public-address", "127.0.0.1".to_owned()),
         ("--relay-ports", "20000-29999".to_owned()),
@@ -101,6 +104,18 @@ fn command(state: &State, options: &[&str]) -> Command {
     }
     command.args(options).stdin(Stdio::null()).stderr(Stdio::null());
     command
+}
+
+/// A UDP port that is free, below those that the system hands out by itself: it stays free while a server restarts.
+fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(101).wrapping_add(std::process::id());
+        let port = 10_000 + u16::try_from(step % 10_000).expect("below 10,000");
+        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn wait(child: &mut Child) -> Option<i32> {
