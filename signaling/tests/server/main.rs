@@ -225,6 +225,31 @@ async fn founding_string_stays_until_it_is_used_and_another_is_made_on_request()
 }
 
 #[tokio::test]
+async fn killed_server_has_forgotten_nothing_that_it_answered() {
+    let state = StateFolder::new();
+    let mut process = Process::start(&state, &[]);
+    let founding = process.founding();
+    let founded = charter(&founding, 1);
+    let credentials = founder(&founding, &founded);
+    let mut admin = Link::open(founding.server(), founded.network, credentials).await.expect("let in");
+    admin.send(ClientMessage::Found { genesis: founded.genesis.clone() }).await;
+    assert_eq!(admin.next().await, ServerMessage::Appended { sequence: 0 });
+    for round in 0..5_u64 {
+        process.kill();
+        process = Process::start(&state, &[]);
+        // The client repeats its first packet until the server is up.
+        let credentials = Credentials::Member { key: founded.admin.clone() };
+        let mut admin = Link::open(founding.server(), founded.network, credentials).await.expect("let in");
+        assert_eq!(admin.welcome.head.length, 1 + 4 * round);
+        for n in 0..4 {
+            let invite = key(1 + 4 * u8::try_from(round).expect("small") + n).invite_key();
+            let record = build::invite_record(&founded.network, &founded.admin, invite, unix() + 600, None);
+            admin.append(record).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn silent_clients_are_dropped() {
     let state = StateFolder::new();
     let process = Process::start(&state, &[]);

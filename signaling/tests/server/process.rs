@@ -73,6 +73,12 @@ impl Process {
         self.lines.recv_timeout(Duration::from_secs(1)).is_err()
     }
 
+    /// Ends it by SIGKILL, as a crash would.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        wait(&mut self.child);
+    }
+
     /// Ends it by SIGTERM, which must take effect at once and cleanly.
     pub(crate) fn terminate(&mut self) {
         let id = self.child.id().to_string();
