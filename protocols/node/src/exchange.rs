@@ -62,6 +62,15 @@ impl Node {
         }
     }
 
+    /// Begins a handshake with a peer that no path reaches: it may have restarted and forgotten the session, or moved; a
+    /// handshake goes by the mailbox too.
+    pub(crate) fn out_of_reach(&mut self, now: Instant, id: PeerId) {
+        let session = self.peers.get(&id).and_then(|peer| peer.session);
+        if session.is_some_and(|session| now.saturating_duration_since(session.made) >= REKEY_SPACING) {
+            self.want_session(now, id);
+        }
+    }
+
     fn begin_attempt(&mut self, now: Instant, id: PeerId, began: Instant) {
         let (stamp, reserve) = self.stamper.stamp(now);
         if reserve.is_some() {

@@ -353,10 +353,11 @@ impl Node {
         link.trouble.get_or_insert(reason);
     }
 
-    /// Drains the clients of every link.
-    fn drain_links(&mut self, now: Instant) {
+    /// Drains the clients of every link; answers whether there was anything.
+    pub(crate) fn drain_links(&mut self, now: Instant) -> bool {
         let ids: Vec<ServerId> =
             self.network.as_ref().map(|network| network.links.keys().copied().collect()).unwrap_or_default();
+        let mut any = false;
         for id in ids {
             loop {
                 let output = self
@@ -365,6 +366,7 @@ impl Node {
                     .and_then(|network| network.links.get_mut(&id))
                     .and_then(|link| link.client.as_mut())
                     .and_then(Client::poll_output);
+                any |= output.is_some();
                 match output {
                     Some(ClientOutput::Write(bytes)) => {
                         self.outputs.push_back(Output::WriteServer { server: id, bytes });
@@ -376,6 +378,7 @@ impl Node {
                 }
             }
         }
+        any
     }
 
     fn link_ready(&mut self, now: Instant, id: ServerId) {

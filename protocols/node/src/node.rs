@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use ginnel_forward::{Command, Event, PeerId, Roam};
 use ginnel_path::message::is_path_message;
-use ginnel_path::{Agent, Config as PathConfig, Input as PathInput, Local, Output as PathOutput, Path, SocketId};
+use ginnel_path::{
+    Agent, Config as PathConfig, Input as PathInput, Local, Output as PathOutput, Path, PathEvent, SocketId,
+};
 use ginnel_time::{Instant, Tai64n};
 use ginnel_tunnel::cookie::{CookieIssuer, CookieJar, Mac1};
 use ginnel_tunnel::limiter::HandshakeLimiter;
@@ -273,6 +275,9 @@ impl Node {
             }
             Event::Traffic { peer, sent, received } => {
                 self.tell_agent(now, peer, PathInput::Traffic { sent, received });
+                if sent && self.peers.get(&peer).is_some_and(|peer| peer.primary().is_none()) {
+                    self.out_of_reach(now, peer);
+                }
             }
             Event::Control { peer, path, plaintext } => return self.handle_control(now, peer, path, plaintext),
             Event::Handshake { path, bytes } => return self.handle_handshake(now, Road::Path(path), &bytes, &[]),
@@ -324,7 +329,7 @@ impl Node {
     /// Drains every child until all are quiet.
     fn pump(&mut self, now: Instant) {
         loop {
-            let mut quiet = true;
+            let mut quiet = !self.drain_links(now);
             while let Some(found) = self.gather.poll_found() {
                 quiet = false;
                 self.handle_found(now, found);
@@ -380,7 +385,12 @@ impl Node {
                 }
             }
             PathOutput::FreshSocket { .. } => self.fresh_socket(now, id),
-            PathOutput::Event(event) => tracing::debug!(peer = id.0, ?event, "path"),
+            PathOutput::Event(event) => {
+                tracing::debug!(peer = id.0, ?event, "path");
+                if event == PathEvent::Lost {
+                    self.out_of_reach(now, id);
+                }
+            }
         }
     }
 

@@ -227,7 +227,7 @@ impl Node {
             created: wall,
             expires: end,
             state: InviteState::Open,
-            name: name.clone(),
+            name,
             used_by: None,
         };
         let invite = Invite::new(servers, network.saved.id(), key, end, hint)

@@ -138,7 +138,11 @@ impl Agent {
         let was_active = self.activity.is_active(self.now);
         self.activity.note(self.now);
         if was_up {
-            if !was_active {
+            if self.selection.primary.is_none() {
+                // The handshake went through where probes did not: the other side may have forgotten the last session.
+                self.start_all();
+                self.punch.renew(self.now, role);
+            } else if !was_active {
                 self.wake();
             }
             return Ok(());
