@@ -57,6 +57,8 @@ pub struct Tasks {
     applied: Applied,
     clashes: Vec<String>,
     pair: Option<Pair>,
+    /// Whether a socket of each family, IPv4 first, was given out.
+    had: [bool; 2],
 }
 
 struct Stream {
@@ -90,6 +92,7 @@ impl Default for Tasks {
             applied: Applied::default(),
             clashes: Vec::new(),
             pair: None,
+            had: [false; 2],
         }
     }
 }
@@ -107,12 +110,12 @@ impl Control {
         shutdown: impl Future<Output = ()>,
     ) -> Result<()> {
         let mut shutdown = std::pin::pin!(shutdown);
+        let mut alarm = clock::Alarm::new().context("open a timer")?;
         let mut wall = tokio::time::interval(WALL);
         self.tell(Input::Wall(clock::tai64n_now())).await?;
         self.tell_interfaces().await?;
         loop {
             let timeout = self.node.poll_timeout();
-            let wait = timeout.map(|at| at.saturating_duration_since(clock::now()));
             tokio::select! {
                 biased;
                 () = &mut shutdown => break,
@@ -123,7 +126,8 @@ impl Control {
                 Some(call) = calls.recv() => self.take_call(call).await?,
                 Some(()) = changes.recv() => self.tell_interfaces().await?,
                 _ = wall.tick() => self.tell(Input::Wall(clock::tai64n_now())).await?,
-                () = sleep(wait) => {
+                rung = alarm.until(timeout) => {
+                    rung.context("set the alarm")?;
                     self.node.handle_timeout(clock::now());
                     self.drain().await?;
                 }
@@ -244,10 +248,16 @@ impl Control {
             self.tasks.pair = Some(pair);
         }
         let pair = self.tasks.pair.as_mut().context("sockets were bound")?;
-        Ok(match family {
-            Family::V4 => pair.v4.take(),
-            Family::V6 => pair.v6.take(),
-        })
+        let (had, socket, any) = match family {
+            Family::V4 => (&mut self.tasks.had[0], pair.v4.take(), IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            Family::V6 => (&mut self.tasks.had[1], pair.v6.take(), IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+        };
+        if socket.is_none() && *had {
+            // The family's first socket was closed; the port is still this machine's own.
+            return Ok(Some(Udp::bind((any, pair.port).into()).context("bind the port again")?));
+        }
+        *had |= socket.is_some();
+        Ok(socket)
     }
 
     fn connect(&mut self, server: ServerId, addresses: Vec<String>) {
@@ -318,17 +328,16 @@ impl Control {
 
     /// Adds what the kernel refused to a status document.
     fn with_clashes(&self, answer: Result<local_api::Reply, ApiError>) -> Result<local_api::Reply, ApiError> {
-        answer.map(|reply| match reply {
-            local_api::Reply::Status(mut status) => {
+        answer.map(|mut reply| {
+            if let local_api::Reply::Status(status) = &mut reply {
                 status.body.health.extend(self.tasks.clashes.iter().map(|text| local_api::Health {
                     code: "route-clash".to_owned(),
                     severity: local_api::Severity::Warning,
                     text: text.clone(),
                     fix: Some("the peer is still reached by its other address".to_owned()),
                 }));
-                local_api::Reply::Status(status)
             }
-            other => other,
+            reply
         })
     }
 
@@ -421,13 +430,6 @@ async fn serve_stream(server: ServerId, serial: u64, addresses: Vec<String>, new
         }
     }
     let _ = news.send(News::Closed { server, serial, reason }).await;
-}
-
-async fn sleep(wait: Option<Duration>) {
-    match wait {
-        Some(wait) => tokio::time::sleep(wait).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// The state file of a network's log.

@@ -16,7 +16,7 @@ use crate::attempt::{Attempt, COPIES, NO_COPIES, Want};
 use crate::io::Output;
 use crate::mail::{Mail, MailKind};
 use crate::node::Node;
-use crate::peer::{ANSWER_KEPT, ANSWER_PATHS, Answered, Confirmation, IdentityId, SessionInfo, Ways};
+use crate::peer::{ANSWER_KEPT, ANSWER_PATHS, ANSWER_REPEATS, Answered, Confirmation, IdentityId, SessionInfo, Ways};
 
 /// The road by which a handshake message came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,9 +45,16 @@ pub(crate) struct PendingAnswer {
 }
 
 impl Node {
-    /// Begins a handshake unless one is under way.
+    /// Begins a handshake unless one is under way, ours or, just answered, the other side's.
     pub(crate) fn want_session(&mut self, now: Instant, id: PeerId) {
-        if self.peers.get(&id).is_some_and(|peer| peer.attempt.is_none()) {
+        let idle = self.peers.get(&id).is_some_and(|peer| {
+            let answered = peer.session.is_some_and(|session| {
+                session.confirmed == Confirmation::Awaited
+                    && now.saturating_duration_since(session.made) < CONFIRMATION_PATIENCE
+            });
+            peer.attempt.is_none() && !answered
+        });
+        if idle {
             self.begin_attempt(now, id, now);
         }
     }
@@ -82,12 +89,10 @@ impl Node {
         let Some(identity) = self.identities.get(&peer.identity) else { return };
         let started =
             Initiator::start(identity, peer.key, peer.suite, &peer.psk, BOOTSTRAP_PSK, stamp, index, &mut self.rng);
-        let Ok((initiator, mut bytes)) = started else {
+        let Ok((initiator, bytes)) = started else {
             self.counters.count(Discard::BadPeerKey);
             return;
         };
-        peer.jar.stamp(now, &mut bytes);
-        peer.jar.sent(&bytes);
         let ladder = if matches!(peer.ways, Ways::Agent { .. }) { COPIES } else { NO_COPIES };
         peer.attempt = Some(Attempt::new(now, began, (initiator, bytes), index, jitter, ladder));
         self.indices.insert(index.0, IndexUse::Attempt(id));
@@ -108,7 +113,7 @@ impl Node {
             targets.extend(self.openers(id));
         }
         for (path, ttl) in targets {
-            self.send(path, ttl, bytes.clone());
+            self.send_handshake(now, id, path, ttl, &bytes);
         }
         if proven.is_none() || rung > 0 {
             self.mail(now, id, MailKind::Offer, bytes);
@@ -157,7 +162,7 @@ impl Node {
         match kind {
             MessageKind::Initiation => self.handle_initiation(now, road, bytes, candidates),
             MessageKind::Response => self.handle_response(now, road, suite, bytes, candidates),
-            MessageKind::Cookie => self.handle_cookie(now, bytes),
+            MessageKind::Cookie => self.handle_cookie(now, road, bytes),
             MessageKind::Data => Err(Discard::NotAHandshake),
         }
     }
@@ -196,16 +201,20 @@ impl Node {
         }
         peer.greatest = received.timestamp();
         let psk = peer.psk.clone();
-        let (mut response, established) =
+        let (response, established) =
             received.respond(&psk, BOOTSTRAP_PSK, index, &mut self.rng).map_err(|_| Discard::BadInitiation)?;
-        peer.jar.stamp(now, &mut response);
-        peer.jar.sent(&response);
-        let paths = match road {
-            Road::Path(path) => vec![path],
-            Road::Mailbox(_) => Vec::new(),
+        let (paths, repeats) = match road {
+            Road::Path(path) => (vec![path], [].as_slice()),
+            Road::Mailbox(_) => (Vec::new(), ANSWER_REPEATS),
         };
-        peer.answered =
-            Some(Answered { initiation: bytes.to_vec(), response: response.clone(), until: now + ANSWER_KEPT, paths });
+        peer.answered = Some(Answered {
+            initiation: bytes.to_vec(),
+            response: response.clone(),
+            until: now + ANSWER_KEPT,
+            paths,
+            repeats,
+            answered_at: now,
+        });
         self.install(now, id, established);
         self.send_answer(now, id, road, response, candidates)
     }
@@ -214,7 +223,7 @@ impl Node {
     fn answer_copy(&mut self, now: Instant, road: Road, bytes: &[u8]) -> bool {
         let known = self.peers.iter_mut().find_map(|(id, peer)| {
             let answered = peer.answered.as_mut().filter(|answered| answered.until > now)?;
-            (answered.initiation == bytes).then_some((*id, answered))
+            same_message(&answered.initiation, bytes).then_some((*id, answered))
         });
         let Some((id, answered)) = known else { return false };
         match road {
@@ -226,7 +235,7 @@ impl Node {
                     answered.paths.push(path);
                 }
                 let response = answered.response.clone();
-                self.send(path, None, response);
+                self.send_handshake(now, id, path, None, &response);
             }
             Road::Mailbox(from) if from == id => {
                 let response = answered.response.clone();
@@ -250,7 +259,7 @@ impl Node {
     ) -> Result<(), Discard> {
         match road {
             Road::Path(path) => {
-                self.send(path, None, response);
+                self.send_handshake(now, id, path, None, &response);
                 if let Some(Ways::Endpoint(endpoint)) = self.peers.get_mut(&id).map(|peer| &mut peer.ways)
                     && endpoint.is_none()
                 {
@@ -280,7 +289,7 @@ impl Node {
             }
             let pending = self.pending_answers.swap_remove(index);
             for (path, ttl) in self.openers(pending.peer) {
-                self.send(path, ttl, pending.response.clone());
+                self.send_handshake(now, pending.peer, path, ttl, &pending.response);
             }
             self.mail(now, pending.peer, MailKind::Answer, pending.response);
         }
@@ -295,7 +304,11 @@ impl Node {
         candidates: &[Candidate],
     ) -> Result<(), Discard> {
         let index = receiver_index(bytes).ok_or(Discard::NotAHandshake)?;
-        let Some(&IndexUse::Attempt(id)) = self.indices.get(&index.0) else { return Err(Discard::UnknownIndex) };
+        let id = match self.indices.get(&index.0) {
+            Some(&IndexUse::Attempt(id)) => id,
+            Some(&IndexUse::Session(id)) => return self.handle_response_copy(now, id, road, bytes),
+            None => return Err(Discard::UnknownIndex),
+        };
         if matches!(road, Road::Mailbox(from) if from != id) {
             return Err(Discard::ForeignMail);
         }
@@ -305,8 +318,12 @@ impl Node {
         if peer.suite != suite {
             return Err(Discard::SuiteNotAllowed);
         }
+        if !peer.pace.allow(now) {
+            return Err(Discard::RateLimited);
+        }
         let established = attempt.initiator.finish(bytes).map_err(|_| Discard::BadResponse)?;
         peer.attempt = None;
+        peer.accepted = Some(bytes.to_vec());
         if let (Road::Path(path), Ways::Endpoint(endpoint)) = (road, &mut peer.ways) {
             *endpoint = Some(path);
             self.forward(Command::SetPath { peer: id, primary: Some(path), backup: None, duplicate: false });
@@ -323,13 +340,48 @@ impl Node {
         Ok(())
     }
 
-    fn handle_cookie(&mut self, now: Instant, bytes: &[u8]) -> Result<(), Discard> {
+    /// The copy of a response that was accepted already proves nothing but that its path works.
+    fn handle_response_copy(&mut self, now: Instant, id: PeerId, road: Road, bytes: &[u8]) -> Result<(), Discard> {
+        let peer = self.peers.get_mut(&id).ok_or(Discard::UnknownPeer)?;
+        if !peer.accepted.as_ref().is_some_and(|accepted| same_message(accepted, bytes)) {
+            return Err(Discard::UnknownIndex);
+        }
+        if let (Road::Path(path), Some(agent)) = (road, peer.agent()) {
+            let _ = agent.handle_input(now, PathInput::Arrived(path));
+        }
+        Ok(())
+    }
+
+    /// Repeats an answer that went by mailbox on the paths that may carry it, until the session is confirmed.
+    pub(crate) fn answer_timeout(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let confirmed = peer.session.is_none_or(|session| session.confirmed == Confirmation::Confirmed);
+        let Some(answered) = &mut peer.answered else { return };
+        if confirmed {
+            answered.repeats = &[];
+            return;
+        }
+        let mut due = false;
+        while answered.deadline().is_some_and(|at| at <= now) {
+            answered.repeats = &answered.repeats[1..];
+            due = true;
+        }
+        if due {
+            let response = answered.response.clone();
+            for (path, ttl) in self.openers(id) {
+                self.send_handshake(now, id, path, ttl, &response);
+            }
+        }
+    }
+
+    fn handle_cookie(&mut self, now: Instant, road: Road, bytes: &[u8]) -> Result<(), Discard> {
         let index = receiver_index(bytes).ok_or(Discard::NotAHandshake)?;
         let Some(&(IndexUse::Attempt(id) | IndexUse::Session(id))) = self.indices.get(&index.0) else {
             return Err(Discard::UnknownIndex);
         };
         let peer = self.peers.get_mut(&id).ok_or(Discard::UnknownPeer)?;
-        peer.jar.accept(now, bytes).map_err(|_| Discard::BadCookie)
+        let Road::Path(path) = road else { return Err(Discard::BadCookie) };
+        if peer.jars.accept(now, path, bytes) { Ok(()) } else { Err(Discard::BadCookie) }
     }
 
     /// Checks mac1 against every key of ours and tells whose it is.
@@ -409,6 +461,13 @@ impl Node {
         }
     }
 
+    /// Sends a handshake message on one path, with the mac2 of that path.
+    fn send_handshake(&mut self, now: Instant, id: PeerId, path: Path, ttl: Option<u8>, message: &[u8]) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let bytes = peer.jars.stamped(now, path, message);
+        self.send(path, ttl, bytes);
+    }
+
     fn free_index(&mut self) -> ReceiverIndex {
         loop {
             let index = self.rng.next_u32();
@@ -427,9 +486,17 @@ impl Node {
     }
 }
 
+/// Whether two handshake messages are one but for mac2, which is each path's own.
+fn same_message(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.get(..a.len().saturating_sub(MAC2_LEN)) == b.get(..b.len().saturating_sub(MAC2_LEN))
+}
+
+const MAC2_LEN: usize = 16;
 /// The preshared key that both sides hold from the start.
 const BOOTSTRAP_PSK: u32 = 0;
 /// A rekey is not begun for a session younger than this (`REKEY_TIMEOUT`).
 const REKEY_SPACING: Duration = Duration::from_secs(5);
+/// How long the initiator of an answered handshake has for its first packet before this side begins one of its own.
+const CONFIRMATION_PATIENCE: Duration = Duration::from_secs(2);
 /// How long an answer by mailbox waits for our relay.
 const RELAY_PATIENCE: Duration = Duration::from_millis(250);

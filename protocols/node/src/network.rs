@@ -16,7 +16,6 @@ use ginnel_signal_proto::{
     Standing, Welcome,
 };
 use ginnel_time::{Instant, Tai64n};
-use ginnel_tunnel::cookie::CookieJar;
 use ginnel_tunnel::{NetworkTag, PresharedKey, PublicKey, Suite};
 use rand_core::RngCore;
 
@@ -26,7 +25,7 @@ use crate::gather::RelayOffer;
 use crate::io::{Failure, FailureCode, Output, Reply, RequestId, ServerId, UpOutcome};
 use crate::mail::{Mail, MailKind};
 use crate::node::{Node, host};
-use crate::peer::{IdentityId, Pace, Peer};
+use crate::peer::{IdentityId, Jars, Pace, Peer};
 use crate::report::{LogLine, PeerSource};
 use crate::requests::describe;
 use crate::saved::{Saved, SavedNetwork, SavedShields, Stage, Switch};
@@ -671,10 +670,11 @@ impl Node {
             accepts,
             allowed,
             ways: self.agent_ways(None),
-            jar: CookieJar::new(&key),
+            jars: Jars::new(key),
             attempt: None,
             greatest: Tai64n::ZERO,
             answered: None,
+            accepted: None,
             pace: Pace::default(),
             session: None,
             pings: Vec::new(),

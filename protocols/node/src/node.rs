@@ -10,7 +10,7 @@ use ginnel_path::{
     Agent, Config as PathConfig, Input as PathInput, Local, Output as PathOutput, Path, PathEvent, SocketId,
 };
 use ginnel_time::{Instant, Tai64n};
-use ginnel_tunnel::cookie::{CookieIssuer, CookieJar, Mac1};
+use ginnel_tunnel::cookie::{CookieIssuer, Mac1};
 use ginnel_tunnel::limiter::HandshakeLimiter;
 use ginnel_tunnel::{Identity, NetworkTag, PresharedKey, PublicKey, StaticSecret, Suite};
 use rand_chacha::ChaCha20Rng;
@@ -22,7 +22,7 @@ use crate::gather::{Found, Gather};
 use crate::io::{Family, Input, Output, Port, TunState};
 use crate::load::{DEFAULT_THRESHOLD, Load};
 use crate::network::Network;
-use crate::peer::{IdentityId, Pace, Peer, Ways};
+use crate::peer::{IdentityId, Jars, Pace, Peer, Ways};
 use crate::ping::{PING, PONG};
 use crate::report::PeerSource;
 use crate::saved::{BadState, Saved};
@@ -206,6 +206,7 @@ impl Node {
                     agent.handle_timeout(now);
                 }
                 self.attempt_timeout(now, id);
+                self.answer_timeout(now, id);
                 self.ping_timeout(now, id);
             }
         }
@@ -450,10 +451,11 @@ impl Node {
             accepts,
             allowed: config.allowed,
             ways,
-            jar: CookieJar::new(&config.key),
+            jars: Jars::new(config.key),
             attempt: None,
             greatest: Tai64n::ZERO,
             answered: None,
+            accepted: None,
             pace: Pace::default(),
             session: None,
             pings: Vec::new(),
@@ -476,12 +478,12 @@ impl Node {
     }
 
     pub(crate) fn remove_peer(&mut self, id: PeerId) {
+        self.close_fresh(self.now, id);
         let Some(peer) = self.peers.remove(&id) else { return };
         self.by_key.remove(&(peer.identity, peer.key));
         self.indices.retain(|_, used| *used != IndexUse::Attempt(id) && *used != IndexUse::Session(id));
         self.pending_answers.retain(|pending| pending.peer != id);
         self.forward(Command::RemovePeer { peer: id });
-        self.close_fresh(self.now, id);
     }
 
     pub(crate) fn next_peer_id(&mut self) -> PeerId {

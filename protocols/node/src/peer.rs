@@ -1,5 +1,6 @@
 //! One peer: who it is, the handshake under way with it, the paths to it.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -38,11 +39,13 @@ pub(crate) struct Peer {
     pub(crate) accepts: Vec<Suite>,
     pub(crate) allowed: Vec<(IpAddr, u8)>,
     pub(crate) ways: Ways,
-    pub(crate) jar: CookieJar,
+    pub(crate) jars: Jars,
     pub(crate) attempt: Option<Attempt>,
     /// The greatest timestamp of an initiation from the peer.
     pub(crate) greatest: Tai64n,
     pub(crate) answered: Option<Answered>,
+    /// The response that made the newest session, so that its copies can be told.
+    pub(crate) accepted: Option<Vec<u8>>,
     pub(crate) pace: Pace,
     pub(crate) session: Option<SessionInfo>,
     pub(crate) pings: Vec<Ping>,
@@ -86,13 +89,54 @@ pub(crate) struct Answered {
     pub(crate) response: Vec<u8>,
     pub(crate) until: Instant,
     pub(crate) paths: Vec<Path>,
+    /// When the response goes out again towards the candidates that came by mailbox, until the session is confirmed.
+    pub(crate) repeats: &'static [Duration],
+    pub(crate) answered_at: Instant,
+}
+
+impl Answered {
+    /// When the response is to go out again.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.repeats.first().map(|step| self.answered_at + *step)
+    }
+}
+
+/// The cookies of one peer, one jar for each path, because a cookie proves one address.
+pub(crate) struct Jars {
+    remote: PublicKey,
+    jars: BTreeMap<Path, CookieJar>,
+}
+
+impl Jars {
+    pub(crate) fn new(remote: PublicKey) -> Self {
+        Self { remote, jars: BTreeMap::new() }
+    }
+
+    /// The handshake message as it goes out on `path`.
+    pub(crate) fn stamped(&mut self, now: Instant, path: Path, message: &[u8]) -> Vec<u8> {
+        if self.jars.len() >= MAX_JARS && !self.jars.contains_key(&path) {
+            self.jars.clear();
+        }
+        let jar = self.jars.entry(path).or_insert_with(|| CookieJar::new(&self.remote));
+        let mut copy = message.to_vec();
+        jar.stamp(now, &mut copy);
+        jar.sent(&copy);
+        copy
+    }
+
+    /// Takes a cookie reply that came by `path`; `false` when it was not asked for there.
+    pub(crate) fn accept(&mut self, now: Instant, path: Path, reply: &[u8]) -> bool {
+        self.jars.get_mut(&path).is_some_and(|jar| jar.accept(now, reply).is_ok())
+    }
 }
 
 /// A ping of a user that waits for its answer.
 pub(crate) struct Ping {
     pub(crate) request: RequestId,
+    /// The token of the first send; each further send counts one up.
     pub(crate) token: u64,
-    pub(crate) sent: Option<Instant>,
+    /// When each send went out.
+    pub(crate) sent: Vec<Instant>,
     pub(crate) deadline: Instant,
     pub(crate) again: Instant,
 }
@@ -140,8 +184,9 @@ impl Peer {
             Ways::Endpoint(_) => None,
         };
         let attempt = self.attempt.as_ref().map(Attempt::deadline);
+        let answer = self.answered.as_ref().and_then(Answered::deadline);
         let pings = self.pings.iter().map(|ping| ping.deadline.min(ping.again)).min();
-        [agent, attempt, pings].into_iter().flatten().min()
+        [agent, attempt, answer, pings].into_iter().flatten().min()
     }
 }
 
@@ -151,6 +196,10 @@ const INITIATIONS_PER_SECOND: u32 = 50;
 pub(crate) const ANSWER_KEPT: Duration = Duration::from_secs(10);
 /// On how many paths the same answer goes out.
 pub(crate) const ANSWER_PATHS: usize = 8;
+/// Jars kept for one peer; all are emptied when more paths come up.
+const MAX_JARS: usize = 32;
+/// When an answer that went by mailbox is repeated on the paths that may carry it.
+pub(crate) const ANSWER_REPEATS: &[Duration] = &[Duration::from_millis(200), Duration::from_millis(600)];
 /// How many pings of one peer may wait at a time.
 pub(crate) const MAX_PINGS: usize = 16;
 /// How often an unanswered ping is sent again while its deadline has not come.

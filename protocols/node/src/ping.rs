@@ -26,7 +26,7 @@ impl Node {
         id: PeerId,
         timeout: Duration,
     ) -> Result<(), Failure> {
-        let token = self.rng.next_u64();
+        let token = self.rng.next_u64() >> 1;
         let Some(peer) = self.peers.get_mut(&id) else {
             return Err(Failure::new(FailureCode::NoSuch, "the peer is gone", ""));
         };
@@ -37,7 +37,7 @@ impl Node {
         if peer.pings.len() >= MAX_PINGS {
             return Err(Failure::new(FailureCode::Failed, "too many pings wait for this peer", "try again later"));
         }
-        peer.pings.push(Ping { request, token, sent: None, deadline: now + timeout, again: now });
+        peer.pings.push(Ping { request, token, sent: Vec::new(), deadline: now + timeout, again: now });
         self.ping_timeout(now, id);
         Ok(())
     }
@@ -57,8 +57,8 @@ impl Node {
             if now >= ping.again {
                 ping.again = now + PING_AGAIN;
                 if ready {
-                    ping.sent = Some(now);
-                    send.push(ping.token);
+                    send.push(ping.token + ping.sent.len() as u64);
+                    ping.sent.push(now);
                 }
             }
             true
@@ -83,7 +83,7 @@ impl Node {
     /// A path was selected: what waited for one goes out now.
     pub(crate) fn pings_may_go(&mut self, now: Instant, id: PeerId) {
         if let Some(peer) = self.peers.get_mut(&id) {
-            for ping in peer.pings.iter_mut().filter(|ping| ping.sent.is_none()) {
+            for ping in peer.pings.iter_mut().filter(|ping| ping.sent.is_empty()) {
                 ping.again = now;
             }
             self.ping_timeout(now, id);
@@ -105,9 +105,13 @@ impl Node {
         }
         let report = self.path_report(path);
         let peer = self.peers.get_mut(&id).ok_or(Discard::Stale)?;
-        let place = peer.pings.iter().position(|ping| ping.token == token).ok_or(Discard::Stale)?;
+        let sent = |ping: &Ping| {
+            let number = usize::try_from(token.checked_sub(ping.token)?).ok()?;
+            ping.sent.get(number).copied()
+        };
+        let place = peer.pings.iter().position(|ping| sent(ping).is_some()).ok_or(Discard::Stale)?;
         let ping = peer.pings.swap_remove(place);
-        let rtt = ping.sent.map_or(Duration::ZERO, |sent| now.saturating_duration_since(sent));
+        let rtt = sent(&ping).map_or(Duration::ZERO, |sent| now.saturating_duration_since(sent));
         let reply = Reply::Pong { peer: peer.name.clone(), path: report, rtt };
         self.outputs.push_back(Output::Reply { id: ping.request, reply: Ok(reply) });
         Ok(())
