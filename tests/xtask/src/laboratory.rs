@@ -8,21 +8,17 @@ use ginnel_lab::scenario::{Programs, demo, pairs, wireguard};
 use ginnel_lab::{Lab, setup};
 
 use crate::cargo;
+use crate::suite::Extent;
 use crate::tally::Tally;
 
 /// How a result is printed.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Form {
     /// For people.
+    #[default]
     Text,
     /// One JSON object.
     Json,
-}
-
-impl Form {
-    pub(crate) fn of(json: bool) -> Self {
-        if json { Self::Json } else { Self::Text }
-    }
 }
 
 /// Runs the demonstration.
@@ -58,7 +54,8 @@ pub(crate) fn lab(name: &str, form: Form, only: Option<&str>) -> Result<ExitCode
 }
 
 /// Counts the laboratory's results in the test suite.
-pub(crate) fn count(tally: &mut Tally, quick: bool) -> Result<()> {
+pub(crate) fn count(tally: &mut Tally, extent: Extent) -> Result<()> {
+    let quick = extent == Extent::Quick;
     let programs = prepare()?;
     for case in cases::run_self_checks(if quick { QUICK_CHECKS } else { "" }) {
         tally.count(&format!("lab: {}", case.name), outcome(&case));
@@ -100,7 +97,12 @@ fn run_pairs(programs: &Programs, form: Form, only: Option<&str>) -> Result<(pai
 }
 
 /// Installs what is missing, removes what dead runs left, builds the programs.
+///
+/// With `GINNEL_PROGRAMS=DIR` nothing is built: the programs in that folder are run.
 fn prepare() -> Result<Programs> {
+    if let Some(folder) = std::env::var_os("GINNEL_PROGRAMS") {
+        return Programs::in_folder(std::path::Path::new(&folder));
+    }
     for package in setup::install()? {
         cargo::say(&format!("installed {package}"));
     }

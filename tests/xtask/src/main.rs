@@ -31,16 +31,16 @@ enum Task {
     /// Shows two homes, a third machine and a public host meeting; builds what it needs.
     Demo {
         /// Prints one JSON object on standard output.
-        #[arg(long)]
-        json: bool,
+        #[arg(long = "json", num_args = 0, default_missing_value = "json", value_parser = as_json, default_value = "text")]
+        form: laboratory::Form,
     },
     /// Runs one of the laboratory's programmes.
     Lab {
-        /// Which one: `check`, `wireguard` or `pairs`.
+        /// Which one: `check`, `wireguard`, `pairs`, `life` or `bad-input`.
         name: String,
         /// Prints one JSON object on standard output.
-        #[arg(long)]
-        json: bool,
+        #[arg(long = "json", num_args = 0, default_missing_value = "json", value_parser = as_json, default_value = "text")]
+        form: laboratory::Form,
         /// Runs only the rows or cases whose names contain this.
         #[arg(long)]
         only: Option<String>,
@@ -63,8 +63,16 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Test { quick } => suite::run(if quick { suite::Extent::Quick } else { suite::Extent::Full }),
-        Task::Demo { json } => laboratory::demo(laboratory::Form::of(json)),
-        Task::Lab { name, json, only } => laboratory::lab(&name, laboratory::Form::of(json), only.as_deref()),
+        Task::Demo { form } => laboratory::demo(form),
+        Task::Lab { name, form, only } => laboratory::lab(&name, form, only.as_deref()),
         Task::Check => suite::check_only(),
+    }
+}
+
+fn as_json(value: &str) -> Result<laboratory::Form, String> {
+    match value {
+        "json" => Ok(laboratory::Form::Json),
+        "text" => Ok(laboratory::Form::Text),
+        other => Err(format!("there is no form {other}")),
     }
 }

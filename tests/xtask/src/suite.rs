@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::cargo;
 use crate::check;
+use crate::laboratory;
 use crate::tally::Tally;
 
 /// How much of the suite runs.
@@ -22,7 +23,7 @@ pub(crate) fn run(extent: Extent) -> Result<ExitCode> {
     let mut tally = Tally::default();
     check::run(&mut tally);
     unit(&mut tally)?;
-    let _ = extent;
+    laboratory::count(&mut tally, extent)?;
     Ok(if tally.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -36,6 +37,6 @@ pub(crate) fn check_only() -> Result<ExitCode> {
 fn unit(tally: &mut Tally) -> Result<()> {
     cargo::say("unit and vector tests");
     let ran = cargo::run_shown("cargo", &["test", "--profile", "ci", "--workspace", "--locked", "--no-fail-fast"])?;
-    tally.count_test_binaries("unit and vector tests", &ran.output, ran.success);
+    tally.count_test_binaries("unit and vector tests", &ran);
     Ok(())
 }

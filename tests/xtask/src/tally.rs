@@ -25,7 +25,8 @@ impl Tally {
     }
 
     /// Counts the results of test binaries from the lines in which each sums itself up.
-    pub(crate) fn count_test_binaries(&mut self, name: &str, output: &str, success: bool) {
+    pub(crate) fn count_test_binaries(&mut self, name: &str, ran: &cargo::Ran) {
+        let cargo::Ran { success, output } = ran;
         let mut failed = 0;
         for line in output.lines().filter(|line| line.starts_with("test result:")) {
             self.passed += number_before(line, " passed");
@@ -72,7 +73,7 @@ mod tests {
     fn sums_of_test_binaries_are_read() {
         let mut tally = Tally::default();
         let output = "test a::b ... ok\ntest c::d ... FAILED\ntest result: FAILED. 12 passed; 1 failed; 0 ignored\n";
-        tally.count_test_binaries("unit", output, false);
+        tally.count_test_binaries("unit", &cargo::Ran { success: false, output: output.to_owned() });
         assert_eq!(tally.passed, 12);
         assert_eq!(tally.failed, ["c::d"]);
     }
@@ -80,7 +81,7 @@ mod tests {
     #[test]
     fn a_build_that_fails_counts_as_failed() {
         let mut tally = Tally::default();
-        tally.count_test_binaries("unit", "", false);
+        tally.count_test_binaries("unit", &cargo::Ran { success: false, output: String::new() });
         assert_eq!(tally.failed.len(), 1);
     }
 }

@@ -80,10 +80,11 @@ impl Combination {
     pub fn expected(self) -> Verdict {
         use NatKind::{AddressRestricted, FullCone, Open, Symmetric};
         match self {
-            Self::Two(Symmetric, other) | Self::Two(other, Symmetric) => match other {
-                Open | FullCone | AddressRestricted => Verdict::Direct,
-                _ => Verdict::Relay,
-            },
+            Self::Two(Symmetric, other) | Self::Two(other, Symmetric) => {
+                // The other side's filter must let a port in that it has not written to.
+                let lets_in = matches!(other, Open | FullCone | AddressRestricted);
+                if lets_in { Verdict::Direct } else { Verdict::Relay }
+            }
             Self::Two(..) | Self::SameLan | Self::SameNatHairpin => Verdict::Direct,
         }
     }
