@@ -584,6 +584,11 @@ impl Node {
             network.refused = Some(text);
             return;
         }
+        if network.state.head().0 > 0 && network.saved.admin.is_some() {
+            // This machine holds the only key of a network that exists: forgetting it would lose the network.
+            self.fail_up(FailureCode::Failed, text, "`ginnel up --name NAME` tries again with another name");
+            return;
+        }
         self.fail_up(FailureCode::Failed, text, "ask for a fresh invite");
         self.forget_network();
     }

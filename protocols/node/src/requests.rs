@@ -46,13 +46,7 @@ impl Node {
         title: Option<String>,
         shields: Option<Shields>,
     ) -> Result<Option<Reply>, Failure> {
-        let wish = name.as_deref().map(Name::new).transpose().map_err(|error| {
-            Failure::new(
-                FailureCode::Usage,
-                format!("the name cannot be used: {error}"),
-                "use letters, digits, hyphens",
-            )
-        })?;
+        let wish = name.as_deref().map(usable_name).transpose()?;
         if let Some(text) = ticket {
             let pasted: Pasted = text.trim().parse().map_err(|error: ginnel_membership::PasteError| {
                 Failure::new(FailureCode::Usage, error.to_string(), "paste the whole string, as it was printed")
@@ -68,6 +62,9 @@ impl Node {
             ));
         }
         let before = std::mem::replace(&mut network.saved.switch, Switch::Up);
+        if let Some(wish) = wish.filter(|_| !network.is_member()) {
+            network.saved.wish = wish.as_str().to_owned();
+        }
         match shields {
             Some(Shields::Up) => network.saved.shields = SavedShields::Up,
             Some(Shields::Down) => network.saved.shields = SavedShields::Down,
@@ -210,11 +207,7 @@ impl Node {
         expires: Duration,
         name: Option<String>,
     ) -> Result<Option<Reply>, Failure> {
-        let hint = name
-            .as_deref()
-            .map(Name::new)
-            .transpose()
-            .map_err(|error| Failure::new(FailureCode::Usage, format!("the name cannot be used: {error}"), ""))?;
+        let hint = name.as_deref().map(usable_name).transpose()?;
         let key = SigningKey::generate(&mut self.rng);
         let wall = self.stamper.unix_seconds(now);
         let (network, admin) = self.as_admin("invite")?;
@@ -362,6 +355,18 @@ pub(crate) fn describe(entry: &Entry, verdict: Result<(), String>) -> LogLine {
     };
     let by = record.as_ref().map(|record| record.signers().map(ToString::to_string).collect()).unwrap_or_default();
     LogLine { sequence: entry.sequence, time: entry.time, kind: kind.to_owned(), subject, by, verdict }
+}
+
+fn usable_name(text: &str) -> Result<Name, Failure> {
+    let name = Name::new(text).map_err(|error| {
+        let hint = "use lower-case letters, digits and hyphens";
+        Failure::new(FailureCode::Usage, format!("the name {text:?} cannot be used: {error}"), hint)
+    })?;
+    if name.is_reserved() {
+        let text = format!("the name {name} is reserved, so that it cannot be mistaken for something else");
+        return Err(Failure::new(FailureCode::Usage, text, "choose another one with --name"));
+    }
+    Ok(name)
 }
 
 fn not_joined() -> Failure {
