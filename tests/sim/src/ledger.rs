@@ -17,10 +17,8 @@ pub(crate) struct Flow {
     pub(crate) end: Instant,
     pub(crate) interval: Duration,
     pub(crate) family: ginnel_node::Family,
-    /// Whether the other machine answers each packet.
-    pub(crate) answered: bool,
-    /// Whether something goes wrong in its time, so that nothing is promised but packets told apart.
-    pub(crate) excused: bool,
+    pub(crate) answers: Answers,
+    pub(crate) promise: Promise,
     pub(crate) sent: u32,
     pub(crate) delivered: u32,
     /// When it last got on: its start, or a packet that arrived.
@@ -28,6 +26,22 @@ pub(crate) struct Flow {
     /// The longest time without a packet that arrived.
     pub(crate) gap: Duration,
     pub(crate) first: Option<Duration>,
+}
+
+/// What the other machine of a flow does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answers {
+    /// It answers each packet.
+    Each,
+    None,
+}
+
+/// What a flow may rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Promise {
+    Full,
+    /// Something goes wrong in its time or shortly before: it gets on, later.
+    Shaken,
 }
 
 struct Sent {

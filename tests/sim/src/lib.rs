@@ -28,6 +28,8 @@
 //! A run of one seed is the same each time: the hash over everything sent, written and delivered is equal.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod contract;
 mod dice;
 mod ledger;
 mod machine;
@@ -160,3 +162,24 @@ impl Report {
 
 /// Each of so many worlds is run twice.
 const REPEATED: u64 = 50;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_worlds_keep_every_promise() {
+        let report = run(0..24);
+        assert!(report.failed.is_empty(), "{:#?}", report.failed);
+        assert_eq!(report.passed, 24);
+        assert!(report.packets > 10_000, "{}", report.packets);
+    }
+
+    #[test]
+    fn a_seed_gives_one_run() {
+        for seed in [3, 7] {
+            assert_eq!(run_seed(seed, Telling::Quiet), run_seed(seed, Telling::Quiet));
+        }
+        assert_ne!(run_seed(3, Telling::Quiet).hash, run_seed(7, Telling::Quiet).hash);
+    }
+}

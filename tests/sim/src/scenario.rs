@@ -50,6 +50,18 @@ pub(crate) enum Trouble {
     MachineMoves(usize),
 }
 
+impl Fault {
+    /// For how long after it no more is promised to a conversation of `machines` than that it gets on.
+    ///
+    /// Who still holds a session with a daemon that restarted, and has been silent since, learns of it only by talking.
+    pub(crate) fn aftermath(self, machines: &[usize]) -> Duration {
+        match self.what {
+            Trouble::MachineRestarts(machine) if machines.contains(&machine) => Duration::from_secs(300),
+            Trouble::ServerRestarts | Trouble::MachineRestarts(_) | Trouble::MachineMoves(_) => Duration::from_secs(60),
+        }
+    }
+}
+
 impl Scenario {
     pub(crate) fn new(dice: &mut Dice) -> Self {
         let weather = if dice.chance(500) { Weather::Clear } else { Weather::Rough };

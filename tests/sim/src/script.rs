@@ -7,7 +7,7 @@ use std::time::Duration;
 use ginnel_node::{Family, Reply, Request, RequestId};
 use ginnel_time::Instant;
 
-use crate::ledger::{Flow, seconds};
+use crate::ledger::{Answers, Flow, Promise, seconds};
 use crate::net::{Holder, Line, Realm};
 use crate::oracle::Entitled;
 use crate::scenario::{Fault, Trouble, Weather};
@@ -140,7 +140,7 @@ impl World {
         self.trace.note(self.now, 5, packet);
         self.trace.tell(self.now, || format!("node{machine} is given a packet of {} B", packet.len()));
         let Some(delivery) = self.ledger.arrive(self.now, machine, packet) else { return };
-        if delivery.forth && self.ledger.flows[delivery.flow].answered {
+        if delivery.forth && self.ledger.flows[delivery.flow].answers == Answers::Each {
             self.step_at(self.now + Duration::from_micros(300), Step::Answer(delivery.flow));
         }
     }
@@ -208,11 +208,11 @@ impl World {
             let (from, to) = if self.dice.chance(500) { (a, b) } else { (b, a) };
             let family = self.dice.pick(&[Family::V4, Family::V6]);
             let interval = self.dice.millis(30, 800);
-            let answered = self.dice.chance(600);
-            self.add_flow(from, to, (at, end), interval, family, answered);
-            if !answered && self.dice.chance(500) {
+            let answers = if self.dice.chance(600) { Answers::Each } else { Answers::None };
+            self.add_flow(from, to, (at, end), interval, family, answers);
+            if answers == Answers::None && self.dice.chance(500) {
                 let later = at + self.dice.millis(0, 50);
-                self.add_flow(to, from, (later, end), interval, family, false);
+                self.add_flow(to, from, (later, end), interval, family, Answers::None);
             }
         }
     }
@@ -224,12 +224,12 @@ impl World {
         (start, end): (Instant, Instant),
         interval: Duration,
         family: Family,
-        answered: bool,
+        answers: Answers,
     ) {
         let joined = self.script.joined.unwrap_or(start);
-        let excused = self.script.faults.iter().any(|fault| {
+        let shaken = self.script.faults.iter().any(|fault| {
             let struck = joined + fault.at;
-            struck < end && start < struck + AFTERMATH
+            struck < end && start < struck + fault.aftermath(&[from, to])
         });
         let index = self.ledger.flows.len();
         self.ledger.flows.push(Flow {
@@ -239,8 +239,8 @@ impl World {
             end,
             interval,
             family,
-            answered,
-            excused,
+            answers,
+            promise: if shaken { Promise::Shaken } else { Promise::Full },
             sent: 0,
             delivered: 0,
             progress: start,
@@ -249,7 +249,7 @@ impl World {
         });
         let patience = self.weather.patience();
         self.step_at(start, Step::Send(index));
-        if !excused {
+        if !shaken {
             self.step_at(start + patience.first, Step::First(index));
             if start + patience.direct < end {
                 self.step_at(start + patience.direct, Step::Direct(index));
@@ -258,11 +258,14 @@ impl World {
     }
 
     fn send(&mut self, index: usize) {
-        let Flow { from, to, end, interval, family, progress, excused, .. } = self.ledger.flows[index];
+        let Flow { from, to, end, interval, family, progress, promise, .. } = self.ledger.flows[index];
         if self.now >= end {
             return;
         }
-        let limit = if excused { STALLED } else { self.weather.patience().gap };
+        let limit = match promise {
+            Promise::Full => self.weather.patience().gap,
+            Promise::Shaken => STALLED,
+        };
         if self.now > progress + limit {
             let silent = self.now.saturating_duration_since(progress);
             self.complain(&format!("flow {index} has delivered nothing for {silent:?}"), from, to);
@@ -381,8 +384,6 @@ impl Weather {
 }
 
 /// A flow that something struck gets on after this, since a usable path has been there all along or came soon.
-const STALLED: Duration = Duration::from_secs(45);
-/// For so long after a fault nothing but that is promised.
-const AFTERMATH: Duration = Duration::from_secs(60);
+const STALLED: Duration = Duration::from_secs(20);
 /// Between two tellings of the wall clock.
 const WALL: Duration = Duration::from_secs(1);

@@ -58,37 +58,37 @@ impl World {
         let epoch = self.machines[machine].epoch;
         self.streams.of.insert((machine, server), conn);
         self.streams.open.insert(conn, Stream { machine, epoch, server, up: self.now, down: self.now });
-        self.to_server(conn, End::Accepted);
+        self.send_up(conn, End::Accepted);
         // The client's stream is open after one round trip.
         if let Some(stream) = self.streams.open.get_mut(&conn) {
             stream.down = stream.up;
         }
-        self.to_client(conn, End::Opened);
+        self.send_down(conn, End::Opened);
     }
 
     pub(crate) fn write_up(&mut self, machine: usize, server: ServerId, bytes: Vec<u8>) {
         self.trace.note(self.now, 3, &bytes);
         let Some(conn) = self.streams.of.get(&(machine, server)).copied() else { return };
         for piece in self.cut(bytes) {
-            self.to_server(conn, End::Up(piece));
+            self.send_up(conn, End::Up(piece));
         }
     }
 
     pub(crate) fn disconnect(&mut self, machine: usize, server: ServerId) {
         if let Some(conn) = self.streams.of.remove(&(machine, server)) {
-            self.to_server(conn, End::Left);
+            self.send_up(conn, End::Left);
         }
     }
 
     pub(crate) fn write_down(&mut self, conn: ConnectionId, bytes: Vec<u8>) {
         self.trace.note(self.now, 4, &bytes);
         for piece in self.cut(bytes) {
-            self.to_client(conn, End::Down(piece));
+            self.send_down(conn, End::Down(piece));
         }
     }
 
     pub(crate) fn close_down(&mut self, conn: ConnectionId) {
-        self.to_client(conn, End::Broke("the server closed the connection"));
+        self.send_down(conn, End::Broke("the server closed the connection"));
     }
 
     /// Breaks a stream without a word: either end finds out in its own time.
@@ -148,7 +148,7 @@ impl World {
         self.settle_machine(machine);
     }
 
-    fn to_server(&mut self, conn: ConnectionId, end: End) {
+    fn send_up(&mut self, conn: ConnectionId, end: End) {
         let delay = self.stream_delay(conn);
         let Some(stream) = self.streams.open.get_mut(&conn) else { return };
         stream.up = stream.up.max(self.now + delay);
@@ -156,7 +156,7 @@ impl World {
         self.plan(at, Happening::Stream { conn, end });
     }
 
-    fn to_client(&mut self, conn: ConnectionId, end: End) {
+    fn send_down(&mut self, conn: ConnectionId, end: End) {
         let delay = self.stream_delay(conn);
         let Some(stream) = self.streams.open.get_mut(&conn) else { return };
         stream.down = stream.down.max(self.now) + if matches!(end, End::Opened) { delay } else { Duration::ZERO };
