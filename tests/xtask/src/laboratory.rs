@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use ginnel_lab::cases::{self, CaseResult};
-use ginnel_lab::scenario::{Programs, demo, pairs, wireguard};
+use ginnel_lab::scenario::{Programs, demo, life, pairs, wireguard};
 use ginnel_lab::{Lab, setup};
 
 use crate::cargo;
@@ -39,6 +39,7 @@ pub(crate) fn lab(name: &str, form: Form, only: Option<&str>) -> Result<ExitCode
         "wireguard" => {
             Ok(close(&wireguard::run(&programs, only.unwrap_or_default(), &|case| tell_case(form, case)), form))
         }
+        "life" => Ok(close(&life::run(&programs, only.unwrap_or_default(), &|case| tell_case(form, case)), form)),
         "pairs" => {
             let (table, complaints) = run_pairs(&programs, form, only)?;
             if form == Form::Json {
@@ -49,7 +50,7 @@ pub(crate) fn lab(name: &str, form: Form, only: Option<&str>) -> Result<ExitCode
             }
             Ok(if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        other => bail!("there is no laboratory programme {other}; there are check, wireguard and pairs"),
+        other => bail!("there is no laboratory programme {other}; there are check, wireguard, life and pairs"),
     }
 }
 

@@ -48,6 +48,8 @@ impl Programs {
 /// A public host with `ginnel-signal`.
 #[derive(Debug)]
 pub struct Server {
+    host: Host,
+    argv: Vec<String>,
     process: Process,
     /// The founding string that it printed.
     pub founding: String,
@@ -60,23 +62,46 @@ impl Server {
     /// When it does not start within 10 s.
     pub fn start(host: &Host, programs: &Programs) -> Result<Self> {
         let state = host.files()?.join("signal-state");
-        let argv = [
+        let addresses: Vec<String> = host.addresses().iter().map(ToString::to_string).collect();
+        let argv = vec![
             programs.path("ginnel-signal"),
             "--state".to_owned(),
             state.to_string_lossy().into_owned(),
             "--public-address".to_owned(),
-            host.ipv4().to_string(),
+            addresses.join(","),
         ];
         let process = host.spawn("ginnel-signal", &argv, &[])?;
         let founding = process
             .wait_for_line(Duration::from_secs(10), |line| line.starts_with("ginnel-found-"))
             .with_context(|| format!("ginnel-signal printed no founding string: {}", process.stderr()))?;
-        Ok(Self { process, founding: founding.trim().to_owned() })
+        Ok(Self { host: host.clone(), argv, process, founding: founding.trim().to_owned() })
+    }
+
+    /// Ends the server by a signal and waits for its end.
+    ///
+    /// # Errors
+    /// When it does not end within 5 s.
+    pub fn end(&self, signal: i32) -> Result<()> {
+        end(&self.process, signal)
+    }
+
+    /// Starts the server again, with its state, after its end.
+    ///
+    /// # Errors
+    /// When it does not serve within 10 s.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.process = self.host.spawn("ginnel-signal", &self.argv, &[])?;
+        self.process.wait_for_line(Duration::from_secs(10), |line| line.contains("serving")).map(drop)
     }
 
     /// What it wrote to its log.
     pub fn log(&self) -> String {
         self.process.stderr()
+    }
+
+    /// The server's process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 }
 
@@ -87,6 +112,7 @@ pub struct Machine {
     pub host: Host,
     programs: Programs,
     socket: String,
+    argv: Vec<String>,
     process: Process,
 }
 
@@ -118,17 +144,38 @@ impl Machine {
             text(&files.join("hosts")),
         ];
         argv.extend(more.iter().map(|&argument| argument.to_owned()));
-        let level = std::env::var("GINNEL_LAB_LOG").unwrap_or_else(|_| "info".to_owned());
-        let process = host.spawn("ginneld", &argv, &[("GINNEL_LOG", &level)])?;
-        let machine = Self { host: host.clone(), programs: programs.clone(), socket, process };
+        let process = spawn(host, &argv)?;
+        let machine = Self { host: host.clone(), programs: programs.clone(), socket, argv, process };
+        machine.wait_until_it_answers()?;
+        Ok(machine)
+    }
+
+    /// Ends the daemon by a signal and waits for its end.
+    ///
+    /// # Errors
+    /// When it does not end within 5 s.
+    pub fn end(&self, signal: i32) -> Result<()> {
+        end(&self.process, signal)
+    }
+
+    /// Starts the daemon again, with its state, after its end.
+    ///
+    /// # Errors
+    /// When it does not answer within 10 s.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.process = spawn(&self.host, &self.argv)?;
+        self.wait_until_it_answers()
+    }
+
+    fn wait_until_it_answers(&self) -> Result<()> {
         let begun = Instant::now();
-        while machine.ginnel(&["status"]).is_err() {
-            if begun.elapsed() > Duration::from_secs(10) || !machine.process.is_running() {
-                bail!("ginneld on {} does not answer: {}", host.name(), machine.log());
+        while self.ginnel(&["status"]).is_err() {
+            if begun.elapsed() > Duration::from_secs(10) || !self.process.is_running() {
+                bail!("ginneld on {} does not answer: {}", self.host.name(), self.log());
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        Ok(machine)
+        Ok(())
     }
 
     /// Runs `ginnel` with `--json` and answers the object that it prints.
@@ -212,6 +259,16 @@ impl Machine {
     pub fn stop(self) -> Result<crate::process::Output> {
         self.process.stop()
     }
+}
+
+fn spawn(host: &Host, argv: &[String]) -> Result<Process> {
+    let level = std::env::var("GINNEL_LAB_LOG").unwrap_or_else(|_| "info".to_owned());
+    host.spawn("ginneld", argv, &[("GINNEL_LOG", &level)])
+}
+
+fn end(process: &Process, signal: i32) -> Result<()> {
+    process.signal(signal)?;
+    process.wait(Duration::from_secs(5)).map(drop)
 }
 
 /// A machine's addresses inside the network.

@@ -1,6 +1,8 @@
 //! The real programs in the laboratory: what a user would do, and what the networks under it then show.
 
+mod batch;
 pub mod demo;
+pub mod life;
 pub mod machine;
 pub mod pairs;
 mod probe;

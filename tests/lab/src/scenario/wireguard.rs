@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::batch::{self, Case};
 use super::machine::{Machine, Programs, tail};
 use crate::cases::CaseResult;
 use crate::counters::Direction;
@@ -35,8 +36,8 @@ enum Psk {
 
 /// Runs every proof, by name, two at a time; `tell` gets each result as it comes.
 pub fn run(programs: &Programs, only: &str, tell: &(dyn Fn(&CaseResult) + Sync)) -> Vec<CaseResult> {
-    type Case<'a> = (&'static str, Box<dyn Fn() -> Result<String> + Sync + 'a>);
-    let stranger = |first, psk| Box::new(move || against_stranger(programs, first, psk)) as Box<dyn Fn() -> _ + Sync>;
+    let stranger =
+        |first, psk| Box::new(move || against_stranger(programs, first, psk)) as Box<dyn Fn() -> Result<String> + Sync>;
     let cases: Vec<Case<'_>> = vec![
         ("wireguard-go: ginneld initiates", stranger(First::Ours, Psk::Without)),
         ("wireguard-go: wireguard-go initiates", stranger(First::Theirs, Psk::Without)),
@@ -47,32 +48,7 @@ pub fn run(programs: &Programs, only: &str, tell: &(dyn Fn(&CaseResult) + Sync))
         ("wireguard-go: wireguard-go roams", Box::new(|| roam(programs, First::Theirs))),
         ("ginneld to ginneld: AES-256-GCM in its own frame", Box::new(|| two_ginneld(programs))),
     ];
-    let cases: Vec<_> = cases.into_iter().filter(|(name, _)| name.contains(only)).collect();
-    let next = AtomicU32::new(0);
-    let results = std::sync::Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed) as usize;
-                    let Some((name, case)) = cases.get(index) else { return };
-                    let begun = Instant::now();
-                    let outcome = case();
-                    let (pass, detail) = match outcome {
-                        Ok(detail) => (true, detail),
-                        Err(error) => (false, format!("{error:#}")),
-                    };
-                    let result =
-                        CaseResult { name: (*name).to_owned(), pass, detail, seconds: begun.elapsed().as_secs_f64() };
-                    tell(&result);
-                    if let Ok(mut results) = results.lock() {
-                        results.push(result);
-                    }
-                }
-            });
-        }
-    });
-    results.into_inner().unwrap_or_default()
+    batch::run(cases, only, 2, tell)
 }
 
 fn against_stranger(programs: &Programs, first: First, psk: Psk) -> Result<String> {

@@ -1,0 +1,44 @@
+//! Both address families at once.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::scene::{DIRECT, LINK, Scene, demand};
+use crate::counters::Direction;
+use crate::nat::NatKind;
+use crate::scenario::machine::Programs;
+use crate::scenario::probe::transfer;
+use crate::site::{Family, Site};
+
+/// Two homes with IPv4 behind a NAT and IPv6 behind a filter: one of them goes direct.
+pub(super) fn either(programs: &Programs) -> Result<String> {
+    let scene = dual(programs, NatKind::PortRestricted)?;
+    scene.pulse(0, 1)?.steady(LINK)?;
+    let took = scene.crew[0].await_path("b", &DIRECT, LINK).with_context(|| scene.logs())?;
+    Ok(format!("{} after {:.1} s", scene.crew[0].path("b")?, took.as_secs_f64()))
+}
+
+/// Where IPv4 cannot be direct, IPv6 is, and carries the data.
+pub(super) fn only_v6_direct(programs: &Programs) -> Result<String> {
+    let scene = dual(programs, NatKind::Symmetric)?;
+    let (a, b) = (&scene.crew[0], &scene.crew[1]);
+    scene.pulse(0, 1)?.steady(LINK)?;
+    let took = a.await_path("b", &["direct6"], LINK).with_context(|| scene.logs())?;
+    b.await_path("a", &["direct6"], LINK).with_context(|| scene.logs())?;
+    let meter = a.host().count_bytes(Direction::Out, "meta nfproto ipv6 udp length > 600")?;
+    let hub = scene.hub.traffic()?;
+    transfer((a.host(), a.inner.v4), (b.host(), b.inner.v4), BYTES, Duration::from_secs(20))?;
+    let (over_v6, relayed) = (meter.read()?.bytes, scene.hub.traffic()?.since(hub).udp_bytes());
+    demand(over_v6 >= BYTES as u64 && relayed * 20 < BYTES as u64, || {
+        format!("of {BYTES} bytes {over_v6} went over IPv6, and the server saw {relayed}")
+    })?;
+    Ok(format!("direct6 after {:.1} s, {} KB over IPv6", took.as_secs_f64(), over_v6 / 1000))
+}
+
+fn dual(programs: &Programs, a: NatKind) -> Result<Scene> {
+    let site = |name, kind| Site::new(name, kind).family(Family::Dual);
+    Scene::set(programs, vec![site("a", a), site("b", NatKind::PortRestricted)])
+}
+
+const BYTES: usize = 2_000_000;
