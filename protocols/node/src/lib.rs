@@ -39,8 +39,11 @@ mod exchange;
 mod fresh;
 mod gather;
 mod io;
+mod joining;
+mod link;
 mod load;
 mod mail;
+mod members;
 mod network;
 mod node;
 mod peer;
@@ -50,6 +53,7 @@ mod requests;
 mod saved;
 mod stamp;
 mod status;
+mod waiting;
 
 pub use counters::{Counters, Discard};
 pub use io::{

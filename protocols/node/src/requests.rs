@@ -10,10 +10,11 @@ use ginnel_time::Instant;
 use ginnel_tunnel::StaticSecret;
 
 use crate::io::{Failure, FailureCode, Output, Reply, Request, RequestId, UpOutcome};
-use crate::network::{Network, Waiting, Wish};
+use crate::network::Network;
 use crate::node::Node;
 use crate::report::{InviteReport, InviteState, LogLine};
 use crate::saved::{SavedNetwork, SavedShields, Secret, Stage, Switch};
+use crate::waiting::{Waiting, Wish};
 
 impl Node {
     pub(crate) fn handle_request(&mut self, now: Instant, id: RequestId, request: Request) {

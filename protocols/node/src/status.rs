@@ -9,7 +9,8 @@ use ginnel_path::address::{Reach, reach};
 use ginnel_path::{CandidateKind, Local, Path};
 use ginnel_time::Instant;
 
-use crate::network::{LinkStatus, Network};
+use crate::link::LinkStatus;
+use crate::network::Network;
 use crate::node::Node;
 use crate::peer::{Peer, Ways};
 use crate::report::{

@@ -1,0 +1,199 @@
+//! From a server's log to a membership: taking entries, writing this machine's own, keeping the lease.
+
+use std::time::Duration;
+
+use ginnel_membership::build::{invite_record, lease_record, member_record};
+use ginnel_membership::{Capabilities, Name, TunnelKey};
+use ginnel_signal_proto::{ClientMessage, Head, Refusal, Request as Asked};
+use ginnel_time::Instant;
+use ginnel_tunnel::Suite;
+
+use crate::Discard;
+use crate::io::{FailureCode, Output, ServerId, UpOutcome};
+use crate::link::{LinkStatus, Purpose, RELAY_AGAIN};
+use crate::node::Node;
+use crate::saved::Stage;
+
+impl Node {
+    pub(crate) fn take_entries(&mut self, now: Instant, id: ServerId, first: u64, entries: &[Vec<u8>], head: Head) {
+        let Some(network) = &mut self.network else { return };
+        let mut fresh = Vec::new();
+        let mut trouble = None;
+        for (sequence, bytes) in (first..).zip(entries) {
+            if sequence != network.state.head().0 {
+                continue;
+            }
+            match network.take_entry(bytes) {
+                Ok(()) => fresh.push(bytes.clone()),
+                Err(error) => {
+                    trouble = Some(format!("the server's log does not verify: {error}"));
+                    break;
+                }
+            }
+        }
+        let length = network.state.head().0;
+        let network_id = network.saved.id();
+        let Some(link) = network.links.get_mut(&id) else { return };
+        let broken = trouble.is_some();
+        if broken {
+            self.counters.count(Discard::BadServerMessage);
+            link.trouble = trouble;
+        } else if length < head.length && (!fresh.is_empty() || first > length) {
+            link.say(now, ClientMessage::Fetch { from: length });
+        }
+        if !fresh.is_empty() {
+            self.outputs.push_back(Output::StoreEntries { network: network_id, entries: fresh });
+            self.sync_members(now);
+        }
+        if !broken && length >= head.length {
+            self.caught_up(now, id);
+        }
+    }
+
+    /// The log is as long as the server's: does this machine's own membership have to be written?
+    pub(crate) fn caught_up(&mut self, now: Instant, id: ServerId) {
+        let capabilities = self.capabilities();
+        let Some(network) = &mut self.network else { return };
+        if network.is_member() {
+            self.became_member(now, id);
+            return;
+        }
+        let network_id = network.saved.id();
+        if network.state.head().0 == 0 {
+            return;
+        }
+        let (invite, founder) = match &network.saved.stage {
+            Stage::Founding { invite, .. } => (invite.signing(), network.saved.admin.clone()),
+            Stage::Joining { invite } => (invite.signing(), None),
+            Stage::Member => return,
+        };
+        let member = network.saved.member.signing();
+        let name = Name::new(&network.saved.wish).unwrap_or_else(|_| Name::from_hostname("machine"));
+        let tunnel = TunnelKey::from_bytes(network.saved.tunnel.tunnel().public().to_bytes());
+        let known = network.state.invite(&invite.invite_key()).is_some();
+        let Some(link) = network.links.get_mut(&id) else { return };
+        if link.appends.contains(&Purpose::Own) {
+            return;
+        }
+        if let Some(admin) = founder.filter(|_| !known) {
+            let expires = self.stamper.unix_seconds(now).saturating_add(FOUNDER_INVITE_LIFE);
+            let record = invite_record(&network_id, &admin.signing(), invite.invite_key(), expires, None);
+            link.append(now, Purpose::Own, record);
+        }
+        let record = member_record(&network_id, &invite, &member, tunnel, name, capabilities);
+        link.append(now, Purpose::Own, record);
+    }
+
+    pub(crate) fn became_member(&mut self, now: Instant, id: ServerId) {
+        let Some(network) = &mut self.network else { return };
+        let before = std::mem::replace(&mut network.saved.stage, Stage::Member);
+        let Some(link) = network.links.get_mut(&id) else { return };
+        let outcome = match before {
+            Stage::Member => UpOutcome::Started,
+            Stage::Joining { .. } => {
+                link.say(now, ClientMessage::Relay);
+                self.persist();
+                UpOutcome::Joined
+            }
+            Stage::Founding { .. } => {
+                link.close(now, Some(Duration::ZERO));
+                self.outputs.push_back(Output::DisconnectServer(id));
+                self.persist();
+                UpOutcome::Founded
+            }
+        };
+        self.answer_up(outcome);
+        self.send_waiting(now);
+    }
+
+    pub(crate) fn appended(&mut self, now: Instant, id: ServerId) {
+        let Some(network) = &mut self.network else { return };
+        let unread = network.state.head().0 == 0;
+        let Some(link) = network.links.get_mut(&id) else { return };
+        if unread {
+            // The genesis is on the server's disk now; a fetch before that was refused.
+            link.say(now, ClientMessage::Fetch { from: 0 });
+            return;
+        }
+        if let Some(Purpose::Request(request)) = link.appends.pop_front() {
+            self.finish_request(now, request, Ok(()));
+        }
+    }
+
+    pub(crate) fn server_refused(&mut self, now: Instant, id: ServerId, asked: Asked, code: Refusal, text: &str) {
+        tracing::debug!(?asked, ?code, text, "the server refuses");
+        let Some(network) = &mut self.network else { return };
+        let founding = matches!(network.saved.stage, Stage::Founding { .. });
+        let Some(link) = network.links.get_mut(&id) else { return };
+        match asked {
+            Asked::Append => match link.appends.pop_front() {
+                Some(Purpose::Request(request)) => self.finish_request(now, request, Err(text.to_owned())),
+                Some(Purpose::Own) if is_final(code) || matches!(code, Refusal::Record(_)) => {
+                    self.refuse(text.to_owned())
+                }
+                Some(Purpose::Own) => link.trouble = Some(text.to_owned()),
+                Some(Purpose::Lease) | None => {}
+            },
+            Asked::Found if is_final(code) => self.refuse(text.to_owned()),
+            Asked::Fetch if founding && code == Refusal::UnknownNetwork => {}
+            Asked::Found | Asked::Connection | Asked::Fetch => link.trouble = Some(text.to_owned()),
+            Asked::Relay => link.credentials_due = Some(now + RELAY_AGAIN),
+        }
+    }
+
+    /// Takes a final no: the join is over.
+    pub(crate) fn refuse(&mut self, text: String) {
+        let Some(network) = &mut self.network else { return };
+        if matches!(network.saved.stage, Stage::Member) {
+            network.refused = Some(text);
+            return;
+        }
+        if network.state.head().0 > 0 && network.saved.admin.is_some() {
+            // This machine holds the only key of a network that exists: forgetting it would lose the network.
+            self.fail_up(FailureCode::Failed, text, "`ginnel up --name NAME` tries again with another name");
+            return;
+        }
+        self.fail_up(FailureCode::Failed, text, "ask for a fresh invite");
+        self.forget_network();
+    }
+
+    /// Signs a lease when this machine is an admin and the last one grows old.
+    pub(crate) fn renew_lease(&mut self, now: Instant) {
+        let wall = self.stamper.unix_seconds(now);
+        let Some(network) = &mut self.network else { return };
+        let Some(admin) = &network.saved.admin else { return };
+        let fresh = network.state.lease_age(wall).is_some_and(|age| age.as_secs() < LEASE_RENEW);
+        if fresh || wall == 0 || !network.is_member() {
+            return;
+        }
+        let record = lease_record(&network.saved.id(), &admin.signing(), network.state.head(), wall);
+        let up = network.links.values_mut().find(|link| link.status == LinkStatus::Up);
+        if let Some(link) = up.filter(|link| !link.appends.contains(&Purpose::Lease)) {
+            link.append(now, Purpose::Lease, record);
+        }
+    }
+
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        if self.suites.contains(&Suite::AesGcm) { Capabilities::BOTH_SUITES } else { Capabilities::CHACHA_POLY }
+    }
+}
+
+/// Whether a server's no is the last word on a join.
+pub(crate) const fn is_final(code: Refusal) -> bool {
+    matches!(
+        code,
+        Refusal::BadSignature
+            | Refusal::NotAMember
+            | Refusal::Revoked
+            | Refusal::InviteUnknown
+            | Refusal::InviteUsed
+            | Refusal::InviteExpired
+            | Refusal::TokenUnknown
+            | Refusal::TokenUsed
+    )
+}
+
+/// An admin signs a lease when the last one is a day old; it runs out after seven.
+const LEASE_RENEW: u64 = 24 * 3600;
+/// Seconds in which the founder's own join has to be ordered.
+const FOUNDER_INVITE_LIFE: u64 = 24 * 3600;

@@ -1,0 +1,248 @@
+//! The stream to one signaling server: connecting, proving, saying and hearing.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ginnel_membership::Server;
+use ginnel_membership::invite::Token;
+use ginnel_signal_proto::client::{Broken, Input as ClientInput, Output as ClientOutput};
+use ginnel_signal_proto::{
+    Client, ClientMessage, Credentials, RelayOffer as ServerRelay, ServerMessage, Standing, Welcome,
+};
+use ginnel_time::Instant;
+use rand_core::RngCore;
+
+use crate::gather::RelayOffer;
+use crate::io::{FailureCode, Output, RequestId, ServerId};
+use crate::joining::is_final;
+use crate::node::Node;
+use crate::saved::{Stage, Switch};
+
+/// The stream to one server.
+pub(crate) struct Link {
+    pub(crate) server: Server,
+    pub(crate) status: LinkStatus,
+    pub(crate) client: Option<Client>,
+    pub(crate) remote: Option<SocketAddr>,
+    pub(crate) retry: Option<Instant>,
+    pub(crate) pause: Duration,
+    pub(crate) last_contact: Option<Instant>,
+    pub(crate) trouble: Option<String>,
+    /// What each append in flight was for, in order.
+    pub(crate) appends: VecDeque<Purpose>,
+    pub(crate) credentials_due: Option<Instant>,
+}
+
+/// How far a link has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LinkStatus {
+    /// Not connected.
+    Down,
+    /// Asked the shell to connect, or shaking hands.
+    Connecting,
+    /// The server proved itself and let us in.
+    Up,
+}
+
+/// What an append is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// This machine's own membership.
+    Own,
+    /// A lease.
+    Lease,
+    /// A user's request.
+    Request(RequestId),
+}
+
+impl Link {
+    pub(crate) fn new(server: Server) -> Self {
+        Self {
+            server,
+            status: LinkStatus::Down,
+            client: None,
+            remote: None,
+            retry: None,
+            pause: RETRY,
+            last_contact: None,
+            trouble: None,
+            appends: VecDeque::new(),
+            credentials_due: None,
+        }
+    }
+
+    pub(crate) fn say(&mut self, now: Instant, message: ClientMessage) {
+        if let Some(client) = &mut self.client {
+            let _ = client.handle_input(now, ClientInput::Send(message));
+        }
+    }
+
+    pub(crate) fn append(&mut self, now: Instant, purpose: Purpose, record: Vec<u8>) {
+        self.appends.push_back(purpose);
+        self.say(now, ClientMessage::Append { record });
+    }
+
+    pub(crate) fn close(&mut self, now: Instant, again: Option<Duration>) {
+        self.status = LinkStatus::Down;
+        self.client = None;
+        self.appends.clear();
+        self.credentials_due = None;
+        self.retry = again.map(|pause| now + pause);
+    }
+}
+
+impl Node {
+    pub(crate) fn server_opened(&mut self, now: Instant, id: ServerId, remote: SocketAddr) {
+        let seed = self.seed();
+        let Some(network) = &mut self.network else { return };
+        let credentials = match &network.saved.stage {
+            Stage::Founding { token, .. } => Credentials::Founder {
+                token: Token::from_bytes(*token),
+                key: network.saved.admin.as_ref().unwrap_or(&network.saved.member).signing(),
+            },
+            Stage::Joining { invite } => {
+                Credentials::Joiner { invite: invite.signing(), key: network.saved.member.signing() }
+            }
+            Stage::Member => Credentials::Member { key: network.saved.member.signing() },
+        };
+        let network_id = network.saved.id();
+        let Some(link) = network.links.get_mut(&id) else { return };
+        let mut client = Client::new(seed, link.server.keys, network_id, credentials);
+        let _ = client.handle_input(now, ClientInput::Opened);
+        link.client = Some(client);
+        link.remote = Some(remote);
+        link.status = LinkStatus::Connecting;
+        self.drain_links(now);
+    }
+
+    pub(crate) fn server_bytes(&mut self, now: Instant, id: ServerId, bytes: Vec<u8>) {
+        let Some(link) = self.network.as_mut().and_then(|network| network.links.get_mut(&id)) else { return };
+        link.last_contact = Some(now);
+        if let Some(client) = &mut link.client {
+            let _ = client.handle_input(now, ClientInput::Received(bytes));
+        }
+        self.drain_links(now);
+    }
+
+    pub(crate) fn server_closed(&mut self, now: Instant, id: ServerId, reason: String) {
+        let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 500));
+        let Some(network) = &mut self.network else { return };
+        let again = network.saved.switch == Switch::Up;
+        let Some(link) = network.links.get_mut(&id) else { return };
+        if let Some(client) = &mut link.client {
+            let _ = client.handle_input(now, ClientInput::Closed);
+        }
+        if link.status != LinkStatus::Down || link.retry.is_none() {
+            let pause = link.pause + jitter;
+            link.pause = (link.pause * 2).min(RETRY_MAX);
+            link.close(now, again.then_some(pause));
+        }
+        link.trouble.get_or_insert(reason);
+    }
+
+    /// Drains the clients of every link; answers whether there was anything.
+    pub(crate) fn drain_links(&mut self, now: Instant) -> bool {
+        let ids: Vec<ServerId> =
+            self.network.as_ref().map(|network| network.links.keys().copied().collect()).unwrap_or_default();
+        let mut any = false;
+        for id in ids {
+            loop {
+                let output = self
+                    .network
+                    .as_mut()
+                    .and_then(|network| network.links.get_mut(&id))
+                    .and_then(|link| link.client.as_mut())
+                    .and_then(Client::poll_output);
+                any |= output.is_some();
+                match output {
+                    Some(ClientOutput::Write(bytes)) => {
+                        self.outputs.push_back(Output::WriteServer { server: id, bytes });
+                    }
+                    Some(ClientOutput::Ready) => self.link_ready(now, id),
+                    Some(ClientOutput::Message(message)) => self.server_says(now, id, message),
+                    Some(ClientOutput::Broken { reason }) => self.link_broken(now, id, &reason),
+                    None => break,
+                }
+            }
+        }
+        any
+    }
+
+    pub(crate) fn link_ready(&mut self, now: Instant, id: ServerId) {
+        let Some(network) = &mut self.network else { return };
+        let stage = network.saved.stage.clone();
+        let from = network.state.head().0;
+        let Some(link) = network.links.get_mut(&id) else { return };
+        link.status = LinkStatus::Up;
+        link.pause = RETRY;
+        link.trouble = None;
+        if let Stage::Founding { genesis, .. } = stage {
+            link.say(now, ClientMessage::Found { genesis });
+        }
+        link.say(now, ClientMessage::Fetch { from });
+    }
+
+    pub(crate) fn link_broken(&mut self, now: Instant, id: ServerId, reason: &Broken) {
+        let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 500));
+        self.outputs.push_back(Output::DisconnectServer(id));
+        let Some(network) = &mut self.network else { return };
+        let Some(link) = network.links.get_mut(&id) else { return };
+        link.trouble = Some(reason.to_string());
+        let pause = link.pause + jitter;
+        link.pause = (link.pause * 2).min(RETRY_MAX);
+        link.close(now, Some(pause));
+        if let Broken::Refused { code, text } = reason
+            && is_final(*code)
+        {
+            self.refuse(text.clone());
+        } else if matches!(reason, Broken::WrongServer | Broken::HandshakeRefused) {
+            self.fail_up(FailureCode::Failed, reason.to_string(), "ask the inviter for a fresh invite");
+        }
+    }
+
+    pub(crate) fn server_says(&mut self, now: Instant, id: ServerId, message: ServerMessage) {
+        match message {
+            ServerMessage::Welcome(welcome) => self.welcomed(now, id, &welcome),
+            ServerMessage::Entries { first, entries, head } => self.take_entries(now, id, first, &entries, head),
+            ServerMessage::Appended { .. } => self.appended(now, id),
+            ServerMessage::Refused { request, code, text } => self.server_refused(now, id, request, code, &text),
+            ServerMessage::Mail { from, bytes } => {
+                if let Err(discard) = self.handle_mail(now, from, &bytes) {
+                    self.counters.count(discard);
+                }
+            }
+            ServerMessage::MailRefused { to, why } => tracing::debug!(?to, ?why, "mail was not taken"),
+            ServerMessage::Relay(relay) => {
+                let Some(link) = self.network.as_mut().and_then(|network| network.links.get_mut(&id)) else { return };
+                let life = Duration::from_secs(u64::from(relay.lifetime_seconds.max(120)));
+                link.credentials_due = Some(now + life / 2);
+                let mut servers = relay.addresses;
+                if servers.is_empty() {
+                    servers.extend(link.remote.map(|remote| SocketAddr::new(remote.ip(), DEFAULT_STUN_PORT)));
+                }
+                let credentials = ginnel_turn::Credentials { username: relay.username, password: relay.password };
+                self.gather.relay_offer(now, RelayOffer { servers, credentials });
+            }
+            ServerMessage::Pong => {}
+        }
+    }
+
+    pub(crate) fn welcomed(&mut self, now: Instant, id: ServerId, welcome: &Welcome) {
+        let Some(network) = &mut self.network else { return };
+        let Some(link) = network.links.get_mut(&id) else { return };
+        let Some(remote) = link.remote else { return };
+        let servers =
+            welcome.stun_ports.iter().map(|port| SocketAddr::new(remote.ip().to_canonical(), *port)).collect();
+        if welcome.relay == ServerRelay::Offered && welcome.standing == Standing::Member {
+            link.say(now, ClientMessage::Relay);
+        }
+        self.gather.stun_servers(now, servers);
+    }
+}
+
+/// First pause before a server is tried again; doubled up to [`RETRY_MAX`].
+const RETRY: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+const RELAY_AGAIN: Duration = Duration::from_secs(60);
+const DEFAULT_STUN_PORT: u16 = 3478;

@@ -1,0 +1,124 @@
+//! Requests that wait for a server.
+
+use ginnel_time::Instant;
+
+use crate::io::{Failure, FailureCode, Output, Reply, RequestId, UpOutcome};
+use crate::link::{LinkStatus, Purpose};
+use crate::node::Node;
+
+/// A request that waits for a server.
+pub(crate) struct Waiting {
+    pub(crate) request: RequestId,
+    pub(crate) deadline: Instant,
+    pub(crate) wish: Wish,
+}
+
+/// What a waiting request asked for.
+pub(crate) enum Wish {
+    /// To be a member.
+    Up,
+    /// A record in the log; the reply to give once it is there.
+    Append {
+        /// The signed record.
+        record: Vec<u8>,
+        /// The answer for the user.
+        reply: Option<Reply>,
+    },
+    /// To be gone from the log, then forget it here.
+    Leave {
+        /// The self-made revocation.
+        record: Vec<u8>,
+    },
+}
+
+impl Node {
+    pub(crate) fn fail_up(&mut self, code: FailureCode, text: String, hint: &str) {
+        let Some(network) = &mut self.network else { return };
+        let mut kept = Vec::new();
+        for waiting in network.waiting.drain(..) {
+            match waiting.wish {
+                Wish::Up => {
+                    let failure = Failure::new(code, text.clone(), hint);
+                    self.outputs.push_back(Output::Reply { id: waiting.request, reply: Err(failure) });
+                }
+                Wish::Append { .. } | Wish::Leave { .. } => kept.push(waiting),
+            }
+        }
+        network.waiting = kept;
+    }
+
+    /// Sends the records of waiting requests that no server has yet.
+    pub(crate) fn send_waiting(&mut self, now: Instant) {
+        let Some(network) = &mut self.network else { return };
+        let Some(link) = network.links.values_mut().find(|link| link.status == LinkStatus::Up) else { return };
+        for waiting in &network.waiting {
+            let purpose = Purpose::Request(waiting.request);
+            if link.appends.contains(&purpose) {
+                continue;
+            }
+            match &waiting.wish {
+                Wish::Append { record, .. } | Wish::Leave { record } => link.append(now, purpose, record.clone()),
+                Wish::Up => {}
+            }
+        }
+        self.drain_links(now);
+    }
+
+    pub(crate) fn answer_up(&mut self, outcome: UpOutcome) {
+        let Some(network) = &mut self.network else { return };
+        let (done, kept) = network.waiting.drain(..).partition::<Vec<_>, _>(|waiting| matches!(waiting.wish, Wish::Up));
+        network.waiting = kept;
+        for waiting in done {
+            let reply = self.up_reply(outcome);
+            self.outputs.push_back(Output::Reply { id: waiting.request, reply });
+        }
+    }
+
+    pub(crate) fn finish_request(&mut self, _now: Instant, request: RequestId, outcome: Result<(), String>) {
+        let Some(network) = &mut self.network else { return };
+        let Some(place) = network.waiting.iter().position(|waiting| waiting.request == request) else { return };
+        let waiting = network.waiting.swap_remove(place);
+        let leave = matches!(waiting.wish, Wish::Leave { .. });
+        let reply = match (outcome, waiting.wish) {
+            (Ok(()), Wish::Append { reply, .. }) => Ok(reply.unwrap_or(Reply::Done)),
+            (_, Wish::Leave { .. }) | (Ok(()), Wish::Up) => Ok(Reply::Done),
+            (Err(text), Wish::Append { .. } | Wish::Up) => Err(Failure::new(FailureCode::Failed, text, "")),
+        };
+        self.outputs.push_back(Output::Reply { id: request, reply });
+        if leave {
+            self.forget_network();
+        }
+    }
+
+    /// Answers the requests whose time is over.
+    pub(crate) fn late_requests(&mut self, now: Instant) {
+        let Some(network) = &mut self.network else { return };
+        let trouble = network.links.values().find_map(|link| link.trouble.clone());
+        let (late, kept) = network.waiting.drain(..).partition::<Vec<_>, _>(|waiting| waiting.deadline <= now);
+        network.waiting = kept;
+        let mut leave = false;
+        for waiting in late {
+            let why = trouble.clone().unwrap_or_else(|| "no server answered".to_owned());
+            let reply = match waiting.wish {
+                Wish::Up => Err(Failure::new(
+                    FailureCode::TimedOut,
+                    format!("not a member yet: {why}"),
+                    "the daemon keeps trying; see `ginnel status`",
+                )),
+                Wish::Append { .. } => Err(Failure::new(
+                    FailureCode::TimedOut,
+                    format!("not written to the log: {why}"),
+                    "try again when `ginnel status` shows a connected server",
+                )),
+                Wish::Leave { .. } => {
+                    leave = true;
+                    Ok(Reply::Done)
+                }
+            };
+            self.outputs.push_back(Output::Reply { id: waiting.request, reply });
+        }
+        if leave {
+            self.forget_network();
+        }
+    }
+}
