@@ -244,5 +244,5 @@ impl Node {
 /// First pause before a server is tried again; doubled up to [`RETRY_MAX`].
 const RETRY: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(60);
-const RELAY_AGAIN: Duration = Duration::from_secs(60);
+pub(crate) const RELAY_AGAIN: Duration = Duration::from_secs(60);
 const DEFAULT_STUN_PORT: u16 = 3478;
