@@ -104,7 +104,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         let _ = answers.blocking_send(Event::Stored(outcomes));
     })?;
     let hub = tokio::spawn(Hub::new(server, writer).run(queue, stopping));
-    let endpoint = quic::endpoint(signaling)?;
+    let endpoint = quic::endpoint(signaling, &keys.noise)?;
     let accepting = tokio::spawn(quic::accept(endpoint.clone(), events));
     tracing::info!(signaling = signaling_port, stun = stun_port, addresses = ?public, "serving");
     if let Some(token) = token {

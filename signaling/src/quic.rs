@@ -2,7 +2,8 @@
 //!
 //! TLS is here for QUIC's sake: the certificate is made at each start and clients do not look at it, because the Noise
 //! handshake inside proves the server's key. The protocol's name is `ginnel/1`. Clients keep the connection alive every
-//! 15 to 25 s; one that has been silent for 60 s is gone.
+//! 15 to 25 s; one that has been silent for 60 s is gone. Connections of an earlier run of this server are told so with
+//! their next packet (RFC 9000 §10.3), so that clients of a server that died come back soon.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,11 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use aws_lc_rs::hmac::{self, HMAC_SHA256};
 use ginnel_signal_proto::server::{ConnectionId, PROOF_DEADLINE};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{
-    Connection, Endpoint, EndpointConfig, IdleTimeout, Incoming, RecvStream, SendStream, ServerConfig, TokioRuntime,
-    TransportConfig, VarInt,
+    Connection, ConnectionId as QuicId, ConnectionIdGenerator, Endpoint, EndpointConfig, IdleTimeout, Incoming,
+    RecvStream, SendStream, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::{Semaphore, mpsc};
@@ -22,11 +24,34 @@ use tokio::time::timeout;
 
 use crate::hub::{Event, Written};
 
-/// Makes the endpoint on a bound socket.
-pub(crate) fn endpoint(socket: std::net::UdpSocket) -> anyhow::Result<Endpoint> {
-    let mut config = EndpointConfig::default();
+/// Makes the endpoint on a bound socket; `secret` is the server's own and outlives it.
+pub(crate) fn endpoint(socket: std::net::UdpSocket, secret: &[u8; 32]) -> anyhow::Result<Endpoint> {
+    let secret = hmac::Key::new(HMAC_SHA256, secret);
+    let reset = hmac::sign(&secret, b"ginnel quic reset");
+    let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(HMAC_SHA256, reset.as_ref())));
+    config.cid_generator(|| Box::new(RandomIds));
     config.grease_quic_bit(false);
     Endpoint::new(config, Some(server_config()?), socket, Arc::new(TokioRuntime)).context("cannot start QUIC")
+}
+
+/// Random ids. Those that QUIC's implementation makes by itself are known by a key of the process, and packets with ids
+/// of an earlier run would be dropped in silence.
+struct RandomIds;
+
+impl ConnectionIdGenerator for RandomIds {
+    fn generate_cid(&mut self) -> QuicId {
+        let mut id = [0; ID_LEN];
+        getrandom::fill(&mut id).expect("the system gives randomness, as it did at the start");
+        QuicId::new(&id)
+    }
+
+    fn cid_len(&self) -> usize {
+        ID_LEN
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
 }
 
 fn server_config() -> anyhow::Result<ServerConfig> {
@@ -142,6 +167,7 @@ async fn write(
 }
 
 const ALPN: &[u8] = b"ginnel/1";
+const ID_LEN: usize = 8;
 /// Bytes in flight per connection and direction.
 const WINDOW: u32 = 128 << 10;
 const IDLE_MILLIS: u32 = 60_000;
