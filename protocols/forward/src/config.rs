@@ -52,8 +52,10 @@ pub const PENDING_TIME: Duration = timers::REKEY_ATTEMPT_TIME;
 pub const DUPLICATE_TIME: Duration = Duration::from_secs(3);
 /// How many bytes of data go out twice after duplication was asked for.
 pub const DUPLICATE_BYTES: u64 = 1 << 20;
-/// Handshake and STUN datagrams that wait for node; the newest is dropped.
-pub const RAW_QUEUE: usize = 256;
+/// Handshake datagrams that wait for node; the newest is dropped.
+pub const HANDSHAKE_QUEUE: usize = 256;
+/// STUN datagrams that wait for node; the newest is dropped.
+pub const STUN_QUEUE: usize = 64;
 /// Control messages that wait for node, per peer; the newest is dropped.
 pub const CONTROL_QUEUE: usize = 32;
 /// New source paths that wait to be reported, per peer; the oldest is dropped.

@@ -78,7 +78,7 @@ pub enum Discard {
     /// The channel number is outside 0x4000 to 0x4FFF.
     #[error("channel number out of range")]
     BadChannel,
-    /// The queue of handshake and STUN datagrams was full.
+    /// The queue of handshake datagrams, or that of STUN datagrams, was full.
     #[error("queue of raw datagrams is full")]
     RawFull,
     /// A peer's queue of control messages was full.

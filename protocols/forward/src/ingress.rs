@@ -1,6 +1,7 @@
 //! From the paths to the TUN: classifies, unwraps, opens, and checks whose packet it is.
 
 mod peer;
+mod raw;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -13,10 +14,11 @@ use ginnel_tunnel::{HEADROOM, Metadata, OpenError, ReceiverIndex, Side, Suite, r
 use ginnel_turn::channel_data;
 
 use self::peer::{MAX_SESSIONS, Peer};
+use self::raw::RawQueues;
 use crate::buffer::{Datagrams, WritePlan};
 use crate::classify::{Kind, classify};
 use crate::command::{IngressCommand, PeerId, Roam, Shields};
-use crate::config::{Config, RAW_QUEUE};
+use crate::config::Config;
 use crate::counters::{Counters, Discard, PeerCounters};
 use crate::event::{Event, Notice, Received, Wear};
 use crate::fact::{Fact, Ready};
@@ -41,7 +43,7 @@ pub struct Ingress {
     ready: Ready,
     /// Peers with news for the other half.
     newsworthy: VecDeque<Slot>,
-    raw: VecDeque<Event>,
+    raw: RawQueues,
     counters: Counters,
     now: Instant,
 }
@@ -68,7 +70,7 @@ impl Ingress {
             schedule: Schedule::default(),
             ready: Ready::default(),
             newsworthy: VecDeque::new(),
-            raw: VecDeque::new(),
+            raw: RawQueues::default(),
             counters: Counters::default(),
             now: Instant::ZERO,
         }
@@ -156,7 +158,7 @@ impl Ingress {
 
     /// Takes the next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.ready.poll(&mut self.peers).or_else(|| self.raw.pop_front())
+        self.ready.poll(&mut self.peers).or_else(|| self.raw.pop())
     }
 
     /// Takes the next notice for the other half.
@@ -210,8 +212,8 @@ impl Ingress {
         let path = Path { local: Local::Socket(socket), remote: from };
         match classify(bytes) {
             Kind::Data(suite) => self.data(now, path, suite, bytes),
-            Kind::Handshake => self.raw(Event::Handshake { path, bytes: bytes.to_vec() }),
-            Kind::Stun => self.raw(Event::Stun { socket, from, bytes: bytes.to_vec() }),
+            Kind::Handshake => self.raw.push_handshake(path, bytes).map(|()| None),
+            Kind::Stun => self.raw.push_stun(socket, from, bytes).map(|()| None),
             Kind::ChannelData if !self.relays.is_server(socket, from) => Err(Discard::ForeignChannelData),
             Kind::ChannelData => {
                 let (channel, data) = channel_data::decode(bytes).map_err(|_| Discard::MalformedChannelData)?;
@@ -229,7 +231,7 @@ impl Ingress {
     fn relayed(&mut self, now: Instant, path: Path, bytes: &mut [u8]) -> Result<Option<Range<usize>>, Discard> {
         match classify(bytes) {
             Kind::Data(suite) => self.data(now, path, suite, bytes),
-            Kind::Handshake => self.raw(Event::Handshake { path, bytes: bytes.to_vec() }),
+            Kind::Handshake => self.raw.push_handshake(path, bytes).map(|()| None),
             Kind::Stun | Kind::ChannelData | Kind::Unknown => Err(Discard::MalformedChannelData),
         }
     }
@@ -241,14 +243,6 @@ impl Ingress {
             Ok(None) => {}
             Err(reason) => self.counters.discard(reason),
         }
-    }
-
-    fn raw(&mut self, event: Event) -> Result<Option<Range<usize>>, Discard> {
-        if self.raw.len() >= RAW_QUEUE {
-            return Err(Discard::RawFull);
-        }
-        self.raw.push_back(event);
-        Ok(None)
     }
 
     /// Opens a data message. The order of the checks is that of WireGuard: index, age and limit, tag, replay window,

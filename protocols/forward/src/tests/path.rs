@@ -8,7 +8,7 @@ use ginnel_tunnel::Suite;
 
 use super::world::{A, B, PEER, V4, World, addr, direct, secs, socket_path};
 use crate::test_packet::udp;
-use crate::{Command, DUPLICATE_BYTES, Discard, Event, RAW_QUEUE};
+use crate::{Command, DUPLICATE_BYTES, Discard, Event, HANDSHAKE_QUEUE, STUN_QUEUE};
 
 const RELAY: RelayId = RelayId(3);
 const CHANNEL: u16 = 0x4abc;
@@ -342,8 +342,41 @@ fn raw_datagrams_wait_within_a_bound_and_facts_are_not_lost() {
     let events: Vec<_> = all.filter(|event| !matches!(event, Event::Traffic { .. })).collect();
     assert_eq!(events[0], Event::Arrived { peer: PEER, path: socket_path(elsewhere()) });
     assert_eq!(events[1], Event::Stun { socket: SocketId(2), from: elsewhere(), bytes: stun(0) });
-    assert_eq!(events.len(), RAW_QUEUE + 1);
-    assert_eq!(forward.counters().discarded(Discard::RawFull), 300 - RAW_QUEUE as u64);
+    assert_eq!(events.len(), STUN_QUEUE + 1);
+    assert_eq!(forward.counters().discarded(Discard::RawFull), 300 - STUN_QUEUE as u64);
+}
+
+#[test]
+fn a_flood_of_handshakes_costs_no_stun_answer_and_the_other_way_round() {
+    let flood = HANDSHAKE_QUEUE + STUN_QUEUE;
+    for stun_floods in [false, true] {
+        let mut world = World::connected(Suite::AesGcm);
+        let now = world.now;
+        let mut datagrams = crate::Datagrams::with_capacity(flood + 1, 200);
+        let (mut plan, mut arena) = (crate::WritePlan::default(), crate::SendArena::default());
+        let (junk, wanted) = if stun_floods { (stun(0), initiation()) } else { (initiation(), stun(0)) };
+        for _ in 0..flood {
+            datagrams.push(SocketId(2), elsewhere(), &junk);
+        }
+        datagrams.push(SocketId(2), elsewhere(), &wanted);
+        let forward = &mut world.side(B).forward;
+        forward.handle_datagrams(now, &mut datagrams, &mut plan, &mut arena);
+        let is_stun: Vec<bool> = std::iter::from_fn(|| forward.poll_event())
+            .filter(|event| matches!(event, Event::Stun { .. } | Event::Handshake { .. }))
+            .map(|event| matches!(event, Event::Stun { .. }))
+            .collect();
+        let place = is_stun.iter().position(|stun| *stun != stun_floods);
+        assert!(place.is_some_and(|place| place < 2), "the one of the other kind came at place {place:?}");
+        let bound = if stun_floods { STUN_QUEUE } else { HANDSHAKE_QUEUE };
+        assert_eq!(is_stun.len(), bound + 1);
+        assert_eq!(forward.counters().discarded(Discard::RawFull), (flood - bound) as u64);
+    }
+}
+
+fn initiation() -> Vec<u8> {
+    let mut message = vec![1, 0, 0, 0];
+    message.resize(148, 7);
+    message
 }
 
 fn stun(number: u8) -> Vec<u8> {
