@@ -230,11 +230,14 @@ impl Pair {
         Some(Some(rtt))
     }
 
-    /// Ends a burst whose budget is spent, and forgets a proof that nobody uses and that has gone stale.
+    /// Ends a burst whose budget is spent, and forgets a proof that nobody uses and that has gone stale or is in doubt:
+    /// nothing asks such a pair any more, so the doubt would never end.
     pub(crate) fn settle(&mut self, now: Instant, watch: Watch) {
         match self.state {
             State::Checking { sent: BURST_BUDGET.., due } if due <= now => self.state = State::Silent,
-            State::Proven(proof) if watch == Watch::Not && now >= proof.fresh_until => self.state = State::Waiting,
+            State::Proven(proof) if watch == Watch::Not && (now >= proof.fresh_until || self.is_doubtful()) => {
+                self.state = State::Waiting;
+            }
             State::Waiting | State::Opening { .. } | State::Checking { .. } | State::Silent | State::Proven(_) => {}
         }
     }
