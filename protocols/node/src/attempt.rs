@@ -17,6 +17,8 @@ pub(crate) struct Attempt {
     pub(crate) sent: Instant,
     pub(crate) rung: usize,
     pub(crate) jitter: Duration,
+    /// Responses that did not open.
+    pub(crate) forged: u32,
     ladder: &'static [Duration],
 }
 
@@ -42,7 +44,7 @@ impl Attempt {
         jitter: Duration,
         ladder: &'static [Duration],
     ) -> Self {
-        Self { initiator, bytes, index, began, sent: now, rung: 0, jitter, ladder }
+        Self { initiator, bytes, index, began, sent: now, rung: 0, jitter, forged: 0, ladder }
     }
 
     pub(crate) fn deadline(&self) -> Instant {

@@ -15,6 +15,7 @@ use crate::Discard;
 use crate::attempt::{Attempt, COPIES, NO_COPIES, Want};
 use crate::io::Output;
 use crate::mail::{Mail, MailKind};
+use crate::network::Network;
 use crate::node::Node;
 use crate::peer::{ANSWER_KEPT, ANSWER_PATHS, ANSWER_REPEATS, Answered, Confirmation, IdentityId, SessionInfo, Ways};
 
@@ -73,7 +74,10 @@ impl Node {
     /// handshake goes by the mailbox too.
     pub(crate) fn out_of_reach(&mut self, now: Instant, id: PeerId) {
         let session = self.peers.get(&id).and_then(|peer| peer.session);
-        if session.is_some_and(|session| now.saturating_duration_since(session.made) >= REKEY_SPACING) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let spacing = REKEY_SPACING * (1 << peer.unreached.min(MAX_UNREACHED));
+        if session.is_some_and(|session| now.saturating_duration_since(session.made) >= spacing) {
+            peer.unreached = peer.unreached.saturating_add(1);
             self.want_session(now, id);
         }
     }
@@ -115,7 +119,8 @@ impl Node {
         for (path, ttl) in targets {
             self.send_handshake(now, id, path, ttl, &bytes);
         }
-        if proven.is_none() || rung > 0 {
+        let mailed = if proven.is_none() { MAIL_RUNGS } else { &MAIL_RUNGS[1..] };
+        if mailed.contains(&rung) {
             self.mail(now, id, MailKind::Offer, bytes);
         }
     }
@@ -175,7 +180,7 @@ impl Node {
         candidates: &[Candidate],
     ) -> Result<(), Discard> {
         let identity_id = self.identity_of(bytes)?;
-        if self.answer_copy(now, road, bytes) {
+        if self.answer_copy(now, road, bytes, candidates) {
             return Ok(());
         }
         self.admit(now, road, identity_id, bytes)?;
@@ -190,6 +195,9 @@ impl Node {
         }
         let index = self.free_index();
         let peer = self.peers.get_mut(&id).ok_or(Discard::UnknownPeer)?;
+        if matches!(road, Road::Mailbox(_)) && !peer.offers.take(now) {
+            return Err(Discard::TooManyInitiations);
+        }
         if !peer.accepts.contains(&received.suite()) {
             return Err(Discard::SuiteNotAllowed);
         }
@@ -214,13 +222,15 @@ impl Node {
             paths,
             repeats,
             answered_at: now,
+            mailed: matches!(road, Road::Mailbox(_)),
         });
         self.install(now, id, established);
-        self.send_answer(now, id, road, response, candidates)
+        self.send_answer(now, id, road, response, candidates);
+        Ok(())
     }
 
     /// Answers the copy of an initiation that was answered already, on the road by which the copy came.
-    fn answer_copy(&mut self, now: Instant, road: Road, bytes: &[u8]) -> bool {
+    fn answer_copy(&mut self, now: Instant, road: Road, bytes: &[u8], candidates: &[Candidate]) -> bool {
         let known = self.peers.iter_mut().find_map(|(id, peer)| {
             let answered = peer.answered.as_mut().filter(|answered| answered.until > now)?;
             same_message(&answered.initiation, bytes).then_some((*id, answered))
@@ -238,8 +248,11 @@ impl Node {
                 self.send_handshake(now, id, path, None, &response);
             }
             Road::Mailbox(from) if from == id => {
+                let first = answered.first_by_mail();
                 let response = answered.response.clone();
-                if !self.pending_answers.iter().any(|pending| pending.peer == id) {
+                if first {
+                    self.send_answer(now, id, road, response, candidates);
+                } else if !self.pending_answers.iter().any(|pending| pending.peer == id) {
                     self.mail(now, id, MailKind::Answer, response);
                 }
             }
@@ -249,33 +262,21 @@ impl Node {
     }
 
     /// Sends a fresh answer: at once on a path; by the mailbox after our relay lets the other side in.
-    fn send_answer(
-        &mut self,
-        now: Instant,
-        id: PeerId,
-        road: Road,
-        response: Vec<u8>,
-        candidates: &[Candidate],
-    ) -> Result<(), Discard> {
+    fn send_answer(&mut self, now: Instant, id: PeerId, road: Road, response: Vec<u8>, candidates: &[Candidate]) {
         match road {
             Road::Path(path) => {
-                self.send_handshake(now, id, path, None, &response);
-                if let Some(Ways::Endpoint(endpoint)) = self.peers.get_mut(&id).map(|peer| &mut peer.ways)
-                    && endpoint.is_none()
-                {
-                    *endpoint = Some(path);
-                    self.forward(Command::SetPath { peer: id, primary: Some(path), backup: None, duplicate: false });
-                }
+                let Some(peer) = self.peers.get_mut(&id) else { return };
+                let bytes = peer.jars.stamped(now, path, &response);
+                self.send(path, None, bytes);
             }
             Road::Mailbox(_) => {
                 self.tell_candidates(now, id, candidates);
-                let awaits = self.gather.let_in(now, candidates);
+                let awaits = self.gather.let_in(now, id, candidates);
                 self.pending_answers.retain(|pending| pending.peer != id);
                 self.pending_answers.push(PendingAnswer { peer: id, deadline: now + RELAY_PATIENCE, response, awaits });
                 self.flush_answers(now);
             }
         }
-        Ok(())
     }
 
     /// Sends the answers whose receivers our relay lets in, or whose wait is over.
@@ -306,7 +307,7 @@ impl Node {
         let index = receiver_index(bytes).ok_or(Discard::NotAHandshake)?;
         let id = match self.indices.get(&index.0) {
             Some(&IndexUse::Attempt(id)) => id,
-            Some(&IndexUse::Session(id)) => return self.handle_response_copy(now, id, road, bytes),
+            Some(&IndexUse::Session(id)) => return self.handle_response_copy(now, id, road, bytes, candidates),
             None => return Err(Discard::UnknownIndex),
         };
         if matches!(road, Road::Mailbox(from) if from != id) {
@@ -318,12 +319,15 @@ impl Node {
         if peer.suite != suite {
             return Err(Discard::SuiteNotAllowed);
         }
-        if !peer.pace.allow(now) {
+        if attempt.forged >= MAX_FORGED {
             return Err(Discard::RateLimited);
         }
-        let established = attempt.initiator.finish(bytes).map_err(|_| Discard::BadResponse)?;
+        let Ok(established) = attempt.initiator.finish(bytes) else {
+            attempt.forged += 1;
+            return Err(Discard::BadResponse);
+        };
         peer.attempt = None;
-        peer.accepted = Some(bytes.to_vec());
+        peer.accepted = Some(Accepted { response: bytes.to_vec(), until: now + ANSWER_KEPT, strays: MAX_STRAYS });
         if let (Road::Path(path), Ways::Endpoint(endpoint)) = (road, &mut peer.ways) {
             *endpoint = Some(path);
             self.forward(Command::SetPath { peer: id, primary: Some(path), backup: None, duplicate: false });
@@ -340,14 +344,33 @@ impl Node {
         Ok(())
     }
 
-    /// The copy of a response that was accepted already proves nothing but that its path works.
-    fn handle_response_copy(&mut self, now: Instant, id: PeerId, road: Road, bytes: &[u8]) -> Result<(), Discard> {
+    /// The copy of a response that was accepted already proves nothing but that its path works; by mailbox it brings the
+    /// other side's candidates.
+    fn handle_response_copy(
+        &mut self,
+        now: Instant,
+        id: PeerId,
+        road: Road,
+        bytes: &[u8],
+        candidates: &[Candidate],
+    ) -> Result<(), Discard> {
         let peer = self.peers.get_mut(&id).ok_or(Discard::UnknownPeer)?;
-        if !peer.accepted.as_ref().is_some_and(|accepted| same_message(accepted, bytes)) {
-            return Err(Discard::UnknownIndex);
+        let asked = matches!(road, Road::Path(path) if peer.jars.knows(path));
+        let accepted = peer.accepted.as_mut().filter(|accepted| now < accepted.until);
+        let accepted =
+            accepted.filter(|accepted| same_message(&accepted.response, bytes)).ok_or(Discard::UnknownIndex)?;
+        if !asked {
+            // Copies come from where no initiation went, too; a few at most, because each makes us probe its source.
+            accepted.strays = accepted.strays.checked_sub(1).ok_or(Discard::UnknownIndex)?;
         }
-        if let (Road::Path(path), Some(agent)) = (road, peer.agent()) {
-            let _ = agent.handle_input(now, PathInput::Arrived(path));
+        match road {
+            Road::Path(path) => {
+                if let Some(agent) = peer.agent() {
+                    let _ = agent.handle_input(now, PathInput::Arrived(path));
+                }
+            }
+            Road::Mailbox(from) if from == id => self.tell_candidates(now, id, candidates),
+            Road::Mailbox(_) => return Err(Discard::ForeignMail),
         }
         Ok(())
     }
@@ -456,14 +479,27 @@ impl Node {
         let Some(member) = peer.member else { return };
         let candidates = self.candidates_for(id).iter().map(LocalCandidate::candidate).collect();
         let mail = Mail { kind, handshake, candidates };
+        let key = peer.key;
+        if !self.network.as_ref().is_some_and(Network::is_connected) || !self.mails.take(now) {
+            return;
+        }
+        // The label is ahead of every earlier one, across restarts: mail of the past is told by it.
+        let (label, reserve) = self.stamper.stamp(now);
+        if reserve.is_some() {
+            self.persist();
+        }
         if let Some(network) = &mut self.network {
-            network.mail(now, &self.stamper, member, peer.key, &mail.encode());
+            network.mail(now, label, member, key, &mail.encode());
         }
     }
 
     /// Sends a handshake message on one path, with the mac2 of that path.
     fn send_handshake(&mut self, now: Instant, id: PeerId, path: Path, ttl: Option<u8>, message: &[u8]) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.primary() != Some(path) && !self.unproven.take(now) {
+            self.counters.count(Discard::TooManyInitiations);
+            return;
+        }
         let bytes = peer.jars.stamped(now, path, message);
         self.send(path, ttl, bytes);
     }
@@ -492,6 +528,14 @@ fn same_message(a: &[u8], b: &[u8]) -> bool {
 }
 
 const MAC2_LEN: usize = 16;
+/// Copies of a response that are believed from paths where no initiation went.
+const MAX_STRAYS: u8 = 4;
+/// Doublings of the pause between handshakes with a peer that no path reaches.
+const MAX_UNREACHED: u32 = 6;
+/// Responses that do not open and are still tried, for one initiation.
+const MAX_FORGED: u32 = 200;
+/// Which copies of an initiation go by the mailbox too.
+const MAIL_RUNGS: &[usize] = &[0, 2, 4];
 /// The preshared key that both sides hold from the start.
 const BOOTSTRAP_PSK: u32 = 0;
 /// A rekey is not begun for a session younger than this (`REKEY_TIMEOUT`).

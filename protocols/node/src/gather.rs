@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use ginnel_forward::Command;
+use ginnel_forward::{Command, PeerId};
 use ginnel_path::address::{Reach, reach, usable_candidate};
 use ginnel_path::{Candidate, CandidateKind, Local, LocalCandidate, Path, RelayId, SocketId};
 use ginnel_stun::{BindingClient, Input as StunInput, Output as StunOutput};
@@ -43,6 +43,8 @@ pub(crate) struct Gather {
     relay_retry: Option<Instant>,
     relay_pause: Duration,
     relay_offer: Option<RelayOffer>,
+    /// When channels that nobody uses are looked for.
+    sweep: Option<Instant>,
     candidates: Vec<LocalCandidate>,
     found: VecDeque<Found>,
 }
@@ -61,7 +63,8 @@ struct Relay {
     client: TurnClient,
     relayed: Option<SocketAddr>,
     bound: BTreeMap<SocketAddr, u16>,
-    asked: BTreeSet<SocketAddr>,
+    /// Peers' addresses that were asked for: for whom, and when last used.
+    asked: BTreeMap<SocketAddr, (PeerId, Instant)>,
 }
 
 impl Gather {
@@ -80,6 +83,7 @@ impl Gather {
             relay_retry: None,
             relay_pause: RELAY_RETRY,
             relay_offer: None,
+            sweep: Some(Instant::ZERO),
             candidates: Vec::new(),
             found: VecDeque::new(),
         }
@@ -120,7 +124,9 @@ impl Gather {
 
     /// Takes a relay's addresses and fresh credentials.
     pub(crate) fn relay_offer(&mut self, now: Instant, offer: RelayOffer) {
-        if let Some(relay) = &mut self.relay {
+        if let Some(relay) = &mut self.relay
+            && offer.servers.contains(&relay.server)
+        {
             let _ = relay.client.handle_input(now, TurnInput::Credentials(offer.credentials.clone()));
         }
         self.relay_offer = Some(offer);
@@ -169,7 +175,7 @@ impl Gather {
     }
 
     /// Asks our relay to let the public ones of `candidates` in; answers those that are not let in yet.
-    pub(crate) fn let_in(&mut self, now: Instant, candidates: &[Candidate]) -> Vec<SocketAddr> {
+    pub(crate) fn let_in(&mut self, now: Instant, peer: PeerId, candidates: &[Candidate]) -> Vec<SocketAddr> {
         let public: Vec<SocketAddr> = candidates
             .iter()
             .filter(|candidate| candidate.kind != CandidateKind::Relayed && is_public(candidate.addr.ip()))
@@ -177,7 +183,7 @@ impl Gather {
             .take(MAX_LET_IN)
             .collect();
         for addr in &public {
-            self.bind(now, *addr);
+            self.bind(now, peer, *addr);
         }
         public.into_iter().filter(|addr| !self.lets_in(*addr)).collect()
     }
@@ -185,22 +191,54 @@ impl Gather {
     /// Whether nothing keeps our relay from letting `addr` in.
     pub(crate) fn lets_in(&self, addr: SocketAddr) -> bool {
         match &self.relay {
-            Some(relay) if relay.relayed.is_some() && relay.asked.contains(&addr) => relay.bound.contains_key(&addr),
+            Some(relay) if relay.relayed.is_some() && relay.asked.contains_key(&addr) => {
+                relay.bound.contains_key(&addr)
+            }
             Some(_) | None => true,
         }
     }
 
-    /// Asks our relay for a channel to `remote` unless that was done.
-    pub(crate) fn bind(&mut self, now: Instant, remote: SocketAddr) {
+    /// Asks our relay for a channel to `remote`, an address of `peer`, unless that was done. A peer has a few at a time;
+    /// its oldest goes for a new one.
+    pub(crate) fn bind(&mut self, now: Instant, peer: PeerId, remote: SocketAddr) {
         let Some(relay) = &mut self.relay else { return };
         let same_family = relay.relayed.is_some_and(|own| own.is_ipv4() == remote.is_ipv4() && own != remote);
-        if !same_family || relay.asked.contains(&remote) {
+        if !same_family {
             return;
         }
+        if let Some(use_of) = relay.asked.get_mut(&remote) {
+            *use_of = (peer, now);
+            return;
+        }
+        let own = relay.asked.iter().filter(|(_, (owner, _))| *owner == peer);
+        if own.clone().count() >= CHANNELS_PER_PEER
+            && let Some(oldest) = own.min_by_key(|(_, (_, used))| *used).map(|(addr, _)| *addr)
+        {
+            let _ = relay.client.handle_input(now, TurnInput::Unbind(oldest));
+            relay.asked.remove(&oldest);
+        }
         if relay.client.handle_input(now, TurnInput::Bind(remote)).is_ok() {
-            relay.asked.insert(remote);
+            relay.asked.insert(remote, (peer, now));
         }
         self.drain(now);
+    }
+
+    /// Gives up the channels of a peer that is gone.
+    pub(crate) fn forget_peer(&mut self, now: Instant, peer: PeerId) {
+        self.unbind(now, |owner, _| owner == peer);
+    }
+
+    fn unbind(&mut self, now: Instant, gone: impl Fn(PeerId, Instant) -> bool) {
+        let Some(relay) = &mut self.relay else { return };
+        let addresses: Vec<SocketAddr> =
+            relay.asked.iter().filter(|(_, (owner, used))| gone(*owner, *used)).map(|(addr, _)| *addr).collect();
+        for addr in &addresses {
+            let _ = relay.client.handle_input(now, TurnInput::Unbind(*addr));
+            relay.asked.remove(addr);
+        }
+        if !addresses.is_empty() {
+            self.drain(now);
+        }
     }
 
     /// The address of the server that holds an allocation of ours.
@@ -220,6 +258,10 @@ impl Gather {
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         self.stun.handle_timeout(now);
+        if self.sweep.is_some_and(|at| at <= now) {
+            self.sweep = Some(now + SWEEP);
+            self.unbind(now, |_, used| now.saturating_duration_since(used) >= CHANNEL_IDLE);
+        }
         if let Some(relay) = &mut self.relay {
             relay.client.handle_timeout(now);
         }
@@ -239,7 +281,8 @@ impl Gather {
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let relay = self.relay.as_ref().and_then(|relay| relay.client.poll_timeout());
-        [self.stun.poll_timeout(), relay, self.refresh, self.relay_retry].into_iter().flatten().min()
+        let sweep = self.sweep.filter(|_| self.relay.as_ref().is_some_and(|relay| !relay.asked.is_empty()));
+        [self.stun.poll_timeout(), relay, self.refresh, self.relay_retry, sweep].into_iter().flatten().min()
     }
 
     fn refresh_now(&mut self, now: Instant) {
@@ -277,7 +320,7 @@ impl Gather {
         let id = RelayId(0);
         self.found.push_back(Found::Forward(Command::SetRelay { relay: id, socket, server }));
         self.relay =
-            Some(Relay { id, socket, server, client, relayed: None, bound: BTreeMap::new(), asked: BTreeSet::new() });
+            Some(Relay { id, socket, server, client, relayed: None, bound: BTreeMap::new(), asked: BTreeMap::new() });
         self.drain(now);
     }
 
@@ -401,3 +444,8 @@ const MAX_SERVERS: usize = 8;
 const MAX_HOSTS: usize = 8;
 /// Addresses of one peer that our relay is asked to let in.
 const MAX_LET_IN: usize = 4;
+/// Channels held for one peer at a time.
+const CHANNELS_PER_PEER: usize = 8;
+/// A channel that was not used for this long is given up.
+const CHANNEL_IDLE: Duration = Duration::from_secs(600);
+const SWEEP: Duration = Duration::from_secs(60);

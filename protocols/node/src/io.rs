@@ -253,6 +253,11 @@ pub enum Reply {
     Invites(Vec<InviteReport>),
     /// The membership log.
     Log(Vec<LogLine>),
+    /// The network was left and forgotten.
+    Left {
+        /// Its name.
+        network: String,
+    },
     /// A member was revoked.
     Revoked {
         /// Its name.

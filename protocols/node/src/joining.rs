@@ -10,7 +10,7 @@ use ginnel_tunnel::Suite;
 
 use crate::Discard;
 use crate::io::{FailureCode, Output, ServerId, UpOutcome};
-use crate::link::{LinkStatus, Purpose, RELAY_AGAIN};
+use crate::link::{LinkStatus, Purpose, RELAY_AGAIN, RETRY_MAX};
 use crate::node::Node;
 use crate::saved::Stage;
 
@@ -19,9 +19,14 @@ impl Node {
         let Some(network) = &mut self.network else { return };
         let mut fresh = Vec::new();
         let mut trouble = None;
-        for (sequence, bytes) in (first..).zip(entries) {
-            if sequence != network.state.head().0 {
+        for (offset, bytes) in (0u64..).zip(entries) {
+            let length = network.state.head().0;
+            if first.checked_add(offset) != Some(length) {
                 continue;
+            }
+            if length >= MAX_LOG {
+                trouble = Some(format!("the server's log has more than {MAX_LOG} entries"));
+                break;
             }
             match network.take_entry(bytes) {
                 Ok(()) => fresh.push(bytes.clone()),
@@ -33,16 +38,19 @@ impl Node {
         }
         let length = network.state.head().0;
         let network_id = network.saved.id();
+        trouble = trouble.or_else(|| network.disagreement(head));
         let Some(link) = network.links.get_mut(&id) else { return };
         let broken = trouble.is_some();
         if broken {
             self.counters.count(Discard::BadServerMessage);
             link.trouble = trouble;
+            link.pause = RETRY_MAX;
         } else if length < head.length && (!fresh.is_empty() || first > length) {
             link.say(now, ClientMessage::Fetch { from: length });
         }
         if !fresh.is_empty() {
             self.outputs.push_back(Output::StoreEntries { network: network_id, entries: fresh });
+            self.drop_ordered_revocations();
             self.sync_members(now);
         }
         if !broken && length >= head.length {
@@ -72,7 +80,7 @@ impl Node {
         let tunnel = TunnelKey::from_bytes(network.saved.tunnel.tunnel().public().to_bytes());
         let known = network.state.invite(&invite.invite_key()).is_some();
         let Some(link) = network.links.get_mut(&id) else { return };
-        if link.appends.contains(&Purpose::Own) {
+        if link.is_appending(&Purpose::Own) {
             return;
         }
         if let Some(admin) = founder.filter(|_| !known) {
@@ -103,6 +111,7 @@ impl Node {
             }
         };
         self.answer_up(outcome);
+        self.renew_lease(now);
         self.send_waiting(now);
     }
 
@@ -115,7 +124,7 @@ impl Node {
             link.say(now, ClientMessage::Fetch { from: 0 });
             return;
         }
-        if let Some(Purpose::Request(request)) = link.appends.pop_front() {
+        if let Some(Purpose::Request(request)) = link.appended(now) {
             self.finish_request(now, request, Ok(()));
         }
     }
@@ -126,13 +135,13 @@ impl Node {
         let founding = matches!(network.saved.stage, Stage::Founding { .. });
         let Some(link) = network.links.get_mut(&id) else { return };
         match asked {
-            Asked::Append => match link.appends.pop_front() {
+            Asked::Append => match link.appended(now) {
                 Some(Purpose::Request(request)) => self.finish_request(now, request, Err(text.to_owned())),
                 Some(Purpose::Own) if is_final(code) || matches!(code, Refusal::Record(_)) => {
                     self.refuse(text.to_owned())
                 }
                 Some(Purpose::Own) => link.trouble = Some(text.to_owned()),
-                Some(Purpose::Lease) | None => {}
+                Some(Purpose::Lease | Purpose::Revocation) | None => {}
             },
             Asked::Found if is_final(code) => self.refuse(text.to_owned()),
             Asked::Fetch if founding && code == Refusal::UnknownNetwork => {}
@@ -145,7 +154,9 @@ impl Node {
     pub(crate) fn refuse(&mut self, text: String) {
         let Some(network) = &mut self.network else { return };
         if matches!(network.saved.stage, Stage::Member) {
-            network.refused = Some(text);
+            if !network.is_member() {
+                network.refused = Some(text);
+            }
             return;
         }
         if network.state.head().0 > 0 && network.saved.admin.is_some() {
@@ -168,7 +179,7 @@ impl Node {
         }
         let record = lease_record(&network.saved.id(), &admin.signing(), network.state.head(), wall);
         let up = network.links.values_mut().find(|link| link.status == LinkStatus::Up);
-        if let Some(link) = up.filter(|link| !link.appends.contains(&Purpose::Lease)) {
+        if let Some(link) = up.filter(|link| !link.is_appending(&Purpose::Lease)) {
             link.append(now, Purpose::Lease, record);
         }
     }
@@ -193,6 +204,8 @@ pub(crate) const fn is_final(code: Refusal) -> bool {
     )
 }
 
+/// Entries that a log may have; the server's own bound is lower.
+const MAX_LOG: u64 = 131_072;
 /// An admin signs a lease when the last one is a day old; it runs out after seven.
 const LEASE_RENEW: u64 = 24 * 3600;
 /// Seconds in which the founder's own join has to be ordered.

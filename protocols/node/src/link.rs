@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use ginnel_membership::Server;
 use ginnel_membership::invite::Token;
+use ginnel_path::address::{Reach, reach};
 use ginnel_signal_proto::client::{Broken, Input as ClientInput, Output as ClientOutput};
 use ginnel_signal_proto::{
-    Client, ClientMessage, Credentials, RelayOffer as ServerRelay, ServerMessage, Standing, Welcome,
+    Client, ClientMessage, Credentials, Refusal, RelayOffer as ServerRelay, ServerMessage, Standing, Welcome,
 };
 use ginnel_time::Instant;
 use rand_core::RngCore;
@@ -29,9 +30,11 @@ pub(crate) struct Link {
     pub(crate) pause: Duration,
     pub(crate) last_contact: Option<Instant>,
     pub(crate) trouble: Option<String>,
-    /// What each append in flight was for, in order.
-    pub(crate) appends: VecDeque<Purpose>,
+    /// Records to be appended and what each is for; the first is in flight, because answers come in no fixed order.
+    pub(crate) appends: VecDeque<(Purpose, Vec<u8>)>,
     pub(crate) credentials_due: Option<Instant>,
+    /// Since when the server lets us in.
+    pub(crate) up_since: Option<Instant>,
 }
 
 /// How far a link has come.
@@ -52,6 +55,8 @@ pub(crate) enum Purpose {
     Own,
     /// A lease.
     Lease,
+    /// A revocation that waited for a server.
+    Revocation,
     /// A user's request.
     Request(RequestId),
 }
@@ -69,6 +74,7 @@ impl Link {
             trouble: None,
             appends: VecDeque::new(),
             credentials_due: None,
+            up_since: None,
         }
     }
 
@@ -79,11 +85,47 @@ impl Link {
     }
 
     pub(crate) fn append(&mut self, now: Instant, purpose: Purpose, record: Vec<u8>) {
-        self.appends.push_back(purpose);
-        self.say(now, ClientMessage::Append { record });
+        self.appends.push_back((purpose, record));
+        if self.appends.len() == 1 {
+            self.append_next(now);
+        }
+    }
+
+    /// Whether a record for this purpose waits or is in flight.
+    pub(crate) fn is_appending(&self, purpose: &Purpose) -> bool {
+        self.appends.iter().any(|(known, _)| known == purpose)
+    }
+
+    /// Whether this record waits or is in flight.
+    pub(crate) fn holds(&self, record: &[u8]) -> bool {
+        self.appends.iter().any(|(_, known)| known == record)
+    }
+
+    /// Takes the answer to the append in flight, and sends the next.
+    pub(crate) fn appended(&mut self, now: Instant) -> Option<Purpose> {
+        let (purpose, _) = self.appends.pop_front()?;
+        self.append_next(now);
+        Some(purpose)
+    }
+
+    fn append_next(&mut self, now: Instant) {
+        if let Some(record) = self.appends.front().map(|(_, record)| record.clone()) {
+            self.say(now, ClientMessage::Append { record });
+        }
+    }
+
+    /// How long to wait before the next try; it begins anew after a connection that held.
+    fn next_pause(&mut self, now: Instant) -> Duration {
+        if self.up_since.is_some_and(|since| now.saturating_duration_since(since) >= HELD) {
+            self.pause = RETRY;
+        }
+        let pause = self.pause;
+        self.pause = (self.pause * 2).min(RETRY_MAX);
+        pause
     }
 
     pub(crate) fn close(&mut self, now: Instant, again: Option<Duration>) {
+        self.up_since = None;
         self.status = LinkStatus::Down;
         self.client = None;
         self.appends.clear();
@@ -107,7 +149,10 @@ impl Node {
             Stage::Member => Credentials::Member { key: network.saved.member.signing() },
         };
         let network_id = network.saved.id();
-        let Some(link) = network.links.get_mut(&id) else { return };
+        let Some(link) = network.links.get_mut(&id).filter(|link| link.status == LinkStatus::Connecting) else {
+            return;
+        };
+        link.retry = None;
         let mut client = Client::new(seed, link.server.keys, network_id, credentials);
         let _ = client.handle_input(now, ClientInput::Opened);
         link.client = Some(client);
@@ -133,9 +178,10 @@ impl Node {
         if let Some(client) = &mut link.client {
             let _ = client.handle_input(now, ClientInput::Closed);
         }
+        self.drain_links(now);
+        let Some(link) = self.network.as_mut().and_then(|network| network.links.get_mut(&id)) else { return };
         if link.status != LinkStatus::Down || link.retry.is_none() {
-            let pause = link.pause + jitter;
-            link.pause = (link.pause * 2).min(RETRY_MAX);
+            let pause = link.next_pause(now) + jitter;
             link.close(now, again.then_some(pause));
         }
         link.trouble.get_or_insert(reason);
@@ -171,11 +217,12 @@ impl Node {
 
     pub(crate) fn link_ready(&mut self, now: Instant, id: ServerId) {
         let Some(network) = &mut self.network else { return };
+        network.refused = None;
         let stage = network.saved.stage.clone();
         let from = network.state.head().0;
         let Some(link) = network.links.get_mut(&id) else { return };
         link.status = LinkStatus::Up;
-        link.pause = RETRY;
+        link.up_since = Some(now);
         link.trouble = None;
         if let Stage::Founding { genesis, .. } = stage {
             link.say(now, ClientMessage::Found { genesis });
@@ -189,8 +236,8 @@ impl Node {
         let Some(network) = &mut self.network else { return };
         let Some(link) = network.links.get_mut(&id) else { return };
         link.trouble = Some(reason.to_string());
-        let pause = link.pause + jitter;
-        link.pause = (link.pause * 2).min(RETRY_MAX);
+        let crowded = is_crowded(reason);
+        let pause = if crowded { RETRY_MAX } else { link.next_pause(now) } + jitter;
         link.close(now, Some(pause));
         if let Broken::Refused { code, text } = reason
             && is_final(*code)
@@ -221,6 +268,9 @@ impl Node {
                 if servers.is_empty() {
                     servers.extend(link.remote.map(|remote| SocketAddr::new(remote.ip(), DEFAULT_STUN_PORT)));
                 }
+                let reached = link.remote;
+                servers.retain(|server| may_relay(reached, *server));
+                servers.truncate(MAX_RELAYS);
                 let credentials = ginnel_turn::Credentials { username: relay.username, password: relay.password };
                 self.gather.relay_offer(now, RelayOffer { servers, credentials });
             }
@@ -241,8 +291,26 @@ impl Node {
     }
 }
 
+/// Whether coming back at once would make it worse.
+const fn is_crowded(reason: &Broken) -> bool {
+    matches!(reason, Broken::Refused { code: Refusal::Replaced | Refusal::RateLimited | Refusal::Busy, .. })
+}
+
+/// Whether a relay's address, named by a server that was reached at `server`, may be sent to: a server on the internet
+/// cannot aim us at a private network.
+fn may_relay(server: Option<SocketAddr>, relay: SocketAddr) -> bool {
+    let Some(server) = server else { return false };
+    let (at, named) = (reach(server.ip()), reach(relay.ip()));
+    let allowed =
+        named.is_public() || (named.is_private() && !at.is_public()) || (named == at && at == Reach::Loopback);
+    relay.port() != 0 && allowed
+}
+
+const MAX_RELAYS: usize = 8;
+/// A connection that lived this long was a good one.
+const HELD: Duration = Duration::from_secs(30);
 /// First pause before a server is tried again; doubled up to [`RETRY_MAX`].
 const RETRY: Duration = Duration::from_millis(500);
-const RETRY_MAX: Duration = Duration::from_secs(60);
+pub(crate) const RETRY_MAX: Duration = Duration::from_secs(60);
 pub(crate) const RELAY_AGAIN: Duration = Duration::from_secs(60);
 const DEFAULT_STUN_PORT: u16 = 3478;

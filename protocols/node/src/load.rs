@@ -32,6 +32,39 @@ impl Load {
     }
 }
 
+/// A token bucket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bucket {
+    per_second: u32,
+    burst: u32,
+    /// Nanoseconds of credit; one token costs a second divided by the rate.
+    credit: Option<(Instant, u64)>,
+}
+
+impl Bucket {
+    /// A full bucket of `burst` tokens that `per_second` more flow into.
+    pub(crate) const fn new(per_second: u32, burst: u32) -> Self {
+        Self { per_second, burst, credit: None }
+    }
+
+    /// Takes a token, if there is one.
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
+        let price = SECOND / u64::from(self.per_second.max(1));
+        let full = price * u64::from(self.burst);
+        let credit = match self.credit {
+            Some((at, credit)) => {
+                let flown = u64::try_from(now.saturating_duration_since(at).as_nanos()).unwrap_or(u64::MAX);
+                credit.saturating_add(flown).min(full)
+            }
+            None => full,
+        };
+        let rest = credit.checked_sub(price);
+        self.credit = Some((now, rest.unwrap_or(credit)));
+        rest.is_some()
+    }
+}
+
+const SECOND: u64 = 1_000_000_000;
 const WINDOW: Duration = Duration::from_secs(1);
 /// Load is held to last this long after the last sign of it.
 const STICKY: Duration = Duration::from_secs(1);
@@ -45,6 +78,13 @@ mod tests {
 
     fn at(millis: u64) -> Instant {
         Instant::ZERO + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn a_bucket_gives_its_burst_and_then_its_rate() {
+        let mut bucket = Bucket::new(10, 5);
+        assert_eq!((0..20).filter(|_| bucket.take(at(1000))).count(), 5);
+        assert_eq!((0..1000).filter(|i| bucket.take(at(1000 + i))).count(), 9);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::exchange::Road;
 use crate::io::Output;
 use crate::mail::{Mail, MailKind};
 use crate::node::{Node, host};
-use crate::peer::{IdentityId, Jars, Pace, Peer};
+use crate::peer::{IdentityId, Jars, OFFERS, Pace, Peer};
 use crate::report::PeerSource;
 use crate::saved::Switch;
 
@@ -74,6 +74,8 @@ impl Node {
             greatest: Tai64n::ZERO,
             answered: None,
             accepted: None,
+            offers: OFFERS,
+            unreached: 0,
             pace: Pace::default(),
             session: None,
             pings: Vec::new(),

@@ -5,15 +5,16 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ginnel_forward::{Command, PeerId, Shields};
-use ginnel_membership::state::Applied;
+use ginnel_membership::state::{Applied, Comparison};
 use ginnel_membership::{Entry, MemberKey, State, TunnelKey};
+use ginnel_signal_proto::Head;
 use ginnel_signal_proto::mailbox::{MailOpener, MailSealer};
 use ginnel_signal_proto::{Client, ClientMessage};
 use ginnel_time::{Instant, Tai64n};
 use ginnel_tunnel::{NetworkTag, PublicKey};
 use rand_core::RngCore;
 
-use crate::io::{Output, ServerId};
+use crate::io::{Failure, FailureCode, Output, Reply, ServerId};
 use crate::link::{Link, LinkStatus};
 use crate::members::addresses_of;
 use crate::node::Node;
@@ -21,8 +22,7 @@ use crate::peer::IdentityId;
 use crate::report::LogLine;
 use crate::requests::describe;
 use crate::saved::{Saved, SavedNetwork, SavedShields, Switch};
-use crate::stamp::Stamper;
-use crate::waiting::Waiting;
+use crate::waiting::{Waiting, Wish};
 
 /// One network and this machine's part in it.
 pub(crate) struct Network {
@@ -49,6 +49,23 @@ impl Network {
         self.state.is_live(&self.key())
     }
 
+    /// What is wrong with a server that claims this head, if anything.
+    pub(crate) fn disagreement(&self, head: Head) -> Option<String> {
+        if head.length == 0 {
+            return None;
+        }
+        match self.state.compare(head.length, head.hash) {
+            Comparison::Fork => {
+                Some("the server shows another history than the one this machine has verified".to_owned())
+            }
+            Comparison::Behind => {
+                let own = self.state.head().0;
+                Some(format!("the server has lost entries: it shows {} of {own}", head.length))
+            }
+            Comparison::Same | Comparison::Ahead => None,
+        }
+    }
+
     pub(crate) fn own_addresses(&self) -> Vec<IpAddr> {
         if self.saved.switch == Switch::Down {
             return Vec::new();
@@ -62,7 +79,7 @@ impl Network {
         let verdict = match self.state.apply(&entry).map_err(|error| error.to_string())? {
             Applied::Changed(_) => Ok(()),
             Applied::Skipped(refusal) => Err(refusal.to_string()),
-            Applied::Known => return Ok(()),
+            Applied::Known => return Err("an entry of the past came again".to_owned()),
         };
         if self.log.len() >= LOG_LINES {
             self.log.pop_front();
@@ -85,9 +102,8 @@ impl Network {
     }
 
     /// Seals a mail to a member and hands it to every server that is connected.
-    pub(crate) fn mail(&mut self, now: Instant, stamper: &Stamper, to: MemberKey, key: PublicKey, body: &[u8]) {
-        let wall = stamper.wall(now).unwrap_or(Tai64n::ZERO);
-        let Ok(bytes) = self.sealer.seal(wall, &TunnelKey::from_bytes(key.to_bytes()), body) else { return };
+    pub(crate) fn mail(&mut self, now: Instant, label: Tai64n, to: MemberKey, key: PublicKey, body: &[u8]) {
+        let Ok(bytes) = self.sealer.seal(label, &TunnelKey::from_bytes(key.to_bytes()), body) else { return };
         for link in self.links.values_mut().filter(|link| link.status == LinkStatus::Up) {
             link.say(now, ClientMessage::Mail { to, bytes: bytes.clone() });
         }
@@ -104,6 +120,10 @@ impl Node {
             if network.take_entry(bytes).is_err() {
                 break;
             }
+        }
+        for record in &network.saved.revocations {
+            // One that was ordered meanwhile is refused as done.
+            let _ = network.state.revoke_on_receipt(record);
         }
         self.sync_members(now);
         self.start_network(now);
@@ -129,6 +149,16 @@ impl Node {
             refused: None,
             log: VecDeque::new(),
         });
+    }
+
+    /// Forgets the kept revocations that the log holds by now.
+    pub(crate) fn drop_ordered_revocations(&mut self) {
+        let Some(network) = &mut self.network else { return };
+        let waiting: Vec<Vec<u8>> = network.state.pending_revocations().map(|(_, record)| record.to_vec()).collect();
+        if network.saved.revocations.len() != waiting.len() {
+            network.saved.revocations = waiting;
+            self.persist();
+        }
     }
 
     /// Connects to the servers when the switch is up.
@@ -204,6 +234,15 @@ impl Node {
         let now = self.now;
         self.stop_network(now);
         let Some(network) = self.network.take() else { return };
+        for waiting in &network.waiting {
+            let reply = match waiting.wish {
+                Wish::Leave { .. } => Ok(Reply::Done),
+                Wish::Up | Wish::Append { .. } => {
+                    Err(Failure::new(FailureCode::NotJoined, "this machine has left the network meanwhile", ""))
+                }
+            };
+            self.outputs.push_back(Output::Reply { id: waiting.request, reply });
+        }
         let gone: Vec<PeerId> = self.peers.values().filter(|peer| peer.member.is_some()).map(|peer| peer.id).collect();
         for id in gone {
             self.remove_peer(id);

@@ -19,10 +19,10 @@ use rand_core::{RngCore, SeedableRng};
 use crate::counters::{Counters, Discard};
 use crate::exchange::{IndexUse, PendingAnswer, Road};
 use crate::gather::{Found, Gather};
-use crate::io::{Family, Input, Output, Port, TunState};
-use crate::load::{DEFAULT_THRESHOLD, Load};
+use crate::io::{Failure, FailureCode, Family, Input, Output, Port, TunState};
+use crate::load::{Bucket, DEFAULT_THRESHOLD, Load};
 use crate::network::Network;
-use crate::peer::{IdentityId, Jars, Pace, Peer, Ways};
+use crate::peer::{IdentityId, Jars, OFFERS, Pace, Peer, Ways};
 use crate::ping::{PING, PONG};
 use crate::report::PeerSource;
 use crate::saved::{BadState, Saved};
@@ -103,6 +103,10 @@ pub struct Node {
     pub(crate) issuers: BTreeMap<IdentityId, CookieIssuer>,
     pub(crate) limiter: HandshakeLimiter,
     pub(crate) load: Load,
+    /// Handshake messages to addresses that have proved nothing.
+    pub(crate) unproven: Bucket,
+    /// Mails to the servers, below what they take.
+    pub(crate) mails: Bucket,
     pub(crate) peers: BTreeMap<PeerId, Peer>,
     pub(crate) by_key: BTreeMap<(IdentityId, PublicKey), PeerId>,
     pub(crate) indices: BTreeMap<u32, IndexUse>,
@@ -143,6 +147,8 @@ impl Node {
             issuers: BTreeMap::new(),
             limiter,
             load: Load::new(config.debug.load_threshold.unwrap_or(DEFAULT_THRESHOLD)),
+            unproven: Bucket::new(200, 400),
+            mails: Bucket::new(24, 256),
             peers: BTreeMap::new(),
             by_key: BTreeMap::new(),
             indices: BTreeMap::new(),
@@ -300,7 +306,7 @@ impl Node {
 
     fn arrived(&mut self, now: Instant, peer: PeerId, path: Path) {
         if matches!(path.local, Local::Relay(_)) {
-            self.gather.bind(now, path.remote);
+            self.gather.bind(now, peer, path.remote);
         }
         self.tell_agent(now, peer, PathInput::Arrived(path));
     }
@@ -367,7 +373,7 @@ impl Node {
         match output {
             PathOutput::Seal { path, ttl, plaintext } => {
                 if matches!(path.local, Local::Relay(_)) {
-                    self.gather.bind(now, path.remote);
+                    self.gather.bind(now, id, path.remote);
                 }
                 self.forward(Command::SealControl { peer: id, path: Some(path), ttl, plaintext });
             }
@@ -381,7 +387,13 @@ impl Node {
                     }
                     *behind = backup;
                 }
-                if primary.is_some() {
+                if let Some(path) = primary {
+                    if let Some(peer) = self.peers.get_mut(&id) {
+                        peer.unreached = 0;
+                    }
+                    if !path.is_relayed() {
+                        self.close_fresh(now, id);
+                    }
                     self.pings_may_go(now, id);
                 }
             }
@@ -396,8 +408,13 @@ impl Node {
     }
 
     pub(crate) fn open_socket(&mut self, family: Family, port: Port) -> SocketId {
-        let socket = SocketId(self.next_socket);
-        self.next_socket = self.next_socket.wrapping_add(1);
+        let socket = loop {
+            let socket = SocketId(self.next_socket);
+            self.next_socket = self.next_socket.wrapping_add(1);
+            if !self.sockets.contains_key(&socket) {
+                break socket;
+            }
+        };
         self.sockets.insert(socket, family);
         self.outputs.push_back(Output::OpenSocket { socket, family, port });
         socket
@@ -456,6 +473,8 @@ impl Node {
             greatest: Tai64n::ZERO,
             answered: None,
             accepted: None,
+            offers: OFFERS,
+            unreached: 0,
             pace: Pace::default(),
             session: None,
             pings: Vec::new(),
@@ -478,12 +497,17 @@ impl Node {
     }
 
     pub(crate) fn remove_peer(&mut self, id: PeerId) {
-        self.close_fresh(self.now, id);
         let Some(peer) = self.peers.remove(&id) else { return };
+        for ping in &peer.pings {
+            let failure = Failure::new(FailureCode::NoSuch, format!("{} is no peer any more", peer.name), "");
+            self.outputs.push_back(Output::Reply { id: ping.request, reply: Err(failure) });
+        }
         self.by_key.remove(&(peer.identity, peer.key));
         self.indices.retain(|_, used| *used != IndexUse::Attempt(id) && *used != IndexUse::Session(id));
         self.pending_answers.retain(|pending| pending.peer != id);
         self.forward(Command::RemovePeer { peer: id });
+        self.close_fresh(self.now, id);
+        self.gather.forget_peer(self.now, id);
     }
 
     pub(crate) fn next_peer_id(&mut self) -> PeerId {

@@ -13,6 +13,7 @@ use ginnel_tunnel::{PresharedKey, PublicKey, Side, Suite};
 
 use crate::attempt::Attempt;
 use crate::io::RequestId;
+use crate::load::Bucket;
 use crate::report::PeerSource;
 
 /// Which of this machine's static keys speaks with a peer.
@@ -45,7 +46,11 @@ pub(crate) struct Peer {
     pub(crate) greatest: Tai64n,
     pub(crate) answered: Option<Answered>,
     /// The response that made the newest session, so that its copies can be told.
-    pub(crate) accepted: Option<Vec<u8>>,
+    pub(crate) accepted: Option<Accepted>,
+    /// How often the mailbox may make us answer.
+    pub(crate) offers: Bucket,
+    /// Handshakes made since a path last reached the peer.
+    pub(crate) unreached: u32,
     pub(crate) pace: Pace,
     pub(crate) session: Option<SessionInfo>,
     pub(crate) pings: Vec<Ping>,
@@ -92,13 +97,32 @@ pub(crate) struct Answered {
     /// When the response goes out again towards the candidates that came by mailbox, until the session is confirmed.
     pub(crate) repeats: &'static [Duration],
     pub(crate) answered_at: Instant,
+    /// Whether a copy of the initiation came by mailbox.
+    pub(crate) mailed: bool,
 }
 
 impl Answered {
+    /// Notes a copy that came by mailbox; `true` for the first, which brings candidates.
+    pub(crate) fn first_by_mail(&mut self) -> bool {
+        let first = !std::mem::replace(&mut self.mailed, true);
+        if first {
+            self.repeats = ANSWER_REPEATS;
+        }
+        first
+    }
+
     /// When the response is to go out again.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.repeats.first().map(|step| self.answered_at + *step)
     }
+}
+
+/// The response that made a session, kept for its copies.
+pub(crate) struct Accepted {
+    pub(crate) response: Vec<u8>,
+    pub(crate) until: Instant,
+    /// How many copies are still believed from paths where no initiation went.
+    pub(crate) strays: u8,
 }
 
 /// The cookies of one peer, one jar for each path, because a cookie proves one address.
@@ -122,6 +146,11 @@ impl Jars {
         jar.stamp(now, &mut copy);
         jar.sent(&copy);
         copy
+    }
+
+    /// Whether a handshake message of ours went out on `path`.
+    pub(crate) fn knows(&self, path: Path) -> bool {
+        self.jars.contains_key(&path)
     }
 
     /// Takes a cookie reply that came by `path`; `false` when it was not asked for there.
@@ -198,6 +227,8 @@ pub(crate) const ANSWER_KEPT: Duration = Duration::from_secs(10);
 pub(crate) const ANSWER_PATHS: usize = 8;
 /// Jars kept for one peer; all are emptied when more paths come up.
 const MAX_JARS: usize = 32;
+/// Answers by mailbox to one peer: a new initiation is due every 5 s at most.
+pub(crate) const OFFERS: Bucket = Bucket::new(1, 6);
 /// When an answer that went by mailbox is repeated on the paths that may carry it.
 pub(crate) const ANSWER_REPEATS: &[Duration] = &[Duration::from_millis(200), Duration::from_millis(600)];
 /// How many pings of one peer may wait at a time.

@@ -103,7 +103,7 @@ impl Node {
             self.seal(id, Some(path), control(PONG, token));
             return Ok(());
         }
-        let report = self.path_report(path);
+        let report = self.peers.get(&id).map(|peer| self.path_report(peer, path)).ok_or(Discard::Stale)?;
         let peer = self.peers.get_mut(&id).ok_or(Discard::Stale)?;
         let sent = |ping: &Ping| {
             let number = usize::try_from(token.checked_sub(ping.token)?).ok()?;

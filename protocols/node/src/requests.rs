@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ginnel_forward::{PeerId, Shields};
 use ginnel_membership::build::{Charter, found, invite_record, revoke_record, void_record};
+use ginnel_membership::state::Standing;
 use ginnel_membership::{Entry, Founding, Invite, MemberKey, Name, Pasted, Record, SignedRecord, SigningKey};
 use ginnel_time::Instant;
 use ginnel_tunnel::StaticSecret;
@@ -137,6 +138,7 @@ impl Node {
             wish: wish.map_or_else(|| self.host_name(), |name| name.as_str().to_owned()),
             switch: Switch::Up,
             shields: SavedShields::Down,
+            revocations: Vec::new(),
         })
     }
 
@@ -175,6 +177,7 @@ impl Node {
             wish: wish.map_or_else(|| self.host_name(), |name| name.as_str().to_owned()),
             switch: Switch::Up,
             shields: SavedShields::Down,
+            revocations: Vec::new(),
         })
     }
 
@@ -192,8 +195,9 @@ impl Node {
     fn leave(&mut self, now: Instant, id: RequestId) -> Result<Option<Reply>, Failure> {
         let network = self.network.as_ref().ok_or_else(not_joined)?;
         if !network.is_member() || !network.is_connected() {
+            let network = network.title();
             self.forget_network();
-            return Ok(Some(Reply::Done));
+            return Ok(Some(Reply::Left { network }));
         }
         let record = revoke_record(&network.saved.id(), &network.saved.member.signing(), network.key());
         self.wait(id, now + LEAVE_PATIENCE, Wish::Leave { record })?;
@@ -260,12 +264,17 @@ impl Node {
         self.append(now, id, record, Some(Reply::Revoked { name, id: key.to_string() }))
     }
 
-    /// Puts a revocation into effect on this machine before it is ordered.
+    /// Puts a revocation into effect on this machine, for good, before it is ordered.
     fn revoke_here(&mut self, now: Instant, record: &[u8]) {
-        let revoked = self.network.as_mut().is_some_and(|network| network.state.revoke_on_receipt(record).is_ok());
-        if revoked {
-            self.sync_members(now);
+        let Some(network) = &mut self.network else { return };
+        if network.state.revoke_on_receipt(record).is_err() {
+            return;
         }
+        if !network.saved.revocations.iter().any(|known| known == record) {
+            network.saved.revocations.push(record.to_vec());
+        }
+        self.persist();
+        self.sync_members(now);
     }
 
     fn log(&self) -> Result<Reply, Failure> {
@@ -330,7 +339,8 @@ impl Network {
     fn find_member(&self, text: &str) -> Option<(MemberKey, String)> {
         let ip: Option<IpAddr> = text.parse().ok();
         let short = text.split('.').next().unwrap_or(text);
-        let mut live = self.state.members().filter(|member| self.state.is_live(&member.key()));
+        // A revocation that waits to be ordered can be asked for again.
+        let mut live = self.state.members().filter(|member| member.standing() == Standing::Live);
         live.find(|member| match ip {
             Some(ip) => member.ipv4().map(IpAddr::V4) == Some(ip) || IpAddr::V6(member.ipv6()) == ip,
             None => {

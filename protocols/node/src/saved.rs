@@ -5,7 +5,7 @@
 //! | field | meaning |
 //! |---|---|
 //! | reserve | TAI64N label that no sent initiation has passed |
-//! | network | absent when this machine is in no network, else: its id, name, servers (addresses, keys), the member's Ed25519 seed, the X25519 secret, the admin's Ed25519 seed if held, the stage (founding with token and genesis; joining with the invite's seed; member), the wished name, the switch, shields |
+//! | network | absent when this machine is in no network, else: its id, name, servers (addresses, keys), the member's Ed25519 seed, the X25519 secret, the admin's Ed25519 seed if held, the stage (founding with token and genesis; joining with the invite's seed; member), the wished name, the switch, shields, revocations that are not ordered yet |
 
 use ginnel_membership::{NetworkId, Server, SigningKey};
 use ginnel_time::Tai64n;
@@ -44,6 +44,8 @@ pub(crate) struct SavedNetwork {
     pub(crate) wish: String,
     pub(crate) switch: Switch,
     pub(crate) shields: SavedShields,
+    /// Revocations in effect that the log does not hold yet.
+    pub(crate) revocations: Vec<Vec<u8>>,
 }
 
 /// How far the membership has come.
@@ -162,6 +164,7 @@ mod tests {
             wish: "ada".into(),
             switch: Switch::Up,
             shields: SavedShields::Down,
+            revocations: Vec::new(),
         }
     }
 

@@ -35,10 +35,14 @@ impl Node {
         self.peers.get(&id).map(|peer| peer.name.as_str())
     }
 
-    /// What a path runs over.
-    pub(crate) fn path_report(&self, path: Path) -> PathReport {
-        let relayed = matches!(path.local, Local::Relay(_)) || self.is_relayed(path);
-        let kind = match (relayed, path.remote.ip()) {
+    /// What a path to a peer runs over.
+    pub(crate) fn path_report(&self, peer: &Peer, path: Path) -> PathReport {
+        let known = match &peer.ways {
+            Ways::Agent { agent, .. } => agent.status().into_iter().find(|status| status.path == path),
+            Ways::Endpoint(_) => None,
+        };
+        let through_theirs = known.as_ref().is_some_and(|status| status.kind == CandidateKind::Relayed);
+        let kind = match (path.is_relayed() || through_theirs, path.remote.ip()) {
             (true, _) => PathKind::TurnUdp,
             (false, ip) if is_local(ip) => PathKind::Lan,
             (false, ip) if ip.to_canonical().is_ipv4() => PathKind::Direct4,
@@ -48,29 +52,11 @@ impl Node {
             Local::Relay(id) => self.gather.relay_server(id),
             Local::Socket(_) => None,
         };
-        PathReport { path, kind, relay, rtt: None, since: None }
-    }
-
-    /// Whether the other end of a path is a relayed address of the peer's.
-    fn is_relayed(&self, path: Path) -> bool {
-        self.peers.values().any(|peer| match &peer.ways {
-            Ways::Agent { agent, .. } => {
-                agent.status().iter().any(|status| status.path == path && status.kind == CandidateKind::Relayed)
-            }
-            Ways::Endpoint(_) => false,
-        })
+        PathReport { path, kind, relay, rtt: known.and_then(|status| status.rtt), since: None }
     }
 
     fn peer_report(&self, peer: &Peer) -> PeerReport {
-        let report = |path: Path, since: Option<Instant>| {
-            let rtt = match &peer.ways {
-                Ways::Agent { agent, .. } => {
-                    agent.status().iter().find(|status| status.path == path).and_then(|status| status.rtt)
-                }
-                Ways::Endpoint(_) => None,
-            };
-            PathReport { rtt, since, ..self.path_report(path) }
-        };
+        let report = |path: Path, since: Option<Instant>| PathReport { since, ..self.path_report(peer, path) };
         let (path, backup) = match &peer.ways {
             Ways::Agent { primary, backup, .. } => {
                 (primary.map(|(path, since)| report(path, Some(since))), backup.map(|path| report(path, None)))

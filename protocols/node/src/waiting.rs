@@ -31,6 +31,15 @@ pub(crate) enum Wish {
     },
 }
 
+impl Waiting {
+    fn record(&self) -> Option<&[u8]> {
+        match &self.wish {
+            Wish::Append { record, .. } | Wish::Leave { record } => Some(record),
+            Wish::Up => None,
+        }
+    }
+}
+
 impl Node {
     pub(crate) fn fail_up(&mut self, code: FailureCode, text: String, hint: &str) {
         let Some(network) = &mut self.network else { return };
@@ -51,9 +60,15 @@ impl Node {
     pub(crate) fn send_waiting(&mut self, now: Instant) {
         let Some(network) = &mut self.network else { return };
         let Some(link) = network.links.values_mut().find(|link| link.status == LinkStatus::Up) else { return };
+        let asked: Vec<&[u8]> = network.waiting.iter().filter_map(|waiting| waiting.record()).collect();
+        for (_, record) in network.state.pending_revocations() {
+            if !asked.contains(&record) && !link.holds(record) {
+                link.append(now, Purpose::Revocation, record.to_vec());
+            }
+        }
         for waiting in &network.waiting {
             let purpose = Purpose::Request(waiting.request);
-            if link.appends.contains(&purpose) {
+            if link.is_appending(&purpose) {
                 continue;
             }
             match &waiting.wish {
@@ -81,7 +96,8 @@ impl Node {
         let leave = matches!(waiting.wish, Wish::Leave { .. });
         let reply = match (outcome, waiting.wish) {
             (Ok(()), Wish::Append { reply, .. }) => Ok(reply.unwrap_or(Reply::Done)),
-            (_, Wish::Leave { .. }) | (Ok(()), Wish::Up) => Ok(Reply::Done),
+            (_, Wish::Leave { .. }) => Ok(Reply::Left { network: network.title() }),
+            (Ok(()), Wish::Up) => Ok(Reply::Done),
             (Err(text), Wish::Append { .. } | Wish::Up) => Err(Failure::new(FailureCode::Failed, text, "")),
         };
         self.outputs.push_back(Output::Reply { id: request, reply });
@@ -112,7 +128,7 @@ impl Node {
                 )),
                 Wish::Leave { .. } => {
                     leave = true;
-                    Ok(Reply::Done)
+                    Ok(Reply::Left { network: network.title() })
                 }
             };
             self.outputs.push_back(Output::Reply { id: waiting.request, reply });
