@@ -88,7 +88,7 @@ pub(crate) struct Up {
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// Name for the network, when founding one
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", requires = "from")]
     pub(crate) network_name: Option<String>,
     /// Refuse connections that peers open to this machine; --shields-up=false accepts them
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]

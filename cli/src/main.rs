@@ -68,7 +68,10 @@ fn usage(error: &clap::Error, format: Format) -> ExitCode {
     }
     let text = error.render().to_string();
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let message = lines.next().unwrap_or("wrong arguments").trim_start_matches("error: ").to_owned();
+    let mut message = lines.next().unwrap_or("wrong arguments").trim_start_matches("error: ").to_owned();
+    if message.ends_with(':') {
+        message = [&message, lines.next().unwrap_or_default()].join(" ");
+    }
     let hint: Vec<&str> = lines.collect();
     let error = ApiError::new(Exit::Usage, "usage", message).with_hint(hint.join(" "));
     finish(Output::new(format, None).error(&error))

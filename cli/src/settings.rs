@@ -26,9 +26,10 @@ impl Settings {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 Ok(Self::default())
             }
-            Err(error) => {
-                Err(invalid(format!("cannot read {}: {error}", path.display()), "Correct or remove the file."))
-            }
+            Err(error) => Err(invalid(
+                format!("cannot read {}: {error}", path.display()),
+                "Make the file readable or remove it, or set HOME to the folder of this user.",
+            )),
         }
     }
 

@@ -311,11 +311,14 @@ fn secret(argument: &str) -> Result<Secret, ApiError> {
         (read_limited(io::stdin().lock()), PathBuf::from("standard input"))
     } else if let Some(path) = argument.strip_prefix("file:") {
         (std::fs::File::open(path).and_then(read_limited), PathBuf::from(path))
+    } else if argument.is_empty() || argument.len() as u64 > LONGEST_INVITE {
+        (read_limited(argument.as_bytes()), PathBuf::from("the command line"))
     } else {
         return Ok(Secret::from(argument.to_owned()));
     };
     let wrong = |path: &Path, cause: &str| {
         ApiError::new(Exit::Usage, "no-invite", format!("cannot take an invite from {}: {cause}", path.display()))
+            .with_hint("Give the string that `ginnel invite` printed on a member of the network, whole.")
     };
     match text {
         Ok(text) if text.trim().is_empty() => Err(wrong(&from, "it is empty")),

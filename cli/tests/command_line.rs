@@ -41,6 +41,24 @@ fn usage_errors_are_exit_2_in_either_form() {
     let error: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
     assert_eq!(error["error"]["code"], "usage");
     assert!(error["error"]["hint"].as_str().unwrap().contains("status"), "{error}");
+
+    let output = ginnel(folder.path(), &["up", "--network-name", "castle", "--json"]);
+    assert_eq!(output.status.code(), Some(2));
+    let error: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert!(error["error"]["message"].as_str().unwrap().contains("FOUNDING"), "{error}");
+}
+
+#[test]
+fn an_invite_that_is_empty_or_endless_is_refused_before_the_daemon_is_asked() {
+    let folder = TempDir::new().unwrap();
+    for (text, cause) in [(String::new(), "it is empty"), ("x".repeat(100_000), "too long")] {
+        let output = ginnel(folder.path(), &["up", &text, "--json"]);
+        assert_eq!(output.status.code(), Some(2));
+        let error: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!(error["error"]["code"], "no-invite");
+        assert!(error["error"]["message"].as_str().unwrap().contains(cause), "{error}");
+        assert!(error["error"]["hint"].as_str().unwrap().contains("ginnel invite"), "{error}");
+    }
 }
 
 #[test]
