@@ -231,6 +231,7 @@ async fn answer(
             "bad-body",
             format!("the request's body broke off or is longer than {MAX_BODY} bytes"),
         )
+        .with_hint("Send less, and all of it.")
     })?;
     let request = endpoint.request(&body)?;
     let deadline = request.deadline();

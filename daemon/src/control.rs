@@ -38,8 +38,6 @@ pub struct Control {
     pub netlink: Netlink,
     /// The hosts file, when names are written to it.
     pub hosts: Option<Hosts>,
-    /// The port that the configuration asks for.
-    pub listen_port: Option<u16>,
     /// When the daemon started.
     pub started: Timestamp,
     /// State between inputs.
@@ -56,7 +54,7 @@ pub struct Tasks {
     next_stream: u64,
     applied: Applied,
     clashes: Vec<String>,
-    pair: Option<Pair>,
+    own: Pair,
     /// Whether a socket of each family, IPv4 first, was given out.
     had: [bool; 2],
 }
@@ -79,8 +77,9 @@ enum News {
     Closed { server: ServerId, serial: u64, reason: String },
 }
 
-impl Default for Tasks {
-    fn default() -> Self {
+impl Tasks {
+    /// Nothing goes on yet; `own` are the sockets on this machine's own port.
+    pub fn new(own: Pair) -> Self {
         let (news, inbox) = mpsc::channel(NEWS);
         Self {
             servers: BTreeMap::new(),
@@ -91,7 +90,7 @@ impl Default for Tasks {
             next_stream: 0,
             applied: Applied::default(),
             clashes: Vec::new(),
-            pair: None,
+            own,
             had: [false; 2],
         }
     }
@@ -205,7 +204,7 @@ impl Control {
 
     fn open_socket(&mut self, socket: SocketId, family: Family, port: Port) -> Result<()> {
         let opened = match port {
-            Port::Kept => self.kept_socket(family),
+            Port::Kept => self.own_socket(family),
             Port::Fresh => bind_random(match family {
                 Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
                 Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -231,23 +230,8 @@ impl Control {
     }
 
     /// The socket of one family on this machine's own port; `None` where the machine lacks the family.
-    fn kept_socket(&mut self, family: Family) -> Result<Option<Udp>> {
-        if self.tasks.pair.is_none() {
-            let kept = self
-                .state
-                .read(PORT, PORT_VERSION)?
-                .and_then(|(_, bytes)| <[u8; 2]>::try_from(bytes.as_slice()).ok().map(u16::from_be_bytes));
-            let pair = match self.listen_port {
-                Some(port) => Pair::bind_to(port)
-                    .with_context(|| format!("UDP port {port}, which the configuration asks for, cannot be bound"))?,
-                None => Pair::bind(kept)?,
-            };
-            if Some(pair.port) != kept {
-                self.state.write(PORT, PORT_VERSION, &pair.port.to_be_bytes()).context("keep the port")?;
-            }
-            self.tasks.pair = Some(pair);
-        }
-        let pair = self.tasks.pair.as_mut().context("sockets were bound")?;
+    fn own_socket(&mut self, family: Family) -> Result<Option<Udp>> {
+        let pair = &mut self.tasks.own;
         let (had, socket, any) = match family {
             Family::V4 => (&mut self.tasks.had[0], pair.v4.take(), IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             Family::V6 => (&mut self.tasks.had[1], pair.v6.take(), IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
@@ -430,6 +414,30 @@ async fn serve_stream(server: ServerId, serial: u64, addresses: Vec<String>, new
         }
     }
     let _ = news.send(News::Closed { server, serial, reason }).await;
+}
+
+/// Binds the sockets on this machine's own port: the one that the configuration asks for, else the kept one, else a new
+/// one, which is kept.
+///
+/// # Errors
+/// When the configured port is taken, no port can be bound, or the kept one cannot be read or written.
+pub fn own_sockets(state: &StateFolder, configured: Option<u16>) -> Result<Pair> {
+    let kept = state
+        .read(PORT, PORT_VERSION)?
+        .and_then(|(_, bytes)| <[u8; 2]>::try_from(bytes.as_slice()).ok().map(u16::from_be_bytes));
+    let pair = match configured {
+        Some(port) => Pair::bind_to(port).with_context(|| {
+            format!(
+                "cannot use UDP port {port}, which listen_port asks for: stop the program that has it, or configure \
+                 another port or none"
+            )
+        })?,
+        None => Pair::bind(kept)?,
+    };
+    if Some(pair.port) != kept {
+        state.write(PORT, PORT_VERSION, &pair.port.to_be_bytes()).context("keep the port")?;
+    }
+    Ok(pair)
 }
 
 /// The state file of a network's log.

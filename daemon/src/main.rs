@@ -17,7 +17,7 @@ use ginnel_tunnel::{PresharedKey, PublicKey, StaticSecret, Suite};
 use ginneld::api::{ControlSocket, Options as SocketOptions};
 use ginneld::clock;
 use ginneld::config::{Config, ConfigError, Mode, Peer, PeerKind};
-use ginneld::control::{Control, LOG_VERSION, STATE, STATE_VERSION, Tasks, folder, log_name};
+use ginneld::control::{Control, LOG_VERSION, STATE, STATE_VERSION, Tasks, folder, log_name, own_sockets};
 use ginneld::data::{DataThread, Options as DataOptions};
 use ginneld::hosts::Hosts;
 use ginneld::netlink::Netlink;
@@ -105,7 +105,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     let (data, events) = DataThread::spawn(DataOptions { seed: random()?, forward, tun: Some(file) })?;
     let hosts_file = arguments.hosts.unwrap_or_else(|| config.names.hosts_file.clone());
     let hosts = config.names.write_hosts.then(|| Hosts::new(hosts_file, &arguments.interface));
-    let listen_port = config.interface.listen_port;
+    let own = own_sockets(&state, config.interface.listen_port)?;
     let resume = resume(&state)?;
     let node = Node::new(clock::now(), node_config(config).await?, resume).context("take up the saved state")?;
 
@@ -124,9 +124,8 @@ async fn run(arguments: Arguments) -> Result<()> {
         tun,
         netlink,
         hosts,
-        listen_port,
         started: Timestamp::from_unix(clock::unix_now()),
-        tasks: Tasks::default(),
+        tasks: Tasks::new(own),
     };
     let outcome = control.run(events, calls, changes, ended()?).await;
     drop(stop_api);

@@ -130,6 +130,9 @@ fn explain(name: &str, error: ::tun::Error) -> anyhow::Error {
             "the right CAP_NET_ADMIN is missing: run as root, set AmbientCapabilities=CAP_NET_ADMIN in the service, or \
              give the container --cap-add NET_ADMIN"
         }
+        Some(libc::ENOTTY) => {
+            "/dev/net/tun is not the TUN driver: make it anew with `rm /dev/net/tun && mknod /dev/net/tun c 10 200`"
+        }
         Some(libc::EBUSY) => {
             "another program holds an interface of that name: stop it, or choose another name with --interface"
         }
