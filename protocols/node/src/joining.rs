@@ -164,7 +164,11 @@ impl Node {
             self.fail_up(FailureCode::Failed, text, "`ginnel up --name NAME` tries again with another name");
             return;
         }
-        self.fail_up(FailureCode::Failed, text, "ask for a fresh invite");
+        self.fail_up(
+            FailureCode::NotJoined,
+            text,
+            "ask for a fresh invite: `ginnel invite` on an admin's machine makes one",
+        );
         self.forget_network();
     }
 

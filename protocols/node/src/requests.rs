@@ -115,6 +115,10 @@ impl Node {
             return Err(Failure::new(FailureCode::Usage, text, "`ginnel leave` first; one network at a time for now"));
         }
         let saved = match pasted {
+            Pasted::Invite(_) if title.is_some() => {
+                let text = "this is an invite to a network that has its name: --network-name is for founding one";
+                return Err(Failure::new(FailureCode::Usage, text, "leave --network-name out"));
+            }
             Pasted::Invite(invite) => self.joining(now, &invite, wish)?,
             Pasted::Founding(founding) => self.founding(now, &founding, wish, title)?,
         };
@@ -125,7 +129,7 @@ impl Node {
     fn joining(&mut self, now: Instant, invite: &Invite, wish: Option<&Name>) -> Result<SavedNetwork, Failure> {
         let wall = self.stamper.unix_seconds(now);
         if invite.is_expired(wall) {
-            return Err(Failure::new(FailureCode::Usage, "the invite has expired", "ask for a fresh one"));
+            return Err(Failure::new(FailureCode::NotJoined, "the invite has expired", "ask for a fresh one"));
         }
         let wish = wish.or(invite.hint());
         Ok(SavedNetwork {
