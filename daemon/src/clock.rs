@@ -55,7 +55,8 @@ impl Alarm {
     }
 }
 
-fn wall() -> Duration {
+/// Time since 1970 by the wall clock; zero when the clock stands before 1970.
+pub fn wall() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO)
 }
 

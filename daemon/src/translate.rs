@@ -106,7 +106,7 @@ pub fn reply(asked: &api::Request, reply: Reply, status: &Status) -> Result<api:
         (_, Reply::Revoked { name, id }) => api::Revoked { name, id }.into(),
         (api::Request::InviteRevoke(invite), Reply::Done) => api::InviteVoided { id: invite.id.clone() }.into(),
         (api::Request::Down, Reply::Done) => api::Down { stopped: vec![network()] }.into(),
-        (api::Request::Leave, Reply::Done) => api::Left { network: network() }.into(),
+        (_, Reply::Left { network }) => api::Left { network }.into(),
         (_, Reply::Done | Reply::Pong { .. }) => {
             return Err(ApiError::new(Exit::Failed, "bad-answer", "the daemon gave an answer to another question"));
         }
@@ -302,7 +302,7 @@ fn log_entry(line: LogLine) -> api::LogEntry {
 }
 
 fn timestamp(now: Instant, at: Instant) -> Timestamp {
-    Timestamp::from_unix(clock::unix_now().saturating_sub(now.saturating_duration_since(at).as_secs()))
+    Timestamp::from_unix(clock::wall().saturating_sub(now.saturating_duration_since(at)).as_secs())
 }
 
 fn millis(duration: Duration) -> f64 {
