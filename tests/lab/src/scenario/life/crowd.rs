@@ -24,7 +24,7 @@ pub(super) fn four_at_once(programs: &Programs) -> Result<String> {
     let mut slowest = Duration::ZERO;
     for pulse in &all {
         pulse.gap_since(begun, Duration::ZERO, LINK).with_context(|| scene.logs())?;
-        let first = pulse.first_answer().context("steady without an answer")?;
+        let first = pulse.first_answer_after(begun).context("steady without an answer")?;
         slowest = slowest.max(first.saturating_sub(begun));
     }
     Ok(format!("{} streams, the slowest first answer after {:.2} s", all.len(), slowest.as_secs_f64()))

@@ -58,9 +58,9 @@ impl Pulse {
         self.answers().iter().filter(|answer| answer.at > moment).count()
     }
 
-    /// When the first answer came, by the Unix clock.
-    pub(super) fn first_answer(&self) -> Option<Duration> {
-        self.answers().first().map(|answer| answer.at)
+    /// When the first answer after `moment` came, by the Unix clock.
+    pub(super) fn first_answer_after(&self, moment: Duration) -> Option<Duration> {
+        self.answers().iter().map(|answer| answer.at).find(|at| *at > moment)
     }
 
     /// When the last answer came, by the Unix clock.

@@ -1,5 +1,6 @@
 //! A laboratory with a server and machines that have joined.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -127,6 +128,22 @@ impl Member {
         Ok(self.machine.ginnel(&["log"])?["entries"].as_array().cloned().unwrap_or_default())
     }
 
+    /// The UDP port that the daemon has in both families; other sockets have one alone.
+    pub(super) fn port(&self) -> Result<u16> {
+        let shown = self.host().run(&["ss", "-Hlun"], Duration::from_secs(5))?.success()?;
+        let bound: Vec<(&str, u16)> = shown
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(3)?.rsplit_once(':'))
+            .filter_map(|(ip, port)| Some((ip, port.parse().ok()?)))
+            .collect();
+        let of = |wanted: fn(&str) -> bool| -> BTreeSet<u16> {
+            bound.iter().filter(|(ip, _)| wanted(ip)).map(|(_, port)| *port).collect()
+        };
+        let (v4, v6) = (of(|ip| ip == "0.0.0.0"), of(|ip| ip == "[::]" || ip == "*"));
+        let both: Vec<u16> = v4.intersection(&v6).copied().collect();
+        both.first().copied().with_context(|| format!("no port in both families:\n{shown}"))
+    }
+
     /// What the hosts file of this machine holds.
     pub(super) fn hosts_file(&self) -> Result<String> {
         std::fs::read_to_string(self.host().files()?.join("hosts")).context("read the hosts file")
@@ -157,6 +174,7 @@ pub(super) fn until_true(limit: Duration, what: &str, mut holds: impl FnMut() ->
 }
 
 /// Fails unless something holds.
+#[expect(clippy::fn_params_excessive_bools, reason = "it is an assertion")]
 pub(super) fn demand(holds: bool, what: impl FnOnce() -> String) -> Result<()> {
     if holds { Ok(()) } else { bail!("{}", what()) }
 }

@@ -1,11 +1,12 @@
 //! Shields: flows that others open are refused, answers to own flows pass.
 
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::pulse::answers;
-use super::scene::{LINK, Scene, demand, until_true};
+use super::scene::{LINK, Member, Scene, demand, until_true};
 use crate::nat::NatKind;
 use crate::scenario::machine::Programs;
 use crate::scenario::probe::transfer;
@@ -32,11 +33,18 @@ fn closed(scene: &Scene) -> Result<()> {
     for to in [b.inner.v4.into(), b.inner.v6] {
         demand(!answers(a.host(), to)?, || format!("{to} answers behind shields"))?;
     }
-    demand(carry(scene, 0, 1).is_err(), || "TCP to b goes through its shields".to_owned())?;
+    demand(!connects(a, b)?, || "TCP to b goes through its shields".to_owned())?;
     for to in [a.inner.v4.into(), a.inner.v6] {
         demand(answers(b.host(), to)?, || format!("b's own ping to {to} is not answered"))?;
     }
     carry(scene, 1, 0).context("b's own TCP behind its shields")
+}
+
+/// Whether a TCP connection comes about within a second and a half.
+fn connects(from: &Member, to: &Member) -> Result<bool> {
+    let listener = to.host().enter(|| TcpListener::bind((to.inner.v4, 0)))?.context("listen inside the network")?;
+    let target = listener.local_addr().context("read the listener's port")?;
+    from.host().enter(|| TcpStream::connect_timeout(&target, Duration::from_millis(1500)).is_ok())
 }
 
 fn carry(scene: &Scene, from: usize, to: usize) -> Result<()> {
