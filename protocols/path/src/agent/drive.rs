@@ -207,9 +207,10 @@ impl Agent {
         }
     }
 
-    /// Sends every probe that is due, most urgent first, as far as the pace allows.
+    /// Sends every probe that is due, most urgent first, as far as the pace allows. While there is no path, relayed pairs
+    /// come first: they are few, and traffic waits.
     pub(super) fn probe(&mut self) {
-        let now = self.now;
+        let (now, pathless) = (self.now, self.selection.primary.is_none());
         loop {
             let due = self.checklist.iter().filter_map(|pair| {
                 let (purpose, due) = self.due(pair).filter(|(_, due)| *due <= now)?;
@@ -217,11 +218,12 @@ impl Agent {
                     State::Checking { sent, .. } => sent,
                     State::Opening { .. } | State::Waiting | State::Silent | State::Proven(_) => 0,
                 };
-                Some((purpose == Purpose::Search, progress, pair.tier, due, pair.path))
+                let later = pathless && pair.is_direct();
+                Some((purpose == Purpose::Search, progress, later, pair.tier, due, pair.path))
             });
             let Some((search, .., path)) = due.min() else { return };
             let purpose = if search { Purpose::Search } else { Purpose::Liveness };
-            if search && !self.is_worth_probing(path) {
+            if !self.is_worth_probing(path) {
                 if let Some(pair) = self.checklist.get_mut(path) {
                     pair.state = State::Waiting;
                 }
@@ -242,7 +244,9 @@ impl Agent {
     fn due(&self, pair: &Pair) -> Option<(Purpose, Instant)> {
         let watch = self.selection.watch(pair.path);
         let due = pair.due(watch, &self.activity)?;
-        let purpose = if pair.is_proven() { Purpose::Liveness } else { Purpose::Search };
+        // Where the peer's own packets came by just now, nobody else is searched for.
+        let heard = pair.heard.is_some_and(|heard| self.now < heard + HEARD);
+        let purpose = if pair.is_proven() || heard { Purpose::Liveness } else { Purpose::Search };
         let in_doubt = pair.proof().is_some_and(|proof| proof.health != Health::Good);
         let silent = pair.is_proven() && !in_doubt && !self.activity.is_active(self.now);
         (!silent).then_some((purpose, due))
@@ -259,6 +263,9 @@ impl Agent {
     /// Whether a proof of this pair would be of use: not below the tier in use, and not without end beside an equal.
     fn is_worth_probing(&self, path: Path) -> bool {
         let Some(pair) = self.checklist.get(path) else { return false };
+        if pair.is_proven() {
+            return true;
+        }
         let sent = match pair.state {
             State::Checking { sent, .. } => sent,
             State::Opening { .. } | State::Waiting | State::Silent | State::Proven(_) => 0,
@@ -309,6 +316,8 @@ impl Agent {
 
 /// Linux keeps an unanswered UDP entry for 30 s; a mapping that an early packet spoilt is clean after that.
 const CLASH_LIFETIME: Duration = Duration::from_secs(35);
+/// For how long an authentic packet makes its path as good as proven for the pace of probes.
+const HEARD: Duration = Duration::from_secs(3);
 /// Probes that a pair gets beside an equal one that is proven.
 const ENOUGH: u8 = 5;
 /// Between attempts while no path at all is proven.
