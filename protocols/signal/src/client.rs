@@ -16,7 +16,9 @@ use rand_core::SeedableRng as _;
 
 use crate::auth::{self, SignedRole};
 use crate::frame::{self, FrameReader, MAX_FRAME};
-use crate::message::{Claim, ClientMessage, FoundingToken, Refusal, Request, ServerMessage, TooLong, VERSION};
+use crate::message::{
+    Claim, ClientMessage, FoundingToken, Refusal, Request, ServerMessage, TooLong, VERSION, printable,
+};
 use crate::noise::{Channel, Initiator};
 
 /// One connection to one server, from the opened stream to its end.
@@ -367,10 +369,14 @@ fn claim(credentials: &Credentials, network: &NetworkId, binding: &[u8; 32]) -> 
 
 fn open(channel: &mut Channel, frame: &[u8]) -> Result<ServerMessage, Broken> {
     let plaintext = channel.open(frame).map_err(|_| Broken::Malformed)?;
-    ServerMessage::decode(&plaintext).map_err(|malformed| match malformed {
+    let mut message = ServerMessage::decode(&plaintext).map_err(|malformed| match malformed {
         crate::message::Malformed::Version(version) => Broken::Version(version),
         crate::message::Malformed::Body | crate::message::Malformed::Empty => Broken::Malformed,
-    })
+    })?;
+    if let ServerMessage::Refused { text, .. } = &mut message {
+        *text = printable(text);
+    }
+    Ok(message)
 }
 
 /// How long a server may take from the opened stream to its welcome; twice the server's own deadline.

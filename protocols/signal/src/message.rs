@@ -108,7 +108,7 @@ pub enum ServerMessage {
         request: Request,
         /// Why, for programs.
         code: Refusal,
-        /// Why, for people; holds printable ASCII only.
+        /// Why, for people; both sides keep it to at most [`MAX_TEXT`] characters of printable ASCII.
         text: String,
     },
     /// Sealed mail from another member.
@@ -374,6 +374,15 @@ fn decode<'de, M: Deserialize<'de>>(bytes: &'de [u8]) -> Result<M, Malformed> {
         [other, ..] => Err(Malformed::Version(*other)),
     }
 }
+
+/// A text that may go to a terminal: printable ASCII, at most [`MAX_TEXT`] characters. Servers send their refusals
+/// so, and clients do not rely on it.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().take(MAX_TEXT).map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
+}
+
+/// Most characters of a refusal's text.
+pub const MAX_TEXT: usize = 300;
 
 /// The version byte before every message body.
 pub const VERSION: u8 = 1;

@@ -11,7 +11,7 @@ use super::limits::{Bucket, Limits, Source, Taken};
 use super::{ConnectionId, Discard, Output};
 use crate::frame::{self, FrameReader};
 use crate::mailbox::MAX_MAIL;
-use crate::message::{Refusal, Request, ServerMessage, Standing};
+use crate::message::{Refusal, Request, ServerMessage, Standing, printable};
 use crate::noise::{Channel, TAG_LEN};
 
 /// All connections of a server.
@@ -329,11 +329,6 @@ impl Line {
     }
 }
 
-/// Texts go to terminals: ASCII only, bounded.
-fn printable(text: &str) -> String {
-    text.chars().take(MAX_TEXT).map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
-}
-
 /// How long a client may take from the opened connection to its proof.
 pub const PROOF_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -351,6 +346,3 @@ const MAX_PROOF_FRAME: usize = 512 + TAG_LEN;
 
 /// Source addresses that are remembered.
 const MAX_SOURCES: usize = 65_536;
-
-/// Characters of a refusal's text.
-const MAX_TEXT: usize = 300;

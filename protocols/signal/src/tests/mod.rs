@@ -3,4 +3,5 @@
 mod abuse;
 mod golden;
 mod life;
+mod rogue;
 mod world;
