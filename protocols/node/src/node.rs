@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ginnel_forward::{Command, Event, PeerId, Roam};
+use ginnel_membership::addressing::ipv6_prefix;
 use ginnel_path::message::is_path_message;
 use ginnel_path::{
     Agent, Config as PathConfig, Input as PathInput, Local, Output as PathOutput, Path, PathEvent, SocketId,
@@ -520,12 +521,23 @@ impl Node {
     pub(crate) fn agent_ways(&mut self, endpoint: Option<SocketAddr>) -> Ways {
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
-        let mut agent = Box::new(Agent::new(seed, PathConfig { policy: self.policy }));
+        let config = PathConfig { policy: self.policy, refused: self.refused_prefixes() };
+        let mut agent = Box::new(Agent::new(seed, config));
         if let Some(addr) = endpoint {
             let candidate = ginnel_path::Candidate { kind: ginnel_path::CandidateKind::Host, addr };
             let _ = agent.handle_input(self.now, PathInput::RemoteCandidates(vec![candidate]));
         }
         Ways::Agent { agent, primary: None, backup: None }
+    }
+
+    /// What the tunnels carry: a path to an address in there would lead through another path.
+    fn refused_prefixes(&self) -> Vec<(IpAddr, u8)> {
+        let mut prefixes = self.config_addresses.clone();
+        if let Some(network) = &self.network {
+            prefixes.extend(network.state.ipv4_range().map(|range| (IpAddr::V4(range.network_address()), 16)));
+            prefixes.push((IpAddr::V6(ipv6_prefix(&network.saved.id())), 64));
+        }
+        prefixes
     }
 
     fn socket_for(&self, remote: &SocketAddr) -> SocketId {

@@ -104,6 +104,21 @@ pub fn same_subnet(a: IpAddr, b: IpAddr) -> bool {
     }
 }
 
+/// Whether `ip` lies in the prefix of the first `length` bits of `prefix`.
+pub fn is_within(ip: IpAddr, prefix: IpAddr, length: u8) -> bool {
+    match (ip, prefix) {
+        (IpAddr::V4(ip), IpAddr::V4(prefix)) => {
+            let host = 32_u32.saturating_sub(length.into());
+            (ip.to_bits() ^ prefix.to_bits()).checked_shr(host).unwrap_or(0) == 0
+        }
+        (IpAddr::V6(ip), IpAddr::V6(prefix)) => {
+            let host = 128_u32.saturating_sub(length.into());
+            (ip.to_bits() ^ prefix.to_bits()).checked_shr(host).unwrap_or(0) == 0
+        }
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+    }
+}
+
 fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let o = ip.octets();
     let last = Ipv4Addr::new(o[12], o[13], o[14], o[15]);
@@ -304,6 +319,23 @@ mod tests {
         assert!(same_subnet(ip("2001:db8:1:2::1"), ip("2001:db8:1:2:ffff::9")));
         assert!(!same_subnet(ip("2001:db8:1:2::1"), ip("2001:db8:1:3::1")));
         assert!(!same_subnet(ip("::ffff:1.2.3.4"), ip("1.2.3.4")));
+    }
+
+    #[test]
+    fn prefixes_hold_what_shares_their_bits() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        for (prefix, length, inside, outside) in [
+            ("100.72.0.0", 16, "100.72.255.255", "100.73.0.0"),
+            ("100.72.3.9", 16, "100.72.0.1", "100.71.255.255"),
+            ("10.0.0.4", 32, "10.0.0.4", "10.0.0.5"),
+            ("10.0.0.4", 33, "10.0.0.4", "10.0.0.5"),
+            ("0.0.0.0", 0, "255.1.2.3", "::1"),
+            ("fd12:3456:789a:1::", 64, "fd12:3456:789a:1:ffff::9", "fd12:3456:789a:2::"),
+            ("::", 0, "ffff::1", "1.2.3.4"),
+        ] {
+            assert!(is_within(ip(inside), ip(prefix), length), "{inside} in {prefix}/{length}");
+            assert!(!is_within(ip(outside), ip(prefix), length), "{outside} in {prefix}/{length}");
+        }
     }
 
     proptest! {

@@ -127,10 +127,15 @@ impl Agent {
     }
 
     fn remote_candidates(&mut self, list: Vec<Candidate>) -> Result<(), Discard> {
-        self.remotes.replace(Source::Mailbox, list);
+        self.replace_remotes(Source::Mailbox, list);
         let added = self.rebuild();
         self.begin(&added);
         Ok(())
+    }
+
+    fn replace_remotes(&mut self, source: Source, mut list: Vec<Candidate>) {
+        list.retain(|candidate| !self.config.refuses(candidate.addr));
+        self.remotes.replace(source, list);
     }
 
     fn session(&mut self, role: Role) -> Result<(), Discard> {
@@ -166,6 +171,9 @@ impl Agent {
     }
 
     fn arrived(&mut self, path: Path) -> Result<(), Discard> {
+        if self.config.refuses(path.remote) {
+            return Err(Discard::UnusableAddress);
+        }
         let context = (&self.ends, &self.remotes, self.config.policy);
         let pair = self.checklist.heard(self.now, path, context, self.selection.in_use())?;
         let is_direct = pair.is_direct();
@@ -232,7 +240,7 @@ impl Agent {
         let in_use = self.selection.in_use();
         let told = |agent: &Self, path: Path| agent.checklist.get(path).is_some_and(|pair| pair.told);
         let before = in_use.map(|path| path.filter(|path| told(self, *path)));
-        self.remotes.replace(Source::Session, candidates);
+        self.replace_remotes(Source::Session, candidates);
         let added = self.rebuild();
         for path in before.into_iter().flatten().filter(|path| !told(self, *path)).collect::<Vec<_>>() {
             if let Some(pair) = self.checklist.get_mut(path) {

@@ -1,7 +1,9 @@
 //! What goes into an [`Agent`](crate::Agent) and what comes out.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::address;
 use crate::id::{Candidate, CandidateKind, Local, LocalCandidate, Path};
 use crate::message::Malformed;
 use crate::score::Tier;
@@ -26,10 +28,21 @@ pub enum Policy {
 }
 
 /// Settings of an [`Agent`](crate::Agent).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// Which paths may be used.
     pub policy: Policy,
+    /// Prefixes, as address and length, in which no address of the other side is probed: those that the tunnels themselves
+    /// carry. A probe to one of them would travel inside another path and prove nothing.
+    pub refused: Vec<(IpAddr, u8)>,
+}
+
+impl Config {
+    /// Whether `addr` lies in a refused prefix, in whatever form it is written.
+    pub(crate) fn refuses(&self, addr: SocketAddr) -> bool {
+        let forms = [addr.ip(), address::canonical(addr.ip())];
+        self.refused.iter().any(|(prefix, length)| forms.iter().any(|ip| address::is_within(*ip, *prefix, *length)))
+    }
 }
 
 /// What an [`Agent`](crate::Agent) is told.
@@ -149,7 +162,7 @@ pub enum Discard {
     /// The echo came too late to prove anything.
     #[error("echo came too late")]
     LateEcho,
-    /// The address may not be probed.
+    /// The address may not be probed, or lies in a refused prefix.
     #[error("address may not be probed")]
     UnusableAddress,
     /// The socket or allocation is not among our local candidates.

@@ -8,7 +8,10 @@ use ginnel_time::Instant;
 use super::nat::PORT_RESTRICTED;
 use super::world::{A, Setting, World};
 use crate::message::{CandidateList, Echo, Phase, Probe};
-use crate::{Candidate, CandidateKind, Discard, Input, Local, Output, Path, SocketId};
+use crate::{
+    Agent, Candidate, CandidateKind, Config, Discard, Input, Local, LocalCandidate, Output, Path, RelayId, Role,
+    SocketId,
+};
 
 fn victim(n: u64) -> SocketAddr {
     let [.., a, b, c] = n.to_be_bytes();
@@ -135,4 +138,67 @@ fn our_own_addresses_are_never_probed() {
     world.input(A, Input::Message { path, bytes });
     world.run(Duration::from_secs(10));
     assert!(!world.sides[A].sent.iter().any(|(_, path, _)| own.iter().any(|c| c.addr == path.remote)));
+}
+
+/// The network's own addresses, which every member has routes to through the tunnel.
+fn overlay() -> Config {
+    let refused = vec![("100.72.0.0".parse().unwrap(), 16), ("fd12:3456:789a:1::".parse().unwrap(), 64)];
+    Config { refused, ..Config::default() }
+}
+
+const INSIDE: [&str; 4] =
+    ["100.72.0.1:5000", "100.72.255.254:5000", "[fd12:3456:789a:1::7]:5000", "[64:ff9b::100.72.0.1]:5000"];
+const OUTSIDE: [&str; 3] = ["100.73.0.1:5000", "[fd12:3456:789a:2::7]:5000", "[64:ff9b::100.73.0.1]:5000"];
+
+fn addr(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn told() -> Vec<Candidate> {
+    let kinds = [CandidateKind::Host, CandidateKind::ServerReflexive, CandidateKind::Relayed];
+    let candidate = |n: usize, text: &&str| Candidate { kind: kinds[n % 3], addr: addr(text) };
+    INSIDE.iter().chain(&OUTSIDE).enumerate().map(|(n, text)| candidate(n, text)).collect()
+}
+
+fn is_inside(path: Path) -> bool {
+    INSIDE.iter().any(|text| addr(text) == path.remote)
+}
+
+#[test]
+fn addresses_inside_the_tunnel_are_no_paths() {
+    let (v4, v6) = (Local::Socket(SocketId(0)), Local::Socket(SocketId(1)));
+    let locals = vec![
+        LocalCandidate { kind: CandidateKind::Host, local: v4, addr: addr("192.168.1.2:5000") },
+        LocalCandidate { kind: CandidateKind::Host, local: v6, addr: addr("[2001:db8::2]:5000") },
+        LocalCandidate { kind: CandidateKind::Relayed, local: Local::Relay(RelayId(0)), addr: addr("192.0.2.9:49001") },
+    ];
+    let mut agent = Agent::new([7; 32], overlay());
+    let mut give = |input| {
+        let result = agent.handle_input(Instant::ZERO, input);
+        while let Some(output) = agent.poll_output() {
+            assert!(!matches!(output, Output::Seal { path, .. } if is_inside(path)), "{output:?}");
+        }
+        let paths: Vec<Path> = agent.status().iter().map(|status| status.path).chain(openers(&agent)).collect();
+        assert!(!paths.iter().any(|path| is_inside(*path)), "{paths:?}");
+        (result, paths)
+    };
+    give(Input::LocalCandidates(locals)).0.unwrap();
+    let (_, paths) = give(Input::RemoteCandidates(told()));
+    assert!(paths.iter().any(|path| path.remote == addr(OUTSIDE[0])), "its neighbours are");
+    give(Input::Session(Role::Responder)).0.unwrap();
+    let by = Path { local: v4, remote: addr(OUTSIDE[0]) };
+    for (round, phase) in [(0, Phase::Update), (1, Phase::Call), (1, Phase::Ready)] {
+        let bytes = CandidateList { round, phase, candidates: told() }.encode();
+        let _ = give(Input::Message { path: by, bytes });
+    }
+    for (texts, result) in [(&INSIDE[..], Err(Discard::UnusableAddress)), (&OUTSIDE[..], Ok(()))] {
+        for remote in texts.iter().map(|text| addr(text)) {
+            let local = if remote.is_ipv4() { v4 } else { v6 };
+            assert_eq!(give(Input::Arrived(Path { local, remote })).0, result, "{remote}");
+        }
+    }
+}
+
+fn openers(agent: &Agent) -> Vec<Path> {
+    agent.openers().into_iter().map(|(path, _)| path).collect()
 }

@@ -176,7 +176,7 @@ fn without_any_relay_cones_still_meet() {
 
 #[test]
 fn relay_only_neither_tells_nor_probes_direct_addresses() {
-    let config = Config { policy: Policy::RelayOnly };
+    let config = Config { policy: Policy::RelayOnly, ..Config::default() };
     let mut world = World::connect(Setting { config, ..Setting::new(FULL_CONE, FULL_CONE) });
     world.run(Duration::from_secs(30));
     for side in [A, B] {

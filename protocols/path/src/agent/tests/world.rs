@@ -17,7 +17,7 @@ use crate::{
 pub(super) const A: usize = 0;
 pub(super) const B: usize = 1;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Setting {
     pub(super) nats: [Kind; 2],
     pub(super) relays: [bool; 2],
@@ -127,7 +127,7 @@ impl World {
             let mut seed = [octet; 32];
             seed[..8].copy_from_slice(&setting.seed.to_be_bytes());
             Side {
-                agent: Agent::new(seed, setting.config),
+                agent: Agent::new(seed, setting.config.clone()),
                 nat: Nat::new(kind, public),
                 sockets: BTreeMap::new(),
                 relay: setting.relays[index].then(|| SocketAddr::new(RELAY, 49_000 + u16::from(octet))),
