@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use ginnel_lab::{Lab, NatKind, cases, setup};
+use ginnel_lab::cases::{self, CaseResult};
+use ginnel_lab::scenario::{Programs, bad_input};
+use ginnel_lab::{Lab, NatKind, setup};
 
 #[derive(Parser)]
 #[command(about = "A laboratory of real NATs, routers and slow lines in network namespaces")]
@@ -25,6 +27,12 @@ enum Verb {
         /// How to print the results
         #[arg(long, value_enum, default_value_t = Format::Lines)]
         format: Format,
+    },
+    /// Gives the programs beside this one wrong input; exit status 1 if one does not refuse it well
+    BadInput {
+        /// Run only the cases whose name contains this
+        #[arg(default_value = "")]
+        filter: String,
     },
     /// Names what this machine lacks, and installs it where it can
     Setup,
@@ -56,6 +64,7 @@ fn main() -> Result<ExitCode> {
     ginnel_lab::dispatch_hidden();
     match Arguments::parse().verb {
         Verb::Selfcheck { filter, format } => selfcheck(&filter, format),
+        Verb::BadInput { filter } => bad_input(&filter),
         Verb::Setup => {
             let installed = setup::install()?;
             let what = if installed.is_empty() { "nothing was missing".to_owned() } else { installed.join(" ") };
@@ -77,14 +86,22 @@ fn selfcheck(filter: &str, format: Format) -> Result<ExitCode> {
     if format == Format::Json {
         println!("{}", serde_json::to_string_pretty(&results)?);
     } else {
-        for result in &results {
-            let verdict = if result.pass { "pass" } else { "FAIL" };
-            println!("{verdict} {:32} {:5.1} s  {}", result.name, result.seconds, result.detail);
-        }
+        results.iter().for_each(show);
         println!("{} checks, {failed} failed, {:.1} s", results.len(), begun.elapsed().as_secs_f64());
     }
     let well = failed == 0 && !results.is_empty();
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn bad_input(filter: &str) -> Result<ExitCode> {
+    let results = bad_input::run(&Programs::beside_this_one()?, filter, &show);
+    let well = !results.is_empty() && results.iter().all(|result| result.pass);
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn show(result: &CaseResult) {
+    let verdict = if result.pass { "pass" } else { "FAIL" };
+    println!("{verdict} {:32} {:5.1} s  {}", result.name, result.seconds, result.detail);
 }
 
 fn run(a: NatKind, b: NatKind, command: &[String]) -> Result<ExitCode> {

@@ -1,5 +1,6 @@
 //! The real programs in the laboratory: what a user would do, and what the networks under it then show.
 
+pub mod bad_input;
 mod batch;
 pub mod demo;
 pub mod life;

@@ -86,8 +86,9 @@ fn random_text(town: &Town) -> Result<String> {
     for text in ["", "correct horse battery staple", "https://example.org/join?x=1", "\u{1b}[2J", "ginnel-"] {
         town.guest_refused(text, USAGE, &[])?;
     }
-    let long = "x".repeat(100_000);
-    town.guest_refused(&long, USAGE, &["not a ginnel string"])?;
+    let long = format!("ginnel-invite-{}", "x".repeat(100_000));
+    town.guest_refused(&long, USAGE, &["too long"])?;
+    town.guest_refused(&long[..15_000], USAGE, &["characters after its end"])?;
     town.guest_refused("correct horse battery staple", USAGE, &["not a ginnel string", "ginnel-invite-"])
 }
 
@@ -143,7 +144,7 @@ fn revoked(town: &Town) -> Result<String> {
     town.founder.ginnel(&["invite", "revoke", id])?;
     let list = town.founder.ginnel(&["invite", "list"])?;
     ensure!(state_of(&list, &made["id"]) == Some("revoked"), "the list says otherwise: {list}");
-    town.guest_refused(invite, NOT_FOUND, &["took it back", "fresh"])
+    town.guest_refused(invite, NOT_JOINED, &["took it back", "fresh"])
 }
 
 fn revoked_unknown(town: &Town) -> Result<String> {

@@ -166,7 +166,7 @@ fn port_in_use(bench: &Bench) -> Result<String> {
     let file = folder.join("ginneld.toml");
     std::fs::write(&file, "[interface]\nlisten_port = 5599\n")?;
     let argv = bench.argv(&folder, &["--config", &file.to_string_lossy()]);
-    let said = ends(&bench.host, &argv, FAILED, &["UDP port 5599", "in use", "listen_port"])?;
+    let said = ends(&bench.host, &argv, FAILED, &["UDP port 5599", "in use", "listen_port", "stop the program"])?;
     drop(taken);
     daemon(&bench.host, &argv).context("with the port free again")?.stop()?;
     Ok(said)
@@ -243,7 +243,8 @@ fn unprivileged(bench: &Bench) -> Result<String> {
     }
     let mode = std::fs::metadata(folder.join("socket"))?.permissions().mode() & 0o777;
     ensure!(mode == 0o660, "the socket has mode {mode:03o}");
-    let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"].map(str::to_owned);
+    let nobody = ["env", "HOME=/", "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    let nobody = nobody.map(str::to_owned);
     let mut said = String::new();
     for verb in [&["status"][..], &["down"], &["up"], &["invite"], &["leave", "--yes"]] {
         let argv = [&nobody[..], &bench.ginnel(&folder, &[verb, &["--json"]].concat())].concat();
