@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use ginnel_lab::cases::{self, CaseResult};
-use ginnel_lab::scenario::{Programs, demo, life, pairs, wireguard};
+use ginnel_lab::scenario::{Programs, bad_input, demo, life, pairs, wireguard};
 use ginnel_lab::{Lab, setup};
 
 use crate::cargo;
@@ -39,6 +39,9 @@ pub(crate) fn lab(name: &str, form: Form, only: Option<&str>) -> Result<ExitCode
         "wireguard" => {
             Ok(close(&wireguard::run(&programs, only.unwrap_or_default(), &|case| tell_case(form, case)), form))
         }
+        "bad-input" => {
+            Ok(close(&bad_input::run(&programs, only.unwrap_or_default(), &|case| tell_case(form, case)), form))
+        }
         "life" => Ok(close(&life::run(&programs, only.unwrap_or_default(), &|case| tell_case(form, case)), form)),
         "pairs" => {
             let (table, complaints) = run_pairs(&programs, form, only)?;
@@ -50,7 +53,9 @@ pub(crate) fn lab(name: &str, form: Form, only: Option<&str>) -> Result<ExitCode
             }
             Ok(if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        other => bail!("there is no laboratory programme {other}; there are check, wireguard, life and pairs"),
+        other => {
+            bail!("there is no laboratory programme {other}; there are check, wireguard, pairs, life and bad-input")
+        }
     }
 }
 
@@ -64,6 +69,12 @@ pub(crate) fn count(tally: &mut Tally, extent: Extent) -> Result<()> {
     let only = if quick { QUICK_WIREGUARD } else { "" };
     for case in wireguard::run(&programs, only, &|_| {}) {
         tally.count(&format!("lab: {}", case.name), outcome(&case));
+    }
+    if !quick {
+        let more = life::run(&programs, "", &|_| {}).into_iter().chain(bad_input::run(&programs, "", &|_| {}));
+        for case in more {
+            tally.count(&format!("lab: {}", case.name), outcome(&case));
+        }
     }
     let begun = demo::run(&programs, &|line| cargo::say(line));
     tally.count("demo", begun.map(|account| format!("{} links", account.links.len())).map_err(|e| format!("{e:#}")));

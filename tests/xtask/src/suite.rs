@@ -23,6 +23,7 @@ pub(crate) fn run(extent: Extent) -> Result<ExitCode> {
     let mut tally = Tally::default();
     check::run(&mut tally);
     unit(&mut tally)?;
+    simulate(&mut tally, extent);
     laboratory::count(&mut tally, extent)?;
     Ok(if tally.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -32,6 +33,27 @@ pub(crate) fn check_only() -> Result<ExitCode> {
     let mut tally = Tally::default();
     check::run(&mut tally);
     Ok(if tally.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs the simulated worlds.
+fn simulate(tally: &mut Tally, extent: Extent) {
+    let seeds = match extent {
+        Extent::Quick => 0..20,
+        Extent::Full => 0..200,
+    };
+    cargo::say(&format!("simulation, seeds {seeds:?}"));
+    let report = ginnel_sim::run(seeds);
+    let hours = report.virtual_time.as_secs_f64() / 3600.0;
+    for failure in &report.failed {
+        tally.count(
+            &format!("simulation, seed {}", failure.seed),
+            Err(format!("{}; replay with: {}", failure.violations.join("; "), failure.replay)),
+        );
+    }
+    if report.failed.is_empty() {
+        let detail = format!("{} worlds, {hours:.1} virtual hours, {} packets", report.passed, report.packets);
+        tally.count("simulation", Ok(detail));
+    }
 }
 
 fn unit(tally: &mut Tally) -> Result<()> {

@@ -27,7 +27,7 @@ impl Tally {
     /// Counts the results of test binaries from the lines in which each sums itself up.
     pub(crate) fn count_test_binaries(&mut self, name: &str, ran: &cargo::Ran) {
         let cargo::Ran { success, output } = ran;
-        let mut failed = 0;
+        let (mut failed, before) = (0, self.failed.len());
         for line in output.lines().filter(|line| line.starts_with("test result:")) {
             self.passed += number_before(line, " passed");
             failed += number_before(line, " failed");
@@ -39,7 +39,7 @@ impl Tally {
         for _ in 0..failed {
             self.failed.push(format!("{name}: a test whose name was not read"));
         }
-        if !success && self.failed.is_empty() {
+        if !success && self.failed.len() == before {
             self.failed.push(format!("{name}: did not build or ended early"));
         }
     }
