@@ -17,7 +17,9 @@ use crate::io::Output;
 use crate::mail::{Mail, MailKind};
 use crate::network::Network;
 use crate::node::Node;
-use crate::peer::{ANSWER_KEPT, ANSWER_PATHS, ANSWER_REPEATS, Answered, Confirmation, IdentityId, SessionInfo, Ways};
+use crate::peer::{
+    ANSWER_KEPT, ANSWER_PATHS, ANSWER_REPEATS, Accepted, Answered, Confirmation, IdentityId, SessionInfo, Ways,
+};
 
 /// The road by which a handshake message came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
