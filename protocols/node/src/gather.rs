@@ -437,7 +437,7 @@ fn is_public(ip: IpAddr) -> bool {
 /// How long a mapping is trusted before it is asked for again, which also keeps it open (RFC 4787 REQ-5 demands at
 /// least 2 minutes; many home routers keep 30 s).
 const MAPPING_KEPT: Duration = Duration::from_secs(25);
-const RELAY_RETRY: Duration = Duration::from_secs(2);
+const RELAY_RETRY: Duration = Duration::from_millis(500);
 const RELAY_RETRY_MAX: Duration = Duration::from_secs(120);
 const MAX_SERVERS: usize = 8;
 /// Host candidates per socket.

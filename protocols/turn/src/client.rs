@@ -202,8 +202,11 @@ impl Client {
 
     fn replace_credentials(&mut self, credentials: Credentials) {
         self.auth.replace(credentials);
-        if !matches!(self.state, State::Live(_) | State::Closing) {
-            self.auth.start_over();
+        match &mut self.state {
+            // New ones come with a new connection to their issuer, which may have restarted and know no allocation.
+            State::Live(live) if live.refresh_at.is_some() => live.refresh_at = Some(self.now),
+            State::Live(_) | State::Closing => {}
+            State::Idle | State::Allocating(_) => self.auth.start_over(),
         }
     }
 
