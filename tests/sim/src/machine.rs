@@ -33,6 +33,8 @@ pub(crate) enum Effect {
     },
     /// An IP packet for the programs on the machine.
     Deliver(Vec<u8>),
+    /// The interface's wanted state, which the shell sets up after the commands before it.
+    Tun(TunState),
     Connect(ServerId),
     Write(ServerId, Vec<u8>),
     Disconnect(ServerId),
@@ -320,7 +322,7 @@ impl Machine {
             Output::ConnectServer { server, .. } => self.effects.push(Effect::Connect(server)),
             Output::WriteServer { server, bytes } => self.effects.push(Effect::Write(server, bytes)),
             Output::DisconnectServer(server) => self.effects.push(Effect::Disconnect(server)),
-            Output::Tun(state) => self.tun = state,
+            Output::Tun(state) => self.effects.push(Effect::Tun(state)),
             Output::Persist(state) => self.state = Some(state),
             Output::StoreEntries { entries, .. } => self.entries.extend(entries),
             Output::ForgetLog(_) => self.entries.clear(),

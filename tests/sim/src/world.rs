@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ginnel_forward::Command;
-use ginnel_node::Input;
+use ginnel_node::{Input, TunState};
 use ginnel_signal_proto::server::{Change, ConnectionId, Ticket};
 use ginnel_time::Instant;
 
@@ -33,6 +33,12 @@ pub(crate) enum Happening {
         machine: usize,
         epoch: u32,
         command: Command,
+    },
+    /// The interface is set up.
+    Tun {
+        machine: usize,
+        epoch: u32,
+        state: TunState,
     },
     /// An event or answer reaches node.
     Input {
@@ -181,7 +187,7 @@ impl World {
                 Arrival::Nowhere => {}
             },
             Happening::Command { machine, epoch, command } if self.machines[machine].epoch == epoch => {
-                if !matches!(command, Command::Send { .. } | Command::SealControl { .. }) {
+                if !matches!(command, Command::Send { .. }) {
                     self.trace.tell(now, || format!("node{machine} does {command:?}"));
                 }
                 self.machines[machine].command(now, command);
@@ -191,7 +197,10 @@ impl World {
                 self.machines[machine].input(now, input);
                 self.settle_machine(machine);
             }
-            Happening::Command { .. } | Happening::Input { .. } => {}
+            Happening::Tun { machine, epoch, state } if self.machines[machine].epoch == epoch => {
+                self.machines[machine].tun = state;
+            }
+            Happening::Command { .. } | Happening::Input { .. } | Happening::Tun { .. } => {}
             Happening::Stream { conn, end } => self.stream(conn, end),
             Happening::Stored { epoch, ticket, change } => {
                 if self.host.epoch == epoch {
@@ -211,6 +220,11 @@ impl World {
                     let at = self.lane(machine, |lanes| &mut lanes.0);
                     let epoch = self.machines[machine].epoch;
                     self.plan(at, Happening::Command { machine, epoch, command });
+                }
+                machine::Effect::Tun(state) => {
+                    let at = self.lane(machine, |lanes| &mut lanes.0);
+                    let epoch = self.machines[machine].epoch;
+                    self.plan(at, Happening::Tun { machine, epoch, state });
                 }
                 machine::Effect::Input(input) => {
                     let at = self.lane(machine, |lanes| &mut lanes.1);
@@ -287,18 +301,21 @@ impl World {
 
 /// What a datagram is, for a reader.
 fn name(bytes: &[u8]) -> String {
-    let inner = match bytes.first() {
-        Some(0x40..=0x4F) => bytes.get(4..).unwrap_or_default(),
-        Some(_) | None => bytes,
+    let (channel, inner) = match bytes {
+        [a @ 0x40..=0x4F, b, _, _, inner @ ..] => (format!("channel {a:02x}{b:02x} "), inner),
+        _ => (String::new(), bytes),
+    };
+    let index = |range: std::ops::Range<usize>| match inner.get(range) {
+        Some([a, b, c, d]) => format!("{a:02x}{b:02x}{c:02x}{d:02x}"),
+        Some(_) | None => "?".to_owned(),
     };
     let kind = match inner.first() {
-        Some(0xC0 | 0xC4) => "initiation",
-        Some(0xC1 | 0xC5) => "response",
-        Some(0xC2 | 0xC6) => "cookie",
-        Some(0xC3 | 0xC7) => "data",
-        Some(0x00..=0x3F) => "stun",
-        Some(_) | None => "?",
+        Some(0xC0 | 0xC4) => "initiation".to_owned(),
+        Some(0xC1 | 0xC5) => "response".to_owned(),
+        Some(0xC2 | 0xC6) => "cookie".to_owned(),
+        Some(0xC3 | 0xC7) => format!("data for {}", index(8..12)),
+        Some(0x00..=0x3F) => "stun".to_owned(),
+        Some(_) | None => "?".to_owned(),
     };
-    let relayed = if inner.len() == bytes.len() { "" } else { "channel " };
-    format!("{relayed}{kind} {} B", bytes.len())
+    format!("{channel}{kind} {} B", bytes.len())
 }
