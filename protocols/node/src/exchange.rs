@@ -92,9 +92,17 @@ impl Node {
         let index = self.free_index();
         let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 334));
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let Some(identity) = self.identities.get(&peer.identity) else { return };
-        let started =
-            Initiator::start(identity, peer.key, peer.suite, &peer.psk, BOOTSTRAP_PSK, stamp, index, &mut self.rng);
+        let Some(identity) = self.identities.get(&peer.profile.identity) else { return };
+        let started = Initiator::start(
+            identity,
+            peer.profile.key,
+            peer.profile.suite,
+            &peer.profile.psk,
+            BOOTSTRAP_PSK,
+            stamp,
+            index,
+            &mut self.rng,
+        );
         let Ok((initiator, bytes)) = started else {
             self.counters.count(Discard::BadPeerKey);
             return;
@@ -200,7 +208,7 @@ impl Node {
         if matches!(road, Road::Mailbox(_)) && !peer.offers.take(now) {
             return Err(Discard::TooManyInitiations);
         }
-        if !peer.accepts.contains(&received.suite()) {
+        if !peer.profile.accepts.contains(&received.suite()) {
             return Err(Discard::SuiteNotAllowed);
         }
         if received.timestamp() <= peer.greatest {
@@ -210,7 +218,7 @@ impl Node {
             return Err(Discard::TooManyInitiations);
         }
         peer.greatest = received.timestamp();
-        let psk = peer.psk.clone();
+        let psk = peer.profile.psk.clone();
         let (response, established) =
             received.respond(&psk, BOOTSTRAP_PSK, index, &mut self.rng).map_err(|_| Discard::BadInitiation)?;
         let (paths, repeats) = match road {
@@ -318,7 +326,7 @@ impl Node {
         self.identity_of(bytes)?;
         let peer = self.peers.get_mut(&id).ok_or(Discard::UnknownPeer)?;
         let attempt = peer.attempt.as_mut().filter(|attempt| attempt.index == index).ok_or(Discard::UnknownIndex)?;
-        if peer.suite != suite {
+        if peer.profile.suite != suite {
             return Err(Discard::SuiteNotAllowed);
         }
         if attempt.forged >= MAX_FORGED {
@@ -478,10 +486,10 @@ impl Node {
     /// Seals a mail to a member and hands it to every connected server.
     pub(crate) fn mail(&mut self, now: Instant, id: PeerId, kind: MailKind, handshake: Vec<u8>) {
         let Some(peer) = self.peers.get(&id) else { return };
-        let Some(member) = peer.member else { return };
+        let Some(member) = peer.profile.member else { return };
         let candidates = self.candidates_for(id).iter().map(LocalCandidate::candidate).collect();
         let mail = Mail { kind, handshake, candidates };
-        let key = peer.key;
+        let key = peer.profile.key;
         if !self.network.as_ref().is_some_and(Network::is_connected) || !self.mails.take(now) {
             return;
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ginnel_forward::{PeerId, Roam};
 use ginnel_membership::{Capabilities, MemberKey, Name, TunnelKey, VerifiedPeer};
-use ginnel_time::{Instant, Tai64n};
+use ginnel_time::Instant;
 use ginnel_tunnel::{PresharedKey, PublicKey, Suite};
 
 use crate::Discard;
@@ -13,7 +13,7 @@ use crate::exchange::Road;
 use crate::io::Output;
 use crate::mail::{Mail, MailKind};
 use crate::node::{Node, host};
-use crate::peer::{IdentityId, Jars, OFFERS, Pace, Peer};
+use crate::peer::{IdentityId, Peer, Profile};
 use crate::report::PeerSource;
 use crate::saved::Switch;
 
@@ -28,7 +28,7 @@ impl Node {
         let gone: Vec<PeerId> = self
             .peers
             .values()
-            .filter(|peer| peer.member.is_some_and(|member| !keys.contains(&member)))
+            .filter(|peer| peer.profile.member.is_some_and(|member| !keys.contains(&member)))
             .map(|peer| peer.id)
             .collect();
         for id in gone {
@@ -45,10 +45,10 @@ impl Node {
     pub(crate) fn take_member(&mut self, verified: &VerifiedPeer) {
         let allowed: Vec<(IpAddr, u8)> = verified_addresses(verified).into_iter().map(host).collect();
         let name = verified.name().as_str().to_owned();
-        let known = self.peers.values_mut().find(|peer| peer.member == Some(verified.member()));
+        let known = self.peers.values_mut().find(|peer| peer.profile.member == Some(verified.member()));
         if let Some(peer) = known {
-            peer.name.clone_from(&name);
-            if peer.allowed == allowed {
+            peer.profile.name.clone_from(&name);
+            if peer.profile.allowed == allowed {
                 return;
             }
             let id = peer.id;
@@ -57,8 +57,7 @@ impl Node {
         let key = PublicKey::from_bytes(verified.tunnel_key().to_bytes());
         let accepts = suites_of(verified.suites());
         let suite = self.suites.iter().copied().find(|suite| accepts.contains(suite)).unwrap_or(Suite::ChaChaPoly);
-        let peer = Peer {
-            id: self.next_peer_id(),
+        let profile = Profile {
             name,
             source: PeerSource::Log,
             member: Some(verified.member()),
@@ -68,18 +67,9 @@ impl Node {
             suite,
             accepts,
             allowed,
-            ways: self.agent_ways(None),
-            jars: Jars::new(key),
-            attempt: None,
-            greatest: Tai64n::ZERO,
-            answered: None,
-            accepted: None,
-            offers: OFFERS,
-            unreached: 0,
-            pace: Pace::default(),
-            session: None,
-            pings: Vec::new(),
         };
+        let ways = self.agent_ways(None);
+        let peer = Peer::new(self.next_peer_id(), profile, ways);
         self.add_peer(peer, Roam::Fixed, None);
     }
 
@@ -106,7 +96,7 @@ impl Node {
         let opened = network.opener.open(bytes, &mut known).map_err(|_| Discard::BadMail)?;
         let key = PublicKey::from_bytes(opened.sender.to_bytes());
         let id = *by_key.get(&(IdentityId::Network, key)).ok_or(Discard::BadMail)?;
-        if self.peers.get(&id).and_then(|peer| peer.member) != Some(from) {
+        if self.peers.get(&id).and_then(|peer| peer.profile.member) != Some(from) {
             return Err(Discard::ForeignMail);
         }
         let mail = Mail::decode(&opened.body).ok_or(Discard::BadMail)?;

@@ -243,7 +243,8 @@ impl Node {
             };
             self.outputs.push_back(Output::Reply { id: waiting.request, reply });
         }
-        let gone: Vec<PeerId> = self.peers.values().filter(|peer| peer.member.is_some()).map(|peer| peer.id).collect();
+        let gone: Vec<PeerId> =
+            self.peers.values().filter(|peer| peer.profile.member.is_some()).map(|peer| peer.id).collect();
         for id in gone {
             self.remove_peer(id);
         }

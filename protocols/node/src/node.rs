@@ -10,7 +10,7 @@ use ginnel_path::message::is_path_message;
 use ginnel_path::{
     Agent, Config as PathConfig, Input as PathInput, Local, Output as PathOutput, Path, PathEvent, SocketId,
 };
-use ginnel_time::{Instant, Tai64n};
+use ginnel_time::Instant;
 use ginnel_tunnel::cookie::{CookieIssuer, Mac1};
 use ginnel_tunnel::limiter::HandshakeLimiter;
 use ginnel_tunnel::{Identity, NetworkTag, PresharedKey, PublicKey, StaticSecret, Suite};
@@ -23,7 +23,7 @@ use crate::gather::{Found, Gather};
 use crate::io::{Failure, FailureCode, Family, Input, Output, Port, TunState};
 use crate::load::{Bucket, DEFAULT_THRESHOLD, Load};
 use crate::network::Network;
-use crate::peer::{IdentityId, Jars, OFFERS, Pace, Peer, Ways};
+use crate::peer::{IdentityId, Peer, Profile, Ways};
 use crate::ping::{PING, PONG};
 use crate::report::PeerSource;
 use crate::saved::{BadState, Saved};
@@ -457,8 +457,7 @@ impl Node {
                 )
             }
         };
-        let peer = Peer {
-            id: self.next_peer_id(),
+        let profile = Profile {
             name: config.name,
             source,
             member: None,
@@ -468,18 +467,8 @@ impl Node {
             suite,
             accepts,
             allowed: config.allowed,
-            ways,
-            jars: Jars::new(config.key),
-            attempt: None,
-            greatest: Tai64n::ZERO,
-            answered: None,
-            accepted: None,
-            offers: OFFERS,
-            unreached: 0,
-            pace: Pace::default(),
-            session: None,
-            pings: Vec::new(),
         };
+        let peer = Peer::new(self.next_peer_id(), profile, ways);
         let id = peer.id;
         self.add_peer(peer, roam, config.persistent_keepalive);
         if endpoint.is_some() && config.kind == ConfigPeerKind::WireGuard {
@@ -488,9 +477,9 @@ impl Node {
     }
 
     pub(crate) fn add_peer(&mut self, peer: Peer, roam: Roam, persistent_keepalive: Option<Duration>) {
-        let allowed = peer.allowed.clone();
+        let allowed = peer.profile.allowed.clone();
         self.forward(Command::AddPeer { peer: peer.id, allowed, roam, persistent_keepalive });
-        self.by_key.insert((peer.identity, peer.key), peer.id);
+        self.by_key.insert((peer.profile.identity, peer.profile.key), peer.id);
         let id = peer.id;
         self.peers.insert(id, peer);
         let candidates = self.candidates_for(id);
@@ -500,10 +489,10 @@ impl Node {
     pub(crate) fn remove_peer(&mut self, id: PeerId) {
         let Some(peer) = self.peers.remove(&id) else { return };
         for ping in &peer.pings {
-            let failure = Failure::new(FailureCode::NoSuch, format!("{} is no peer any more", peer.name), "");
+            let failure = Failure::new(FailureCode::NoSuch, format!("{} is no peer any more", peer.profile.name), "");
             self.outputs.push_back(Output::Reply { id: ping.request, reply: Err(failure) });
         }
-        self.by_key.remove(&(peer.identity, peer.key));
+        self.by_key.remove(&(peer.profile.identity, peer.profile.key));
         self.indices.retain(|_, used| *used != IndexUse::Attempt(id) && *used != IndexUse::Session(id));
         self.pending_answers.retain(|pending| pending.peer != id);
         self.forward(Command::RemovePeer { peer: id });
@@ -551,7 +540,7 @@ impl Node {
         if let Some(network) = &self.network {
             state.addresses.extend(network.own_addresses().into_iter().map(host));
         }
-        state.routes.extend(self.peers.values().flat_map(|peer| peer.allowed.iter().copied()));
+        state.routes.extend(self.peers.values().flat_map(|peer| peer.profile.allowed.iter().copied()));
         state.routes.sort_unstable();
         state.routes.dedup();
         if self.tun.as_ref() != Some(&state) {

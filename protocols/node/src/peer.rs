@@ -25,9 +25,8 @@ pub(crate) enum IdentityId {
     Network,
 }
 
-/// Everything the node keeps about one peer.
-pub(crate) struct Peer {
-    pub(crate) id: PeerId,
+/// Who a peer is; unchanged for the life of its [`Peer`], but for its name.
+pub(crate) struct Profile {
     pub(crate) name: String,
     pub(crate) source: PeerSource,
     pub(crate) member: Option<MemberKey>,
@@ -39,6 +38,12 @@ pub(crate) struct Peer {
     /// The suites that an initiation of the peer may come in.
     pub(crate) accepts: Vec<Suite>,
     pub(crate) allowed: Vec<(IpAddr, u8)>,
+}
+
+/// Everything the node keeps about one peer.
+pub(crate) struct Peer {
+    pub(crate) id: PeerId,
+    pub(crate) profile: Profile,
     pub(crate) ways: Ways,
     pub(crate) jars: Jars,
     pub(crate) attempt: Option<Attempt>,
@@ -190,6 +195,25 @@ impl Pace {
 }
 
 impl Peer {
+    /// A peer without session or handshake.
+    pub(crate) fn new(id: PeerId, profile: Profile, ways: Ways) -> Self {
+        Self {
+            id,
+            jars: Jars::new(profile.key),
+            profile,
+            ways,
+            attempt: None,
+            greatest: Tai64n::ZERO,
+            answered: None,
+            accepted: None,
+            offers: OFFERS,
+            unreached: 0,
+            pace: Pace::default(),
+            session: None,
+            pings: Vec::new(),
+        }
+    }
+
     /// The agent, when there is one.
     pub(crate) fn agent(&mut self) -> Option<&mut Agent> {
         match &mut self.ways {
@@ -228,7 +252,7 @@ pub(crate) const ANSWER_PATHS: usize = 8;
 /// Jars kept for one peer; all are emptied when more paths come up.
 const MAX_JARS: usize = 32;
 /// Answers by mailbox to one peer: a new initiation is due every 5 s at most.
-pub(crate) const OFFERS: Bucket = Bucket::new(1, 6);
+const OFFERS: Bucket = Bucket::new(1, 6);
 /// When an answer that went by mailbox is repeated on the paths that may carry it.
 pub(crate) const ANSWER_REPEATS: &[Duration] = &[Duration::from_millis(200), Duration::from_millis(600)];
 /// How many pings of one peer may wait at a time.

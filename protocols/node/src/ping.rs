@@ -31,7 +31,7 @@ impl Node {
             return Err(Failure::new(FailureCode::NoSuch, "the peer is gone", ""));
         };
         if matches!(peer.ways, Ways::Endpoint(_)) {
-            let text = format!("{} is a stock WireGuard peer, which answers no ping of ours", peer.name);
+            let text = format!("{} is a stock WireGuard peer, which answers no ping of ours", peer.profile.name);
             return Err(Failure::new(FailureCode::Usage, text, "ping its address instead"));
         }
         if peer.pings.len() >= MAX_PINGS {
@@ -46,7 +46,7 @@ impl Node {
     pub(crate) fn ping_timeout(&mut self, now: Instant, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let ready = peer.session.is_some() && peer.primary().is_some();
-        let name = peer.name.clone();
+        let name = peer.profile.name.clone();
         let mut send = Vec::new();
         let mut late = Vec::new();
         peer.pings.retain_mut(|ping| {
@@ -112,7 +112,7 @@ impl Node {
         let place = peer.pings.iter().position(|ping| sent(ping).is_some()).ok_or(Discard::Stale)?;
         let ping = peer.pings.swap_remove(place);
         let rtt = sent(&ping).map_or(Duration::ZERO, |sent| now.saturating_duration_since(sent));
-        let reply = Reply::Pong { peer: peer.name.clone(), path: report, rtt };
+        let reply = Reply::Pong { peer: peer.profile.name.clone(), path: report, rtt };
         self.outputs.push_back(Output::Reply { id: ping.request, reply: Ok(reply) });
         Ok(())
     }

@@ -320,12 +320,13 @@ impl Node {
     pub(crate) fn find_peer(&self, text: &str) -> Result<PeerId, Failure> {
         let ip: Option<IpAddr> = text.parse().ok();
         let short = text.split('.').next().unwrap_or(text);
-        let by_name = self.peers.values().find(|peer| peer.name == text || peer.name == short);
-        let by_ip =
-            || self.peers.values().find(|peer| ip.is_some_and(|ip| peer.allowed.contains(&crate::node::host(ip))));
+        let by_name = self.peers.values().find(|peer| peer.profile.name == text || peer.profile.name == short);
+        let by_ip = || {
+            self.peers.values().find(|peer| ip.is_some_and(|ip| peer.profile.allowed.contains(&crate::node::host(ip))))
+        };
         let by_key = || {
             self.peers.values().find(|peer| {
-                text.len() >= MIN_ID && peer.member.is_some_and(|member| member.to_string().starts_with(text))
+                text.len() >= MIN_ID && peer.profile.member.is_some_and(|member| member.to_string().starts_with(text))
             })
         };
         let found = if ip.is_some() { by_ip() } else { by_name.or_else(by_key) };

@@ -32,7 +32,7 @@ impl Node {
 
     /// The name of a peer, for log lines.
     pub fn peer_name(&self, id: PeerId) -> Option<&str> {
-        self.peers.get(&id).map(|peer| peer.name.as_str())
+        self.peers.get(&id).map(|peer| peer.profile.name.as_str())
     }
 
     /// What a path to a peer runs over.
@@ -65,10 +65,10 @@ impl Node {
         };
         PeerReport {
             id: peer.id,
-            name: peer.name.clone(),
-            key: peer.member.map_or_else(|| hex(peer.key.as_bytes()), |member| member.to_string()),
-            addresses: peer.allowed.clone(),
-            source: peer.source,
+            name: peer.profile.name.clone(),
+            key: peer.profile.member.map_or_else(|| hex(peer.profile.key.as_bytes()), |member| member.to_string()),
+            addresses: peer.profile.allowed.clone(),
+            source: peer.profile.source,
             path,
             backup,
             last_handshake: peer.session.map(|session| session.made),
