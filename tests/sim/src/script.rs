@@ -287,8 +287,9 @@ impl World {
     }
 
     fn check_first(&mut self, index: usize) {
-        let Flow { from, to, start, first, .. } = self.ledger.flows[index];
-        if first.is_none() {
+        let Flow { from, to, start, first, sent, .. } = self.ledger.flows[index];
+        // A line that loses may lose a few packets in a row.
+        if first.is_none() && (self.weather == Weather::Clear || sent >= UNLIKELY_LOST) {
             let limit = self.weather.patience().first;
             let text = format!("flow {index}, begun at {:.3} s, has delivered nothing after {limit:?}", seconds(start));
             self.complain(&text, from, to);
@@ -385,5 +386,7 @@ impl Weather {
 
 /// A flow that something struck gets on after this, since a usable path has been there all along or came soon.
 const STALLED: Duration = Duration::from_secs(20);
+/// So many packets are not lost in a row.
+const UNLIKELY_LOST: u32 = 10;
 /// Between two tellings of the wall clock.
 const WALL: Duration = Duration::from_secs(1);
