@@ -202,7 +202,7 @@ async fn invite_create(options: &InviteCreate, client: &Client, output: &Output)
              On that machine run `ginnel up` with the string below; whoever holds it can join.\n\
              `ginnel invite revoke {}` takes it back.",
             created.expires,
-            clean(&created.id)
+            short(&created.id)
         ));
         output.line(&clean(created.invite.expose()));
     })
@@ -226,7 +226,7 @@ async fn invite_list(client: &Client, output: &Output) -> Result<Exit, ApiError>
             };
             let used_by = invite.used_by.as_deref().map_or_else(|| "-".to_owned(), clean);
             let (created, expires) = (invite.created.to_string(), invite.expires.to_string());
-            table.row([clean(&invite.id), state.to_owned(), clean(&invite.by), created, expires, used_by]);
+            table.row([short(&invite.id), state.to_owned(), short(&invite.by), created, expires, used_by]);
         }
         table.lines().iter().for_each(|line| output.line(line));
     })
@@ -235,7 +235,7 @@ async fn invite_list(client: &Client, output: &Output) -> Result<Exit, ApiError>
 async fn invite_revoke(id: &str, client: &Client, output: &Output) -> Result<Exit, ApiError> {
     let answer = client.ask(&Request::InviteRevoke(InviteRevokeRequest { id: id.to_owned() })).await?;
     show(&answer, output, |voided: InviteVoided, output| {
-        output.line(&format!("Revoked the invite {}", clean(&voided.id)));
+        output.line(&format!("Revoked the invite {}", short(&voided.id)));
     })
 }
 
@@ -246,7 +246,7 @@ async fn revoke(options: &arguments::Revoke, client: &Client, output: &Output) -
     }
     let answer = client.ask(&Request::Revoke(RevokeRequest { peer: options.peer.clone() })).await?;
     show(&answer, output, |revoked: Revoked, output| {
-        output.line(&format!("Revoked {} ({})", clean(&revoked.name), clean(&revoked.id)));
+        output.line(&format!("Revoked {} ({})", clean(&revoked.name), short(&revoked.id)));
     })
 }
 
@@ -282,13 +282,24 @@ async fn log(client: &Client, output: &Output) -> Result<Exit, ApiError> {
                 entry.sequence.to_string(),
                 time,
                 clean(&entry.kind),
-                clean(&entry.subject),
-                clean(&entry.by),
+                short(&entry.subject),
+                short(&entry.by),
                 verdict,
             ]);
         }
         table.lines().iter().for_each(|line| output.line(line));
     })
+}
+
+/// The text with its 64-digit keys cut to their first eight digits, which is what every verb takes.
+fn short(text: &str) -> String {
+    let is_key = |word: &&str| word.len() == 64 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let words = clean(text);
+    let cut = words.split(' ').map(|word| {
+        let (bare, end) = word.strip_suffix(',').map_or((word, ""), |bare| (bare, ","));
+        if is_key(&bare) { format!("{}{end}", &bare[..8]) } else { word.to_owned() }
+    });
+    cut.collect::<Vec<_>>().join(" ")
 }
 
 /// Prints a reply: as the daemon wrote it, or in words.

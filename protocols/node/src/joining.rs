@@ -154,9 +154,8 @@ impl Node {
     pub(crate) fn refuse(&mut self, text: String) {
         let Some(network) = &mut self.network else { return };
         if matches!(network.saved.stage, Stage::Member) {
-            if !network.is_member() {
-                network.refused = Some(text);
-            }
+            // The server's word, not the log's: it is taken back when a server lets this machine in.
+            network.refused = Some(text);
             return;
         }
         if network.state.head().0 > 0 && network.saved.admin.is_some() {

@@ -85,11 +85,13 @@ impl Node {
                 text: format!("this machine is no member of {}: {refused}", network.title()),
                 fix: "`ginnel leave`, then join with a fresh invite".to_owned(),
             });
-        } else if network.saved.switch == Switch::Up && !network.is_connected() {
-            let why = network.links.values().find_map(|link| link.trouble.clone());
+        } else if network.saved.switch == Switch::Up
+            && !network.is_connected()
+            && let Some(why) = network.links.values().find_map(|link| link.trouble.clone())
+        {
             health.push(HealthReport {
                 code: "no-server",
-                text: format!("no server is reached: {}", why.unwrap_or_else(|| "connecting".to_owned())),
+                text: format!("no server is reached: {why}"),
                 fix: "links that are up stay up; new ones need a server".to_owned(),
             });
         }
