@@ -437,8 +437,15 @@ impl Server {
             ServerMessage::Entries { first: advance.sequence, entries: vec![advance.entry], head: network.head() };
         let present: Vec<ConnectionId> = network.connections().collect();
         for conn in present {
+            let sees_log =
+                |server: &Self| server.lines.session(conn).is_some_and(|session| session.standing != Standing::Joiner);
+            // Whom the entry puts out sees it first: a member believes the log and no server.
+            let saw = sees_log(self);
+            if saw {
+                self.lines.say(conn, &push);
+            }
             self.review(conn);
-            if self.lines.session(conn).is_some_and(|session| session.standing != Standing::Joiner) {
+            if !saw && sees_log(self) {
                 self.lines.say(conn, &push);
             }
         }

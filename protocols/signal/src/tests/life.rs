@@ -124,7 +124,8 @@ fn nothing_of_an_entry_is_told_before_it_is_on_disk() {
     assert!(matches!(&world.take(two, 1)[0], ServerMessage::Entries { entries, head, .. }
         if entries.is_empty() && head.length == 5));
     world.release();
-    let messages = world.take(one, 2);
+    let mut messages = world.take(one, 3);
+    assert!(matches!(messages.pop(), Some(ServerMessage::Entries { first: 5, .. })), "it sees itself revoked");
     assert_eq!(messages, vec![ServerMessage::Appended { sequence: 5 }; 2], "both askers of one record are answered");
     assert_eq!(world.refusal(one), Refusal::Revoked);
     assert!(matches!(&world.take(two, 1)[0], ServerMessage::Entries { first: 5, .. }));
@@ -238,13 +239,19 @@ fn revoked_member_is_cut_off_and_stays_out() {
     let record = build::revoke_record(&founded.network, &founded.admin, key(2).member_key());
     world.send(admin, ClientMessage::Append { record });
     assert_eq!(world.refusal(two), Refusal::Revoked);
-    assert!(world.take(two, 0).is_empty(), "a revoked member is pushed nothing more");
+    assert!(
+        matches!(&world.take(two, 1)[0], ServerMessage::Entries { entries, .. } if entries.len() == 1),
+        "a revoked member sees that entry, and nothing more"
+    );
+    let other = build::revoke_record(&founded.network, &founded.admin, key(3).member_key());
+    world.send(admin, ClientMessage::Append { record: other });
+    assert!(world.take(two, 0).is_empty());
     let back = world.connect(founded.network, Credentials::Member { key: key(2) });
     assert_eq!(world.refusal(back), Refusal::Revoked);
     let with_invite = Credentials::Joiner { invite: key(102), key: key(2) };
     let back = world.connect(founded.network, with_invite);
     assert_eq!(world.refusal(back), Refusal::Revoked);
-    world.take(one, 1);
+    world.take(one, 2);
     world.send(one, ClientMessage::Mail { to: key(2).member_key(), bytes: vec![1] });
     assert!(matches!(world.take(one, 1)[0], ServerMessage::MailRefused { why: MailRefusal::NotAMember, .. }));
 }
