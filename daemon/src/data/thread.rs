@@ -1,5 +1,8 @@
 //! The thread's own side: drain until nothing is left, flush, sleep.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -24,6 +27,10 @@ pub(super) struct Plane {
     forward: Forward,
     tun: Option<File>,
     sockets: BTreeMap<SocketId, Socket>,
+    /// The socket that was read first in the last round; the next one is first in the next.
+    first: SocketId,
+    /// The ready sockets of one round, in the order of reading.
+    turns: Vec<SocketId>,
     batch: TunBatch,
     datagrams: Datagrams,
     plan: WritePlan,
@@ -70,6 +77,8 @@ impl Plane {
             forward: Forward::new(options.seed, options.forward),
             tun: options.tun,
             sockets: BTreeMap::new(),
+            first: SocketId(0),
+            turns: Vec::new(),
             batch: TunBatch::with_capacity(BATCH, slot),
             datagrams: Datagrams::with_capacity(BATCH, slot),
             plan: WritePlan::default(),
@@ -87,27 +96,39 @@ impl Plane {
 
     pub(super) fn run(mut self) {
         loop {
-            self.counters.rounds += 1;
-            let now = clock::now();
-            if self.take_orders(now) == Flow::Stop {
-                self.flush(now);
-                return;
-            }
-            self.read_tun(now);
-            self.read_sockets(now);
-            if self.forward.poll_timeout().is_some_and(|deadline| deadline <= now) {
-                self.forward.handle_timeout(now, &mut self.arena);
-            }
-            self.flush(now);
-            let offered = self.offer_events();
-            if self.is_drained()
-                && let Err(error) = self.sleep(now, offered)
-            {
-                // Only a descriptor table gone wrong leads here; spinning on it would help nobody.
-                tracing::error!("the data thread cannot wait for packets: {error}");
-                return;
+            match self.round() {
+                Ok(Flow::Go) => {}
+                Ok(Flow::Stop) => return,
+                Err(error) => {
+                    // Only a descriptor table gone wrong leads here; spinning on it would help nobody.
+                    tracing::error!("the data thread cannot wait for packets: {error}");
+                    return;
+                }
             }
         }
+    }
+
+    fn round(&mut self) -> io::Result<Flow> {
+        self.counters.rounds += 1;
+        let now = clock::now();
+        if self.take_orders(now) == Flow::Stop {
+            self.flush(now);
+            return Ok(Flow::Stop);
+        }
+        self.read_tun(now);
+        self.read_sockets(now);
+        if self.forward.poll_timeout().is_some_and(|deadline| deadline <= now) {
+            self.forward.handle_timeout(now, &mut self.arena);
+        }
+        self.flush(now);
+        let offered = self.offer_events();
+        if self.is_drained() {
+            self.sleep(now, offered)?;
+        } else {
+            // One that never runs dry must not keep the thread from seeing that the others have something, too.
+            self.look(Some(Duration::ZERO))?;
+        }
+        Ok(Flow::Go)
     }
 
     fn take_orders(&mut self, now: Instant) -> Flow {
@@ -188,10 +209,18 @@ impl Plane {
         }
     }
 
+    /// Reads a batch from the sockets that are ready. Each is first in its turn, and none takes more than half of the
+    /// batch while others wait.
     fn read_sockets(&mut self, now: Instant) {
         let mut lost = Vec::new();
-        for (id, socket) in self.sockets.iter_mut().filter(|(_, socket)| socket.ready == Ready::Yes) {
-            while let Some(slot) = self.datagrams.slot() {
+        self.take_turns();
+        let share = if self.turns.len() > 1 { BATCH / 2 } else { BATCH };
+        for id in &self.turns {
+            let Some(socket) = self.sockets.get_mut(id) else { continue };
+            let end = self.datagrams.len() + share;
+            while self.datagrams.len() < end
+                && let Some(slot) = self.datagrams.slot()
+            {
                 match socket.udp.receive(slot) {
                     Ok(Some((length, from))) => {
                         socket.failures = 0;
@@ -219,6 +248,19 @@ impl Plane {
         }
         if !self.datagrams.is_empty() {
             self.forward.handle_datagrams(now, &mut self.datagrams, &mut self.plan, &mut self.arena);
+        }
+    }
+
+    fn take_turns(&mut self) {
+        self.turns.clear();
+        let ready = self.sockets.iter().filter(|(_, socket)| socket.ready == Ready::Yes);
+        self.turns.extend(ready.map(|(id, _)| *id));
+        let next = self.turns.partition_point(|id| *id <= self.first);
+        // At the end of the ring the first comes again.
+        let next = if next == self.turns.len() { 0 } else { next };
+        self.turns.rotate_left(next);
+        if let Some(first) = self.turns.first() {
+            self.first = *first;
         }
     }
 
@@ -286,13 +328,18 @@ impl Plane {
             (deadline, Offered::ChannelFull) => Some(deadline.unwrap_or(now).max(now + OFFER_AGAIN)),
         };
         self.timer.set(deadline)?;
+        self.look(None)
+    }
+
+    /// Learns what may be read, once something may be or `wait` is over.
+    fn look(&mut self, wait: Option<Duration>) -> io::Result<()> {
         self.polled.clear();
         let entry = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         self.polled.extend([entry(self.wake.event.fd()), entry(self.timer.fd())]);
         // A negative descriptor is passed over, and keeps the places of the others.
         self.polled.push(entry(self.tun.as_ref().map_or(-1, |tun| tun.as_raw_fd())));
         self.polled.extend(self.sockets.values().map(|socket| entry(socket.udp.fd())));
-        sys::poll(&mut self.polled, None)?;
+        sys::poll(&mut self.polled, wait)?;
         let mut ready = self.polled.iter().map(|entry| if entry.revents == 0 { Ready::No } else { Ready::Yes });
         if ready.next() == Some(Ready::Yes) {
             self.wake.clear();
