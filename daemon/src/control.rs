@@ -113,13 +113,23 @@ impl Control {
         let mut wall = tokio::time::interval(WALL);
         self.tell(Input::Wall(clock::tai64n_now())).await?;
         self.tell_interfaces().await?;
+        let mut batch = Vec::with_capacity(BATCH);
         loop {
+            if self.node.poll_timeout().is_some_and(|due| due <= clock::now()) {
+                self.node.handle_timeout(clock::now());
+                self.drain().await?;
+            }
             let timeout = self.node.poll_timeout();
+            // Whatever is ready has the same chance: packets may keep the data thread's channel full for long.
             tokio::select! {
-                biased;
                 () = &mut shutdown => break,
-                event = events.recv() => {
-                    self.take_event(event.context("the data thread has ended")?).await?;
+                count = events.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        bail!("the data thread has ended");
+                    }
+                    for event in batch.drain(..) {
+                        self.take_event(event).await?;
+                    }
                 }
                 Some(news) = self.tasks.inbox.recv() => self.take_news(news).await?,
                 Some(call) = calls.recv() => self.take_call(call).await?,
@@ -302,6 +312,8 @@ impl Control {
                 if call.request.endpoint().tier() > local_api::Tier::Read {
                     tracing::info!(uid = call.caller.uid, request = call.request.endpoint().path(), "change asked for");
                 }
+                // Callers that have gone take no answer.
+                self.tasks.calls.retain(|_, pending| !pending.answer.is_closed());
                 self.tasks.next_call += 1;
                 let id = RequestId(self.tasks.next_call);
                 self.tasks.calls.insert(id, Pending { request: call.request, answer: call.answer });
@@ -464,5 +476,7 @@ pub const LOG_VERSION: u8 = 1;
 const PORT: &str = "port";
 const PORT_VERSION: u8 = 1;
 const NEWS: usize = 256;
+/// Events of the data thread that are taken before anything else has its chance.
+const BATCH: usize = 64;
 const WALL: Duration = Duration::from_secs(30);
 const GOODBYE: Duration = Duration::from_millis(50);
