@@ -196,9 +196,9 @@ Examples:
 ";
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failed, 2 usage, 3 daemon not reachable, 4 permission denied, 5 not joined,
-6 no such peer, invite or network, 7 no answer in time, 8 degraded, 9 configuration invalid,
-10 some targets failed, 130 interrupted";
+Exit codes: 0 done, 1 failed, 2 usage, 3 daemon not reachable, 4 permission denied, 5 not joined, or
+the invite is expired, used or taken back, 6 no such peer, invite or network, 7 no answer in time,
+8 degraded, 9 configuration invalid, 10 some targets failed, 130 interrupted";
 
 #[cfg(test)]
 mod tests {

@@ -16,7 +16,8 @@ pub enum Exit {
     Unreachable = 3,
     /// The caller may not do this.
     Denied = 4,
-    /// This machine is not in a network, or its membership awaits approval or has ended.
+    /// This machine is not in a network, or its membership awaits approval or has ended; so too when an invite lets it
+    /// into none because it is expired, used or taken back.
     NotJoined = 5,
     /// No such peer, network, invite or key.
     NotFound = 6,
