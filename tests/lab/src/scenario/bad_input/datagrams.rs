@@ -17,7 +17,7 @@ use crate::nat::NatKind;
 use crate::scenario::machine::{Addresses, Machine, Programs, Server, tail};
 use crate::site::Site;
 
-/// A network of three, one of which is reached by relay only, and a host that is no part of it.
+/// A network of three, one of which lets nothing in from the others but by relay, and a host that is no part of it.
 struct Front {
     hub: Host,
     server: Server,
@@ -76,9 +76,12 @@ impl Front {
         let ben = Machine::start(&lab.host("ben")?, programs)?;
         let second = ben.up(&ada.invite()?, "ben")?;
         let host = lab.host("cleo")?;
-        let config = host.files()?.join("ginneld.toml");
-        std::fs::write(&config, "[debug]\nrelay_only = true\n").context("write a configuration")?;
-        let cleo = Machine::start_with(&host, programs, &["--test-mode", "--config", &config.to_string_lossy()])?;
+        let [direct_a, direct_b] = [&ada, &ben].map(|machine| machine.host.ipv4());
+        host.nft(&format!(
+            "table inet wall {{ chain in {{ type filter hook input priority 0; \
+             ip saddr {{ {direct_a}, {direct_b} }} drop; }}; }}\n"
+        ))?;
+        let cleo = Machine::start(&host, programs)?;
         let third = cleo.up(&ada.invite()?, "cleo")?;
         for machine in [&ada, &ben, &cleo] {
             machine.wait_for_peers(2)?;
@@ -210,13 +213,12 @@ fn every_port_of_ginneld(front: &Front) -> Result<String> {
 fn forged_for_ginneld(front: &Front) -> Result<String> {
     let (hub, ben) = (front.hub.ipv4(), front.ben.host.ipv4());
     let own = kept_port(&front.ada)?;
-    let to_server = open_ports(front.ada.pid())?.into_iter().find(|port| *port != own).context("no way to a server")?;
     let at = |port| SocketAddrV4::new(front.ada.host.ipv4(), port);
-    front.forged(&[
-        (SocketAddrV4::new(hub, STUN), at(own)),
-        (SocketAddrV4::new(ben, kept_port(&front.ben)?), at(own)),
-        (SocketAddrV4::new(hub, SIGNALING), at(to_server)),
-    ])
+    let mut roads =
+        vec![(SocketAddrV4::new(hub, STUN), at(own)), (SocketAddrV4::new(ben, kept_port(&front.ben)?), at(own))];
+    let others = open_ports(front.ada.pid())?.into_iter().filter(|port| *port != own);
+    roads.extend(others.map(|port| (SocketAddrV4::new(hub, SIGNALING), at(port))));
+    front.forged(&roads)
 }
 
 fn forged_for_the_relay(front: &Front) -> Result<String> {
