@@ -75,6 +75,15 @@ impl Agent {
     pub(super) fn select(&mut self, next: Selection) {
         let last = std::mem::replace(&mut self.selection, next);
         self.outbox.select(next);
+        let is_direct =
+            |path: Option<Path>| path.and_then(|path| self.checklist.get(path)).is_some_and(Pair::is_direct);
+        if is_direct(last.primary)
+            && next.primary.is_some()
+            && !is_direct(next.primary)
+            && let Some(role) = self.role
+        {
+            self.punch.renew(self.now, role);
+        }
         for path in next.in_use().into_iter().flatten().filter(|path| !last.in_use().contains(&Some(*path))) {
             self.checklist.get_mut(path).into_iter().for_each(|pair| pair.enter_use(self.now));
         }
