@@ -1,7 +1,7 @@
 //! The stream to one signaling server: connecting, proving, saying and hearing.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ginnel_membership::Server;
@@ -282,8 +282,17 @@ impl Node {
         let Some(network) = &mut self.network else { return };
         let Some(link) = network.links.get_mut(&id) else { return };
         let Some(remote) = link.remote else { return };
-        let servers =
-            welcome.stun_ports.iter().map(|port| SocketAddr::new(remote.ip().to_canonical(), *port)).collect();
+        // The connection shows one family of the server; the mappings of both are wanted.
+        let written = link.server.addresses.iter().filter_map(|text| text.parse().ok());
+        let mut hosts: Vec<IpAddr> = Vec::new();
+        for addr in std::iter::once(remote).chain(written) {
+            let ip = addr.ip().to_canonical();
+            if hosts.iter().all(|host| host.is_ipv4() != ip.is_ipv4()) {
+                hosts.push(ip);
+            }
+        }
+        let ports = &welcome.stun_ports;
+        let servers = hosts.iter().flat_map(|ip| ports.iter().map(|port| SocketAddr::new(*ip, *port))).collect();
         if welcome.relay == ServerRelay::Offered && welcome.standing == Standing::Member {
             link.say(now, ClientMessage::Relay);
         }
