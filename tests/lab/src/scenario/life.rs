@@ -35,6 +35,7 @@ pub fn run(programs: &Programs, only: &str, tell: &(dyn Fn(&CaseResult) + Sync))
         case("life: shields", shields::shields),
         case("life: both families, port-restricted", families::either),
         case("life: IPv6 where IPv4 cannot be direct", families::only_v6_direct),
+        case("life: server by IPv6, peer by IPv4", families::server_by_v6),
         case("life: four machines at once", crowd::four_at_once),
     ];
     batch::run(cases, only, AT_ONCE, tell)

@@ -36,6 +36,23 @@ pub(super) fn only_v6_direct(programs: &Programs) -> Result<String> {
     Ok(format!("direct6 after {:.1} s, {} KB over IPv6", took.as_secs_f64(), over_v6 / 1000))
 }
 
+/// A machine that reaches its server by IPv6 alone still learns its IPv4 mapping, and meets a machine without IPv6.
+pub(super) fn server_by_v6(programs: &Programs) -> Result<String> {
+    let both = Site::new("a", NatKind::PortRestricted).family(Family::Dual);
+    let mut scene = Scene::set(programs, vec![both, Site::new("b", NatKind::PortRestricted)])?;
+    scene.crew[0].machine.end(libc::SIGTERM)?;
+    scene.crew[0].host().nft(
+        "table inet no_quic4 {\nchain out { type filter hook output priority filter;\n\
+         meta nfproto ipv4 udp dport 4433 drop\n}\n}\n",
+    )?;
+    let before = scene.crew[0].host().count_bytes(Direction::Out, "meta nfproto ipv6 udp dport 4433")?;
+    scene.crew[0].machine.start_again()?;
+    scene.pulse(0, 1)?.steady(LINK).with_context(|| scene.logs())?;
+    let took = scene.crew[0].await_path("b", &["direct4"], LINK).with_context(|| scene.logs())?;
+    demand(before.read()?.packets > 0, || "the server was not reached by IPv6".to_owned())?;
+    Ok(format!("direct4 after {:.1} s", took.as_secs_f64()))
+}
+
 fn dual(programs: &Programs, a: NatKind) -> Result<Scene> {
     let site = |name, kind| Site::new(name, kind).family(Family::Dual);
     Scene::set(programs, vec![site("a", a), site("b", NatKind::PortRestricted)])
