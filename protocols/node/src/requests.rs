@@ -103,16 +103,27 @@ impl Node {
         title: Option<&str>,
     ) -> Result<(), Failure> {
         if let Some(network) = &self.network {
-            let same = match &pasted {
-                Pasted::Invite(invite) => invite.network() == network.saved.id(),
-                Pasted::Founding(founding) => matches!(&network.saved.stage,
-                    Stage::Founding { token, .. } if token == founding.token().as_bytes()),
+            let same = match (&pasted, &network.saved.stage) {
+                (Pasted::Invite(invite), Stage::Joining { invite: held }) => {
+                    held.signing().invite_key() == invite.invite_key()
+                }
+                (Pasted::Invite(invite), Stage::Member | Stage::Founding { .. }) => {
+                    invite.network() == network.saved.id()
+                }
+                (Pasted::Founding(founding), Stage::Founding { token, .. }) => token == founding.token().as_bytes(),
+                (Pasted::Founding(_), Stage::Joining { .. } | Stage::Member) => false,
             };
             if same {
                 return Ok(());
             }
-            let text = format!("this machine is in the network {} already", network.title());
-            return Err(Failure::new(FailureCode::Usage, text, "`ginnel leave` first; one network at a time for now"));
+            if !matches!(network.saved.stage, Stage::Joining { .. }) {
+                let text = format!("this machine is in the network {} already", network.title());
+                return Err(Failure::new(
+                    FailureCode::Usage,
+                    text,
+                    "`ginnel leave` first; one network at a time for now",
+                ));
+            }
         }
         let saved = match pasted {
             Pasted::Invite(_) if title.is_some() => {
@@ -122,6 +133,10 @@ impl Node {
             Pasted::Invite(invite) => self.joining(now, &invite, wish)?,
             Pasted::Founding(founding) => self.founding(now, &founding, wish, title)?,
         };
+        if self.network.is_some() {
+            // A join that has not come through gives way to the newer string.
+            self.forget_network();
+        }
         self.enter_network(now, saved);
         Ok(())
     }
