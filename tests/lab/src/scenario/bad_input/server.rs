@@ -77,7 +77,7 @@ fn another_key(harbour: &Harbour) -> Result<String> {
     in_no_network(&harbour.guest)?;
     ensure!(harbour.founder.ginnel(&["ip"])? == before, "the founder's membership changed");
     let mut status = harbour.founder.ginnel(&["status"])?;
-    for _ in 0..50 {
+    for _ in 0..200 {
         if status["health"].to_string().contains("another key") {
             break;
         }
