@@ -13,12 +13,14 @@ impl Agent {
     /// The paths that copies of a handshake go out by before any session, best first, each with its TTL.
     ///
     /// The last path that worked, private and host addresses, and relayed ones go plain; public mappings get
-    /// [`OPENER_TTL`], so that an early packet does not spoil the other side's mapping. A driver without any means to
-    /// tell the other side its candidates may leave the TTL away after a few attempts.
+    /// [`OPENER_TTL`], so that an early packet does not spoil the other side's mapping. Nothing goes from our own relay to
+    /// a mapping, because a relay sends with a TTL of its own: the other side writes to the relay first. A driver without
+    /// any means to tell the other side its candidates may leave the TTL away after a few attempts.
     pub fn openers(&self) -> Vec<(Path, Option<u8>)> {
         let wanted = checklist::wanted(&self.ends, &self.remotes, self.config.policy);
         let last = self.last_good.filter(|path| self.ends.contains(path.local));
-        let others = wanted.into_iter().filter(|(path, _)| Some(*path) != last);
+        let spoils = |path: Path, tier: Tier| path.is_relayed() && tier == Tier::OneRelay;
+        let others = wanted.into_iter().filter(|(path, (tier, _))| Some(*path) != last && !spoils(*path, *tier));
         let mut others: Vec<(bool, Tier, Path)> =
             others.map(|(path, (tier, kind))| (pair::can_clash(path, kind, tier), tier, path)).collect();
         others.sort_unstable();
