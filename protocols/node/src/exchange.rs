@@ -214,7 +214,7 @@ impl Node {
         if received.timestamp() <= peer.greatest {
             return Err(Discard::OldTimestamp);
         }
-        if !peer.pace.allow(now) {
+        if !peer.initiations.take(now) {
             return Err(Discard::TooManyInitiations);
         }
         peer.greatest = received.timestamp();

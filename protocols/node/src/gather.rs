@@ -93,7 +93,7 @@ impl Gather {
         self.sockets.insert(socket, local);
         self.query(now, socket);
         self.allocate(now);
-        self.recount(now);
+        self.recount();
     }
 
     pub(crate) fn socket_lost(&mut self, now: Instant, socket: SocketId) {
@@ -102,14 +102,14 @@ impl Gather {
         if self.relay.as_ref().is_some_and(|relay| relay.socket == socket) {
             self.drop_relay(now);
         }
-        self.recount(now);
+        self.recount();
     }
 
     pub(crate) fn interfaces(&mut self, now: Instant, addresses: Vec<IpAddr>) {
         if self.interfaces != addresses {
             self.interfaces = addresses;
             self.refresh_now(now);
-            self.recount(now);
+            self.recount();
         }
     }
 
@@ -148,7 +148,7 @@ impl Gather {
         self.drain(now);
         self.drop_relay(now);
         self.relay_retry = None;
-        self.recount(now);
+        self.recount();
     }
 
     /// Takes a STUN datagram that came in on one of our sockets.
@@ -331,7 +331,7 @@ impl Gather {
         self.found.push_back(Found::LetIn);
         self.relay_retry = Some(now + self.relay_pause);
         self.relay_pause = (self.relay_pause * 2).min(RELAY_RETRY_MAX);
-        self.recount(now);
+        self.recount();
     }
 
     fn drain(&mut self, now: Instant) {
@@ -341,12 +341,12 @@ impl Gather {
                 StunOutput::Mapped { socket, mapped, .. } => {
                     if self.sockets.contains_key(&SocketId(socket)) {
                         self.mapped.insert(SocketId(socket), mapped);
-                        self.recount(now);
+                        self.recount();
                     }
                 }
                 StunOutput::Failed { socket, .. } => {
                     self.mapped.remove(&SocketId(socket));
-                    self.recount(now);
+                    self.recount();
                 }
             }
         }
@@ -365,7 +365,7 @@ impl Gather {
             TurnOutput::Allocated { relayed, .. } => {
                 relay.relayed = Some(relayed);
                 self.relay_pause = RELAY_RETRY;
-                self.recount(now);
+                self.recount();
             }
             TurnOutput::Bound { peer, channel } => {
                 relay.bound.insert(peer, channel.get());
@@ -403,7 +403,7 @@ impl Gather {
     }
 
     /// Counts the candidates anew and says so when the set has changed.
-    fn recount(&mut self, _now: Instant) {
+    fn recount(&mut self) {
         let mut all = Vec::new();
         for (&socket, local) in &self.sockets {
             let hosts = self.interfaces.iter().filter(|ip| ip.is_ipv4() == local.is_ipv4());

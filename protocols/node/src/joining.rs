@@ -51,7 +51,7 @@ impl Node {
         if !fresh.is_empty() {
             self.outputs.push_back(Output::StoreEntries { network: network_id, entries: fresh });
             self.drop_ordered_revocations();
-            self.sync_members(now);
+            self.sync_members();
         }
         if !broken && length >= head.length {
             self.caught_up(now, id);
@@ -125,7 +125,7 @@ impl Node {
             return;
         }
         if let Some(Purpose::Request(request)) = link.appended(now) {
-            self.finish_request(now, request, Ok(()));
+            self.finish_request(request, Ok(()));
         }
     }
 
@@ -136,7 +136,7 @@ impl Node {
         let Some(link) = network.links.get_mut(&id) else { return };
         match asked {
             Asked::Append => match link.appended(now) {
-                Some(Purpose::Request(request)) => self.finish_request(now, request, Err(text.to_owned())),
+                Some(Purpose::Request(request)) => self.finish_request(request, Err(text.to_owned())),
                 Some(Purpose::Own) if is_final(code) || matches!(code, Refusal::Record(_)) => {
                     self.refuse(text.to_owned())
                 }

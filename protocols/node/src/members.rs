@@ -19,7 +19,7 @@ use crate::saved::Switch;
 
 impl Node {
     /// Makes peers of the members, and removes peers that are members no more.
-    pub(crate) fn sync_members(&mut self, now: Instant) {
+    pub(crate) fn sync_members(&mut self) {
         let Some(network) = &self.network else { return };
         let me = network.key();
         let running = network.saved.switch == Switch::Up && network.is_member();
@@ -39,7 +39,6 @@ impl Node {
         }
         self.tell_names();
         self.refresh_tun();
-        let _ = now;
     }
 
     pub(crate) fn take_member(&mut self, verified: &VerifiedPeer) {

@@ -125,7 +125,7 @@ impl Node {
             // One that was ordered meanwhile is refused as done.
             let _ = network.state.revoke_on_receipt(record);
         }
-        self.sync_members(now);
+        self.sync_members();
         self.start_network(now);
     }
 
@@ -190,7 +190,7 @@ impl Node {
             link.close(now, None);
         }
         self.gather.forget_servers(now);
-        self.sync_members(now);
+        self.sync_members();
     }
 
     pub(crate) fn persist(&mut self) {

@@ -56,7 +56,8 @@ pub(crate) struct Peer {
     pub(crate) offers: Bucket,
     /// Handshakes made since a path last reached the peer.
     pub(crate) unreached: u32,
-    pub(crate) pace: Pace,
+    /// Initiations that authenticate.
+    pub(crate) initiations: Bucket,
     pub(crate) session: Option<SessionInfo>,
     pub(crate) pings: Vec<Ping>,
 }
@@ -175,25 +176,6 @@ pub(crate) struct Ping {
     pub(crate) again: Instant,
 }
 
-/// Counts initiations per second of one authenticated peer.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Pace {
-    second: u64,
-    count: u32,
-}
-
-impl Pace {
-    /// Takes one initiation; `false` when the second's share is used up.
-    pub(crate) fn allow(&mut self, now: Instant) -> bool {
-        let second = now.as_nanos() / 1_000_000_000;
-        if second != self.second {
-            *self = Self { second, count: 0 };
-        }
-        self.count += 1;
-        self.count <= INITIATIONS_PER_SECOND
-    }
-}
-
 impl Peer {
     /// A peer without session or handshake.
     pub(crate) fn new(id: PeerId, profile: Profile, ways: Ways) -> Self {
@@ -208,7 +190,7 @@ impl Peer {
             accepted: None,
             offers: OFFERS,
             unreached: 0,
-            pace: Pace::default(),
+            initiations: INITIATIONS,
             session: None,
             pings: Vec::new(),
         }
@@ -243,8 +225,8 @@ impl Peer {
     }
 }
 
-/// The whitepaper's rate for initiations of one authenticated peer (kernel: 50 per second).
-const INITIATIONS_PER_SECOND: u32 = 50;
+/// Initiations of one authenticated peer: 50 a second, as WireGuard's implementations take them.
+const INITIATIONS: Bucket = Bucket::new(50, 50);
 /// For how long the copies of an answered initiation get the same answer.
 pub(crate) const ANSWER_KEPT: Duration = Duration::from_secs(10);
 /// On how many paths the same answer goes out.

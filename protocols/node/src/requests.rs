@@ -77,7 +77,7 @@ impl Node {
             self.wait(id, now + UP_PATIENCE, Wish::Up)?;
         }
         self.persist();
-        self.sync_members(now);
+        self.sync_members();
         self.start_network(now);
         let outcome = if before == Switch::Down { UpOutcome::Started } else { UpOutcome::Unchanged };
         if member { self.up_reply(outcome).map(Some) } else { Ok(None) }
@@ -279,12 +279,12 @@ impl Node {
             return Err(Failure::new(FailureCode::Usage, "that is this machine", "use `ginnel leave`"));
         }
         let record = revoke_record(&network.saved.id(), &admin, key);
-        self.revoke_here(now, &record);
+        self.revoke_here(&record);
         self.append(now, id, record, Some(Reply::Revoked { name, id: key.to_string() }))
     }
 
     /// Puts a revocation into effect on this machine, for good, before it is ordered.
-    fn revoke_here(&mut self, now: Instant, record: &[u8]) {
+    fn revoke_here(&mut self, record: &[u8]) {
         let Some(network) = &mut self.network else { return };
         if network.state.revoke_on_receipt(record).is_err() {
             return;
@@ -293,7 +293,7 @@ impl Node {
             network.saved.revocations.push(record.to_vec());
         }
         self.persist();
-        self.sync_members(now);
+        self.sync_members();
     }
 
     fn log(&self) -> Result<Reply, Failure> {

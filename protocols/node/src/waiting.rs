@@ -89,7 +89,7 @@ impl Node {
         }
     }
 
-    pub(crate) fn finish_request(&mut self, _now: Instant, request: RequestId, outcome: Result<(), String>) {
+    pub(crate) fn finish_request(&mut self, request: RequestId, outcome: Result<(), String>) {
         let Some(network) = &mut self.network else { return };
         let Some(place) = network.waiting.iter().position(|waiting| waiting.request == request) else { return };
         let waiting = network.waiting.swap_remove(place);
