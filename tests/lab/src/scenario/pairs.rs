@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::machine::{Addresses, Machine, Programs, Server, tail};
 use super::probe::{Datagrams, transfer};
-use crate::counters::Direction;
+use crate::counters::{Direction, Meter};
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::nat::NatKind;
@@ -161,7 +161,7 @@ fn measure(programs: &Programs, combination: Combination, row: &mut Row) -> Resu
     let lab = build(combination)?;
     let scene = Scene::set(&lab, combination, programs)?;
     let probe = Datagrams::open((&scene.a.host, scene.inner_a.v4), (&scene.b.host, scene.inner_b.v4))?;
-    let direct = scene.direct_meters(&lab)?;
+    let direct = scene.direct_meter()?;
     std::thread::sleep(SETTLE);
     let Some(first) = probe.first_byte(LIMIT)? else {
         bail!("nothing arrived; a says:\n{}\nb says:\n{}", tail(&scene.a.log()), tail(&scene.b.log()));
@@ -172,7 +172,7 @@ fn measure(programs: &Programs, combination: Combination, row: &mut Row) -> Resu
     while begun.elapsed() < PAUSE {
         probe.send(number)?;
         number += 1;
-        if row.direct_ms.is_none() && direct.iter().any(|meter| meter.read().is_ok_and(|count| count.packets > 0)) {
+        if row.direct_ms.is_none() && direct.read().is_ok_and(|count| count.packets > 0) {
             row.direct_ms = Some(millis(begun.elapsed()));
         }
         let wait = if row.direct_ms.is_some() { 50 } else { 10 };
@@ -240,11 +240,10 @@ impl Scene {
         Ok(Self { a, b, inner_a, inner_b, hub, server })
     }
 
-    /// Counters of data (not of probes, which are short) that leaves A and does not go to the relay.
-    fn direct_meters(&self, _lab: &Lab) -> Result<Vec<crate::counters::Meter>> {
+    /// A counter of data (not of probes, which are short) that leaves A and does not go to the relay.
+    fn direct_meter(&self) -> Result<Meter> {
         let hub = self.hub.ipv4();
-        let meter = self.a.host.count_bytes(Direction::Out, &format!("ip daddr != {hub} udp length > 600"))?;
-        Ok(vec![meter])
+        self.a.host.count_bytes(Direction::Out, &format!("ip daddr != {hub} udp length > 600"))
     }
 
     fn verdict(&self, lab: &Lab, combination: Combination) -> Result<Verdict> {
@@ -254,16 +253,14 @@ impl Scene {
         };
         let before: Vec<_> = faces.iter().map(Host::traffic).collect::<Result<_>>()?;
         let relay_before = self.hub.traffic()?;
-        let took = transfer((&self.a.host, self.inner_a.v4), (&self.b.host, self.inner_b.v4), TRANSFER, LIMIT * 3)
-            .with_context(|| {
-                format!(
-                    "a says:\n{}\nb says:\n{}\nthe server says:\n{}",
-                    tail(&self.a.log()),
-                    tail(&self.b.log()),
-                    tail(&self.server.log())
-                )
-            })?;
-        let _ = took;
+        transfer(&self.a.host, (&self.b.host, self.inner_b.v4), TRANSFER, LIMIT * 3).with_context(|| {
+            format!(
+                "a says:\n{}\nb says:\n{}\nthe server says:\n{}",
+                tail(&self.a.log()),
+                tail(&self.b.log()),
+                tail(&self.server.log())
+            )
+        })?;
         let relayed = self.hub.traffic()?.since(relay_before).udp_bytes();
         for (face, before) in faces.iter().zip(before) {
             let crossed = face.traffic()?.since(before).udp_bytes();

@@ -28,7 +28,7 @@ pub(super) fn only_v6_direct(programs: &Programs) -> Result<String> {
     b.await_path("a", &["direct6"], LINK).with_context(|| scene.logs())?;
     let meter = a.host().count_bytes(Direction::Out, "meta nfproto ipv6 udp length > 600")?;
     let hub = scene.hub.traffic()?;
-    transfer((a.host(), a.inner.v4), (b.host(), b.inner.v4), BYTES, Duration::from_secs(20))?;
+    transfer(a.host(), (b.host(), b.inner.v4), BYTES, Duration::from_secs(20))?;
     let (over_v6, relayed) = (meter.read()?.bytes, scene.hub.traffic()?.since(hub).udp_bytes());
     demand(over_v6 >= BYTES as u64 && relayed * 20 < BYTES as u64, || {
         format!("of {BYTES} bytes {over_v6} went over IPv6, and the server saw {relayed}")

@@ -49,7 +49,7 @@ fn connects(from: &Member, to: &Member) -> Result<bool> {
 
 fn carry(scene: &Scene, from: usize, to: usize) -> Result<()> {
     let (from, to) = (&scene.crew[from], &scene.crew[to]);
-    transfer((from.host(), from.inner.v4), (to.host(), to.inner.v4), BYTES, Duration::from_secs(3)).map(drop)
+    transfer(from.host(), (to.host(), to.inner.v4), BYTES, Duration::from_secs(3)).map(drop)
 }
 
 const BYTES: usize = 200_000;
