@@ -25,6 +25,7 @@ pub(crate) fn run(extent: Extent) -> Result<ExitCode> {
     unit(&mut tally)?;
     simulate(&mut tally, extent);
     laboratory::count(&mut tally, extent)?;
+    rooted(&mut tally)?;
     Ok(if tally.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -33,6 +34,18 @@ pub(crate) fn check_only() -> Result<ExitCode> {
     let mut tally = Tally::default();
     check::run(&mut tally);
     Ok(if tally.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs the tests of crates that a plain `cargo test` leaves out because they need root: those of an interface in a
+/// network namespace that is made for them and gone with them.
+fn rooted(tally: &mut Tally) -> Result<()> {
+    let common = ["--profile", "ci", "--workspace", "--locked", "--offline"];
+    let interface = [&["--net", "cargo", "test"], &common[..], &["--test", "interface", "--", "--ignored"]].concat();
+    tally.count_test_binaries("a true interface", &cargo::run_shown("unshare", &interface)?);
+    let only = "a_helper_that_is_no_delay_box";
+    let helper = [&["test"], &common[..], &["--test", "selfcheck", "--", "--ignored", only]].concat();
+    tally.count_test_binaries("the laboratory's refusals", &cargo::run_shown("cargo", &helper)?);
+    Ok(())
 }
 
 /// Runs the simulated worlds.
