@@ -2,11 +2,9 @@
 
 mod crowd;
 mod families;
-mod pulse;
 mod relays;
 mod restarts;
 mod roaming;
-mod scene;
 mod shields;
 mod verbs;
 
@@ -14,6 +12,7 @@ use anyhow::Result;
 
 use super::batch::{self, Case};
 use super::machine::Programs;
+use super::{pulse, scene};
 use crate::cases::CaseResult;
 
 /// Runs every case, by name, a few at a time; `tell` gets each result as it comes.

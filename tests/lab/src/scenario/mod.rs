@@ -7,6 +7,8 @@ pub mod life;
 pub mod machine;
 pub mod pairs;
 mod probe;
+mod pulse;
+mod scene;
 pub mod wireguard;
 
 pub use machine::{Machine, Programs, Server};

@@ -6,31 +6,31 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::pulse::Pulse;
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::nat::NatKind;
 use crate::scenario::machine::{Addresses, Machine, Programs, Server, tail};
+use crate::scenario::pulse::Pulse;
 use crate::site::{Family, Site};
 
 /// Machines in one network, the first of them its admin. Taken down in the order of the fields.
-pub(super) struct Scene {
-    pub(super) crew: Vec<Member>,
-    pub(super) server: Server,
-    pub(super) hub: Host,
-    pub(super) lab: Lab,
+pub(crate) struct Scene {
+    pub(crate) crew: Vec<Member>,
+    pub(crate) server: Server,
+    pub(crate) hub: Host,
+    pub(crate) lab: Lab,
 }
 
 /// A machine that has joined.
-pub(super) struct Member {
-    pub(super) name: String,
-    pub(super) machine: Machine,
-    pub(super) inner: Addresses,
+pub(crate) struct Member {
+    pub(crate) name: String,
+    pub(crate) machine: Machine,
+    pub(crate) inner: Addresses,
 }
 
 impl Scene {
     /// One machine at each site, named as its site, and a site `spare` whose machine has not joined.
-    pub(super) fn set(programs: &Programs, sites: Vec<Site>) -> Result<Self> {
+    pub(crate) fn set(programs: &Programs, sites: Vec<Site>) -> Result<Self> {
         let names: Vec<String> = sites.iter().map(|site| site.name.clone()).collect();
         let hub = Site::server("hub").family(Family::Dual);
         let spare = Site::new("spare", NatKind::PortRestricted);
@@ -50,12 +50,12 @@ impl Scene {
     }
 
     /// Machines `a` and `b` behind NATs of these kinds.
-    pub(super) fn pair(programs: &Programs, a: NatKind, b: NatKind) -> Result<Self> {
+    pub(crate) fn pair(programs: &Programs, a: NatKind, b: NatKind) -> Result<Self> {
         Self::set(programs, vec![Site::new("a", a), Site::new("b", b)])
     }
 
     /// Lets one more machine join, by an invite of the first.
-    pub(super) fn join(&mut self, programs: &Programs, host: &Host, wish: &str) -> Result<()> {
+    pub(crate) fn join(&mut self, programs: &Programs, host: &Host, wish: &str) -> Result<()> {
         let ticket = match self.crew.first() {
             Some(first) => first.machine.invite()?,
             None => self.server.founding.clone(),
@@ -68,12 +68,12 @@ impl Scene {
     }
 
     /// A stream of pings between two members.
-    pub(super) fn pulse(&self, from: usize, to: usize) -> Result<Pulse> {
+    pub(crate) fn pulse(&self, from: usize, to: usize) -> Result<Pulse> {
         Pulse::start(self.crew[from].host(), self.crew[to].inner.v4.into())
     }
 
     /// What everybody says, for an error.
-    pub(super) fn logs(&self) -> String {
+    pub(crate) fn logs(&self) -> String {
         let mut logs: String = self
             .crew
             .iter()
@@ -85,30 +85,30 @@ impl Scene {
 }
 
 impl Member {
-    pub(super) fn host(&self) -> &Host {
+    pub(crate) fn host(&self) -> &Host {
         &self.machine.host
     }
 
     /// The only network of this machine, as its status shows it.
-    pub(super) fn network(&self) -> Result<Value> {
+    pub(crate) fn network(&self) -> Result<Value> {
         let status = self.machine.ginnel(&["status"])?;
         status["networks"].get(0).cloned().with_context(|| format!("{} is in no network: {status}", self.name))
     }
 
     /// The row of a peer, if it is known.
-    pub(super) fn peer(&self, name: &str) -> Result<Option<Value>> {
+    pub(crate) fn peer(&self, name: &str) -> Result<Option<Value>> {
         let peers = self.machine.ginnel(&["peers"])?;
         Ok(peers["peers"].as_array().into_iter().flatten().find(|peer| peer["name"] == name).cloned())
     }
 
     /// The kind of path to a peer: `direct4`, `turn-udp`, …, `none`.
-    pub(super) fn path(&self, name: &str) -> Result<String> {
+    pub(crate) fn path(&self, name: &str) -> Result<String> {
         let peer = self.peer(name)?.with_context(|| format!("{} knows no {name}", self.name))?;
         Ok(peer["path"]["kind"].as_str().unwrap_or("none").to_owned())
     }
 
     /// Waits until the path to a peer is of a wanted kind, and answers how long that took.
-    pub(super) fn await_path(&self, name: &str, wanted: &[&str], limit: Duration) -> Result<Duration> {
+    pub(crate) fn await_path(&self, name: &str, wanted: &[&str], limit: Duration) -> Result<Duration> {
         let begun = Instant::now();
         let mut seen = String::new();
         let found = until(limit, || {
@@ -119,17 +119,17 @@ impl Member {
     }
 
     /// Whether this machine says that it is connected to the server.
-    pub(super) fn is_connected(&self) -> Result<bool> {
+    pub(crate) fn is_connected(&self) -> Result<bool> {
         Ok(self.network()?["server"]["connected"] == true)
     }
 
     /// The entries of the membership log.
-    pub(super) fn log_entries(&self) -> Result<Vec<Value>> {
+    pub(crate) fn log_entries(&self) -> Result<Vec<Value>> {
         Ok(self.machine.ginnel(&["log"])?["entries"].as_array().cloned().unwrap_or_default())
     }
 
     /// The UDP port that the daemon has in both families; other sockets have one alone.
-    pub(super) fn port(&self) -> Result<u16> {
+    pub(crate) fn port(&self) -> Result<u16> {
         let shown = self.host().run(&["ss", "-Hlun"], Duration::from_secs(5))?.success()?;
         let bound: Vec<(&str, u16)> = shown
             .lines()
@@ -145,13 +145,13 @@ impl Member {
     }
 
     /// What the hosts file of this machine holds.
-    pub(super) fn hosts_file(&self) -> Result<String> {
+    pub(crate) fn hosts_file(&self) -> Result<String> {
         std::fs::read_to_string(self.host().files()?.join("hosts")).context("read the hosts file")
     }
 }
 
 /// Tries until there is an answer, or `None` when `limit` is over.
-pub(super) fn until<T>(limit: Duration, mut attempt: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+pub(crate) fn until<T>(limit: Duration, mut attempt: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
     let begun = Instant::now();
     loop {
         if let Some(answer) = attempt()? {
@@ -165,7 +165,7 @@ pub(super) fn until<T>(limit: Duration, mut attempt: impl FnMut() -> Result<Opti
 }
 
 /// Waits until something holds, and answers how long that took.
-pub(super) fn until_true(limit: Duration, what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<Duration> {
+pub(crate) fn until_true(limit: Duration, what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<Duration> {
     let begun = Instant::now();
     match until(limit, || Ok(holds()?.then(|| begun.elapsed())))? {
         Some(took) => Ok(took),
@@ -175,11 +175,11 @@ pub(super) fn until_true(limit: Duration, what: &str, mut holds: impl FnMut() ->
 
 /// Fails unless something holds.
 #[expect(clippy::fn_params_excessive_bools, reason = "it is an assertion")]
-pub(super) fn demand(holds: bool, what: impl FnOnce() -> String) -> Result<()> {
+pub(crate) fn demand(holds: bool, what: impl FnOnce() -> String) -> Result<()> {
     if holds { Ok(()) } else { bail!("{}", what()) }
 }
 
 /// Kinds of path without a relay.
-pub(super) const DIRECT: [&str; 3] = ["lan", "direct4", "direct6"];
+pub(crate) const DIRECT: [&str; 3] = ["lan", "direct4", "direct6"];
 /// How long a link may take to come up, or back, on a slow machine.
-pub(super) const LINK: Duration = Duration::from_secs(15);
+pub(crate) const LINK: Duration = Duration::from_secs(15);

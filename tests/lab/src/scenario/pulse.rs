@@ -9,7 +9,7 @@ use crate::host::Host;
 use crate::process::Process;
 
 /// Pings that go on until this is dropped, ten a second.
-pub(super) struct Pulse {
+pub(crate) struct Pulse {
     process: Process,
     what: String,
 }
@@ -24,7 +24,7 @@ struct Answer {
 
 impl Pulse {
     /// Starts pinging `to` from `from`.
-    pub(super) fn start(from: &Host, to: IpAddr) -> Result<Self> {
+    pub(crate) fn start(from: &Host, to: IpAddr) -> Result<Self> {
         let process = from.spawn("pulse", &["ping", "-n", "-D", "-i", "0.1", &to.to_string()], &[])?;
         Ok(Self { process, what: format!("{} to {to}", from.name()) })
     }
@@ -33,7 +33,7 @@ impl Pulse {
     /// `event`.
     ///
     /// Looks for `least` at any rate, so that what the event does has time to show.
-    pub(super) fn gap_since(&self, event: Duration, least: Duration, limit: Duration) -> Result<Duration> {
+    pub(crate) fn gap_since(&self, event: Duration, least: Duration, limit: Duration) -> Result<Duration> {
         loop {
             let now = unix_now();
             let answers = self.answers();
@@ -49,22 +49,22 @@ impl Pulse {
     }
 
     /// Waits until answers come steadily.
-    pub(super) fn steady(&self, limit: Duration) -> Result<()> {
+    pub(crate) fn steady(&self, limit: Duration) -> Result<()> {
         self.gap_since(unix_now(), Duration::ZERO, limit).map(drop)
     }
 
     /// Answers after `moment`.
-    pub(super) fn answers_since(&self, moment: Duration) -> usize {
+    pub(crate) fn answers_since(&self, moment: Duration) -> usize {
         self.answers().iter().filter(|answer| answer.at > moment).count()
     }
 
     /// When the first answer after `moment` came, by the Unix clock.
-    pub(super) fn first_answer_after(&self, moment: Duration) -> Option<Duration> {
+    pub(crate) fn first_answer_after(&self, moment: Duration) -> Option<Duration> {
         self.answers().iter().map(|answer| answer.at).find(|at| *at > moment)
     }
 
     /// When the last answer came, by the Unix clock.
-    pub(super) fn last_answer(&self) -> Option<Duration> {
+    pub(crate) fn last_answer(&self) -> Option<Duration> {
         self.answers().last().map(|answer| answer.at)
     }
 
@@ -83,12 +83,12 @@ impl Pulse {
 }
 
 /// The Unix clock, by which `ping` stamps its lines.
-pub(super) fn unix_now() -> Duration {
+pub(crate) fn unix_now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Pings once and answers whether there was an answer within a second.
-pub(super) fn answers(from: &Host, to: IpAddr) -> Result<bool> {
+pub(crate) fn answers(from: &Host, to: IpAddr) -> Result<bool> {
     let output = from.run(&["ping", "-n", "-c1", "-W1", &to.to_string()], Duration::from_secs(10)).context("ping")?;
     Ok(output.status.success())
 }
