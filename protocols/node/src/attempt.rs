@@ -8,7 +8,7 @@ use ginnel_tunnel::{Initiator, ReceiverIndex};
 /// A handshake that this side began and that has no answer yet.
 ///
 /// One initiation is one byte string. Its copies go out on a ladder; after [`RENEW_AFTER`] a new initiation replaces it,
-/// as the WireGuard whitepaper (section 6.4) asks, until [`GIVE_UP_AFTER`] has passed since the first.
+/// as the WireGuard whitepaper (section 6.4) asks, until the patience is at its end since the first.
 pub(crate) struct Attempt {
     pub(crate) initiator: Initiator,
     pub(crate) bytes: Vec<u8>,
@@ -20,6 +20,8 @@ pub(crate) struct Attempt {
     /// Responses that did not open.
     pub(crate) forged: u32,
     ladder: &'static [Duration],
+    /// For how long initiations are renewed, from [`Self::began`] on.
+    pub(crate) patience: Duration,
 }
 
 /// What an attempt wants at a moment.
@@ -38,13 +40,13 @@ pub(crate) enum Want {
 impl Attempt {
     pub(crate) fn new(
         now: Instant,
-        began: Instant,
+        (began, patience): (Instant, Duration),
         (initiator, bytes): (Initiator, Vec<u8>),
         index: ReceiverIndex,
         jitter: Duration,
         ladder: &'static [Duration],
     ) -> Self {
-        Self { initiator, bytes, index, began, sent: now, rung: 0, jitter, forged: 0, ladder }
+        Self { initiator, bytes, index, began, sent: now, rung: 0, jitter, forged: 0, ladder, patience }
     }
 
     pub(crate) fn deadline(&self) -> Instant {
@@ -60,7 +62,7 @@ impl Attempt {
             return Want::Wait;
         }
         if now >= self.sent + RENEW_AFTER + self.jitter {
-            if now.saturating_duration_since(self.began) >= GIVE_UP_AFTER { Want::GiveUp } else { Want::Renew }
+            if now.saturating_duration_since(self.began) >= self.patience { Want::GiveUp } else { Want::Renew }
         } else {
             while self.ladder.get(self.rung).is_some_and(|step| self.sent + *step <= now) {
                 self.rung += 1;
@@ -84,3 +86,6 @@ pub(crate) const NO_COPIES: &[Duration] = &[];
 pub(crate) const RENEW_AFTER: Duration = Duration::from_secs(5);
 /// `REKEY_ATTEMPT_TIME` of the whitepaper, section 6.1.
 pub(crate) const GIVE_UP_AFTER: Duration = Duration::from_secs(90);
+/// How long a call to a member's last endpoint is kept up: a Linux NAT remembers an unanswered packet for 30 s, so two
+/// machines that start within a minute find each other.
+pub(crate) const GREETING: Duration = Duration::from_secs(30);

@@ -12,7 +12,7 @@ use ginnel_tunnel::{
 use rand_core::RngCore;
 
 use crate::Discard;
-use crate::attempt::{Attempt, COPIES, NO_COPIES, Want};
+use crate::attempt::{Attempt, COPIES, GIVE_UP_AFTER, NO_COPIES, Want};
 use crate::io::Output;
 use crate::mail::{Mail, MailKind};
 use crate::network::Network;
@@ -58,7 +58,8 @@ impl Node {
             peer.attempt.is_none() && !answered
         });
         if idle {
-            self.begin_attempt(now, id, now);
+            self.recall(now, id);
+            self.begin_attempt(now, id, now, GIVE_UP_AFTER);
         }
     }
 
@@ -84,7 +85,7 @@ impl Node {
         }
     }
 
-    fn begin_attempt(&mut self, now: Instant, id: PeerId, began: Instant) {
+    pub(crate) fn begin_attempt(&mut self, now: Instant, id: PeerId, began: Instant, patience: Duration) {
         let (stamp, reserve) = self.stamper.stamp(now);
         if reserve.is_some() {
             self.persist();
@@ -108,7 +109,7 @@ impl Node {
             return;
         };
         let ladder = if matches!(peer.ways, Ways::Agent { .. }) { COPIES } else { NO_COPIES };
-        peer.attempt = Some(Attempt::new(now, began, (initiator, bytes), index, jitter, ladder));
+        peer.attempt = Some(Attempt::new(now, (began, patience), (initiator, bytes), index, jitter, ladder));
         self.indices.insert(index.0, IndexUse::Attempt(id));
         self.send_attempt(now, id);
     }
@@ -135,6 +136,14 @@ impl Node {
         }
     }
 
+    /// Sends the initiation under way by the mailbox, once more.
+    pub(crate) fn mail_attempt(&mut self, now: Instant, id: PeerId) {
+        let attempt = self.peers.get(&id).and_then(|peer| peer.attempt.as_ref());
+        if let Some(bytes) = attempt.map(|attempt| attempt.bytes.clone()) {
+            self.mail(now, id, MailKind::Offer, bytes);
+        }
+    }
+
     /// Where handshake messages go while no path is proven.
     pub(crate) fn openers(&self, id: PeerId) -> Vec<(Path, Option<u8>)> {
         match self.peers.get(&id).map(|peer| &peer.ways) {
@@ -147,15 +156,20 @@ impl Node {
     /// Walks the ladder of a handshake under way.
     pub(crate) fn attempt_timeout(&mut self, now: Instant, id: PeerId) {
         let Some(attempt) = self.peers.get_mut(&id).and_then(|peer| peer.attempt.as_mut()) else { return };
-        let began = attempt.began;
+        let (began, patience) = (attempt.began, attempt.patience);
         match attempt.want(now) {
             Want::Wait => {}
             Want::Copy => self.send_attempt(now, id),
             Want::Renew => {
                 self.end_attempt(id);
-                self.begin_attempt(now, id, began);
+                self.begin_attempt(now, id, began, patience);
             }
-            Want::GiveUp => self.end_attempt(id),
+            Want::GiveUp => {
+                self.end_attempt(id);
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.unanswered = true;
+                }
+            }
         }
     }
 
@@ -447,6 +461,7 @@ impl Node {
                 Side::Responder => Confirmation::Awaited,
             };
             peer.session = Some(SessionInfo { made: now, side, confirmed });
+            peer.unanswered = false;
         }
         self.forward(Command::Install { peer: id, established });
     }
@@ -474,6 +489,7 @@ impl Node {
             if let Some(agent) = peer.agent() {
                 let _ = agent.handle_input(now, PathInput::SessionLost);
             }
+            self.went_cold(now, id);
         }
     }
 
@@ -551,6 +567,6 @@ const BOOTSTRAP_PSK: u32 = 0;
 /// A rekey is not begun for a session younger than this (`REKEY_TIMEOUT`).
 const REKEY_SPACING: Duration = Duration::from_secs(5);
 /// How long the initiator of an answered handshake has for its first packet before this side begins one of its own.
-const CONFIRMATION_PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const CONFIRMATION_PATIENCE: Duration = Duration::from_secs(2);
 /// How long an answer by mailbox waits for our relay.
 const RELAY_PATIENCE: Duration = Duration::from_millis(250);

@@ -15,7 +15,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore;
 
 use crate::Discard;
-use crate::io::Family;
+use crate::io::{Family, ServerId};
 
 /// What gathering asks of the node.
 #[derive(Debug)]
@@ -42,7 +42,12 @@ pub(crate) struct Gather {
     relay: Option<Relay>,
     relay_retry: Option<Instant>,
     relay_pause: Duration,
-    relay_offer: Option<RelayOffer>,
+    /// What servers offer, the one in use first; at most [`MAX_OFFERS`], the oldest dropped.
+    relay_offers: VecDeque<(ServerId, RelayOffer)>,
+    /// Sockets whose mapping was confirmed since the machine's addresses last changed.
+    confirmed: BTreeSet<SocketId>,
+    /// When mappings were last asked for out of turn.
+    rechecked: Option<Instant>,
     /// When channels that nobody uses are looked for.
     sweep: Option<Instant>,
     candidates: Vec<LocalCandidate>,
@@ -82,7 +87,9 @@ impl Gather {
             relay: None,
             relay_retry: None,
             relay_pause: RELAY_RETRY,
-            relay_offer: None,
+            relay_offers: VecDeque::new(),
+            confirmed: BTreeSet::new(),
+            rechecked: None,
             sweep: Some(Instant::ZERO),
             candidates: Vec::new(),
             found: VecDeque::new(),
@@ -99,6 +106,7 @@ impl Gather {
     pub(crate) fn socket_lost(&mut self, now: Instant, socket: SocketId) {
         self.sockets.remove(&socket);
         self.mapped.remove(&socket);
+        self.confirmed.remove(&socket);
         if self.relay.as_ref().is_some_and(|relay| relay.socket == socket) {
             self.drop_relay(now);
         }
@@ -108,6 +116,7 @@ impl Gather {
     pub(crate) fn interfaces(&mut self, now: Instant, addresses: Vec<IpAddr>) {
         if self.interfaces != addresses {
             self.interfaces = addresses;
+            self.confirmed.clear();
             self.refresh_now(now);
             self.recount();
         }
@@ -122,14 +131,28 @@ impl Gather {
         }
     }
 
-    /// Takes a relay's addresses and fresh credentials.
-    pub(crate) fn relay_offer(&mut self, now: Instant, offer: RelayOffer) {
+    /// Asks for the mappings at once, because a direct path has failed; at most once in [`RECHECK_SPACING`].
+    pub(crate) fn recheck(&mut self, now: Instant) {
+        if self.rechecked.is_none_or(|at| now.saturating_duration_since(at) >= RECHECK_SPACING) {
+            self.rechecked = Some(now);
+            self.refresh_now(now);
+        }
+    }
+
+    /// Takes the addresses of a server's relay and fresh credentials.
+    pub(crate) fn relay_offer(&mut self, now: Instant, from: ServerId, offer: RelayOffer) {
         if let Some(relay) = &mut self.relay
             && offer.servers.contains(&relay.server)
         {
             let _ = relay.client.handle_input(now, TurnInput::Credentials(offer.credentials.clone()));
         }
-        self.relay_offer = Some(offer);
+        match self.relay_offers.iter_mut().find(|(server, _)| *server == from) {
+            Some((_, known)) => *known = offer,
+            None => self.relay_offers.push_back((from, offer)),
+        }
+        if self.relay_offers.len() > MAX_OFFERS {
+            self.relay_offers.pop_front();
+        }
         self.relay_retry = None;
         self.allocate(now);
         self.drain(now);
@@ -140,7 +163,7 @@ impl Gather {
         self.stun_servers.clear();
         self.mapped.clear();
         self.refresh = None;
-        self.relay_offer = None;
+        self.relay_offers.clear();
         self.relay_retry = None;
         if let Some(relay) = &mut self.relay {
             let _ = relay.client.handle_input(now, TurnInput::Close);
@@ -251,6 +274,11 @@ impl Gather {
         &self.candidates
     }
 
+    /// Whether a relay holds an address for this machine.
+    pub(crate) fn has_relay(&self) -> bool {
+        self.relay.as_ref().is_some_and(|relay| relay.relayed.is_some())
+    }
+
     /// The socket that talks to our relay.
     pub(crate) fn relay_socket(&self) -> Option<SocketId> {
         self.relay.as_ref().map(|relay| relay.socket)
@@ -305,7 +333,7 @@ impl Gather {
         if self.relay.is_some() || self.relay_retry.is_some() {
             return;
         }
-        let Some(offer) = &self.relay_offer else { return };
+        let Some((_, offer)) = self.relay_offers.front() else { return };
         let pick = offer.servers.iter().find_map(|server| {
             let socket = self.sockets.iter().find(|(_, local)| local.is_ipv4() == server.is_ipv4())?;
             Some((*server, *socket.0))
@@ -329,6 +357,8 @@ impl Gather {
         self.found.push_back(Found::Forward(Command::RemoveRelay { relay: relay.id }));
         self.found.push_back(Found::RelayLost(relay.id));
         self.found.push_back(Found::LetIn);
+        // Another server's relay, if there is one, is tried next.
+        self.relay_offers.rotate_left(usize::from(self.relay_offers.len() > 1));
         self.relay_retry = Some(now + self.relay_pause);
         self.relay_pause = (self.relay_pause * 2).min(RELAY_RETRY_MAX);
         self.recount();
@@ -340,18 +370,28 @@ impl Gather {
                 StunOutput::Send { socket, to, bytes } => self.transmit(SocketId(socket), to, bytes),
                 StunOutput::Mapped { socket, mapped, .. } => {
                     if self.sockets.contains_key(&SocketId(socket)) {
+                        self.confirmed.insert(SocketId(socket));
                         self.mapped.insert(SocketId(socket), mapped);
                         self.recount();
                     }
                 }
-                StunOutput::Failed { socket, .. } => {
-                    self.mapped.remove(&SocketId(socket));
-                    self.recount();
-                }
+                StunOutput::Failed { socket, server, .. } => self.unanswered(SocketId(socket), server),
             }
         }
         while let Some(output) = self.relay.as_mut().and_then(|relay| relay.client.poll_output()) {
             self.handle_relay(now, output);
+        }
+    }
+
+    /// A server did not tell a socket's mapping. The next one is asked first from here on; a mapping that was confirmed since
+    /// the machine last moved is kept, because it is the server that has failed.
+    fn unanswered(&mut self, socket: SocketId, server: SocketAddr) {
+        if let Some(at) = self.stun_servers.iter().position(|known| *known == server) {
+            let last = self.stun_servers.remove(at);
+            self.stun_servers.push(last);
+        }
+        if !self.confirmed.contains(&socket) && self.mapped.remove(&socket).is_some() {
+            self.recount();
         }
     }
 
@@ -440,6 +480,9 @@ const MAPPING_KEPT: Duration = Duration::from_secs(25);
 const RELAY_RETRY: Duration = Duration::from_millis(500);
 const RELAY_RETRY_MAX: Duration = Duration::from_secs(120);
 const MAX_SERVERS: usize = 8;
+const MAX_OFFERS: usize = 4;
+/// Between questions out of turn.
+const RECHECK_SPACING: Duration = Duration::from_secs(5);
 /// Host candidates per socket.
 const MAX_HOSTS: usize = 8;
 /// Addresses of one peer that our relay is asked to let in.

@@ -10,7 +10,7 @@ use ginnel_tunnel::Suite;
 
 use crate::Discard;
 use crate::io::{FailureCode, Output, ServerId, UpOutcome};
-use crate::link::{LinkStatus, Purpose, RELAY_AGAIN, RETRY_MAX};
+use crate::link::{Hopeless, LinkStatus, Purpose, RELAY_AGAIN, RETRY_MAX};
 use crate::node::Node;
 use crate::saved::Stage;
 
@@ -138,26 +138,44 @@ impl Node {
             Asked::Append => match link.appended(now) {
                 Some(Purpose::Request(request)) => self.finish_request(request, Err(text.to_owned())),
                 Some(Purpose::Own) if is_final(code) || matches!(code, Refusal::Record(_)) => {
-                    self.refuse(text.to_owned())
+                    self.refuse(id, code, text.to_owned());
                 }
                 Some(Purpose::Own) => link.trouble = Some(text.to_owned()),
                 Some(Purpose::Lease | Purpose::Revocation) | None => {}
             },
-            Asked::Found if is_final(code) => self.refuse(text.to_owned()),
+            Asked::Found if is_final(code) => self.refuse(id, code, text.to_owned()),
             Asked::Fetch if founding && code == Refusal::UnknownNetwork => {}
             Asked::Found | Asked::Connection | Asked::Fetch => link.trouble = Some(text.to_owned()),
             Asked::Relay => link.credentials_due = Some(now + RELAY_AGAIN),
         }
     }
 
-    /// Takes a final no: the join is over.
-    pub(crate) fn refuse(&mut self, text: String) {
+    /// Takes a server's final no. A join is over when no other server is left to say yes.
+    pub(crate) fn refuse(&mut self, id: ServerId, code: Refusal, text: String) {
         let Some(network) = &mut self.network else { return };
         if matches!(network.saved.stage, Stage::Member) {
             // The server's word, not the log's: it is taken back when a server lets this machine in.
-            network.refused = Some(text);
+            if !network.is_connected() {
+                network.refused = Some(text);
+            }
             return;
         }
+        // What a log holds it holds for good, and the sequencer has all of it; a server that only mirrors may be behind.
+        let for_good = matches!(code, Refusal::Revoked | Refusal::InviteUsed | Refusal::TokenUsed);
+        let sequencer = network.state.sequencer();
+        let Some(link) = network.links.get_mut(&id) else { return };
+        let last_word = for_good || sequencer.is_some_and(|key| key == link.server.keys.sequencer());
+        link.hopeless = Some(Hopeless::Refused(text.clone()));
+        if last_word {
+            self.refuse_join(text);
+        } else {
+            self.judge_join();
+        }
+    }
+
+    /// The join is over.
+    pub(crate) fn refuse_join(&mut self, text: String) {
+        let Some(network) = &mut self.network else { return };
         if network.state.head().0 > 0 && network.saved.admin.is_some() {
             // This machine holds the only key of a network that exists: forgetting it would lose the network.
             self.fail_up(FailureCode::Failed, text, "`ginnel up --name NAME` tries again with another name");

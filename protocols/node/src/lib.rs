@@ -38,6 +38,7 @@ mod counters;
 mod exchange;
 mod fresh;
 mod gather;
+mod greet;
 mod io;
 mod joining;
 mod link;
@@ -48,11 +49,14 @@ mod network;
 mod node;
 mod peer;
 mod ping;
+mod recent;
 mod report;
 mod requests;
 mod saved;
 mod stamp;
 mod status;
+#[cfg(test)]
+mod tests;
 mod waiting;
 
 pub use counters::{Counters, Discard};

@@ -15,6 +15,7 @@ use ginnel_time::Instant;
 use rand_core::RngCore;
 
 use crate::gather::RelayOffer;
+use crate::greet::AFTER_WELCOME;
 use crate::io::{FailureCode, Output, RequestId, ServerId};
 use crate::joining::is_final;
 use crate::node::Node;
@@ -35,6 +36,19 @@ pub(crate) struct Link {
     pub(crate) credentials_due: Option<Instant>,
     /// Since when the server lets us in.
     pub(crate) up_since: Option<Instant>,
+    /// Where the server answers STUN, best first.
+    pub(crate) stun: Vec<SocketAddr>,
+    /// Why the server cannot help with a join, when that is sure.
+    pub(crate) hopeless: Option<Hopeless>,
+}
+
+/// Why a server cannot help with a join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Hopeless {
+    /// It is not the server that was named.
+    Wrong(String),
+    /// It has said a final no.
+    Refused(String),
 }
 
 /// How far a link has come.
@@ -75,6 +89,8 @@ impl Link {
             appends: VecDeque::new(),
             credentials_due: None,
             up_since: None,
+            stun: Vec::new(),
+            hopeless: None,
         }
     }
 
@@ -218,16 +234,22 @@ impl Node {
     pub(crate) fn link_ready(&mut self, now: Instant, id: ServerId) {
         let Some(network) = &mut self.network else { return };
         network.refused = None;
+        let member = matches!(network.saved.stage, Stage::Member);
         let stage = network.saved.stage.clone();
         let from = network.state.head().0;
         let Some(link) = network.links.get_mut(&id) else { return };
         link.status = LinkStatus::Up;
         link.up_since = Some(now);
         link.trouble = None;
+        link.hopeless = None;
         if let Stage::Founding { genesis, .. } = stage {
             link.say(now, ClientMessage::Found { genesis });
         }
         link.say(now, ClientMessage::Fetch { from });
+        if member {
+            // Whom the last endpoints did not lead to may be reached by mail.
+            self.plan_greetings(now, AFTER_WELCOME);
+        }
     }
 
     pub(crate) fn link_broken(&mut self, now: Instant, id: ServerId, reason: &Broken) {
@@ -242,9 +264,10 @@ impl Node {
         if let Broken::Refused { code, text } = reason
             && is_final(*code)
         {
-            self.refuse(text.clone());
+            self.refuse(id, *code, text.clone());
         } else if matches!(reason, Broken::WrongServer | Broken::HandshakeRefused) {
-            self.fail_up(FailureCode::Failed, reason.to_string(), "ask the inviter for a fresh invite");
+            link.hopeless = Some(Hopeless::Wrong(reason.to_string()));
+            self.judge_join();
         }
     }
 
@@ -272,7 +295,7 @@ impl Node {
                 servers.retain(|server| may_relay(reached, *server));
                 servers.truncate(MAX_RELAYS);
                 let credentials = ginnel_turn::Credentials { username: relay.username, password: relay.password };
-                self.gather.relay_offer(now, RelayOffer { servers, credentials });
+                self.gather.relay_offer(now, id, RelayOffer { servers, credentials });
             }
             ServerMessage::Pong => {}
         }
@@ -292,11 +315,40 @@ impl Node {
             }
         }
         let ports = &welcome.stun_ports;
-        let servers = hosts.iter().flat_map(|ip| ports.iter().map(|port| SocketAddr::new(*ip, *port))).collect();
+        link.stun = hosts.iter().flat_map(|ip| ports.iter().map(|port| SocketAddr::new(*ip, *port))).collect();
         if welcome.relay == ServerRelay::Offered && welcome.standing == Standing::Member {
             link.say(now, ClientMessage::Relay);
         }
+        // Each server in turn, so that the first few are of different ones; the latest first.
+        let up = network.links.iter().filter(|(_, link)| link.status == LinkStatus::Up);
+        let mut lists: Vec<(bool, &[SocketAddr])> = up.map(|(at, link)| (*at != id, link.stun.as_slice())).collect();
+        lists.sort_by_key(|(other, _)| *other);
+        let longest = lists.iter().map(|(_, list)| list.len()).max().unwrap_or(0);
+        let servers = (0..longest).flat_map(|at| lists.iter().filter_map(move |(_, list)| list.get(at).copied()));
+        let servers: Vec<SocketAddr> = servers.collect();
         self.gather.stun_servers(now, servers);
+    }
+
+    /// Ends a join once no server is left that could help with it.
+    pub(crate) fn judge_join(&mut self) {
+        let Some(network) = &self.network else { return };
+        if matches!(network.saved.stage, Stage::Member) || network.links.values().any(|link| link.hopeless.is_none()) {
+            return;
+        }
+        let reasons = || network.links.values().filter_map(|link| link.hopeless.as_ref());
+        let refused = reasons().find_map(|reason| match reason {
+            Hopeless::Refused(text) => Some(text.clone()),
+            Hopeless::Wrong(_) => None,
+        });
+        let wrong = reasons().find_map(|reason| match reason {
+            Hopeless::Wrong(text) => Some(text.clone()),
+            Hopeless::Refused(_) => None,
+        });
+        match (refused, wrong) {
+            (Some(text), _) => self.refuse_join(text),
+            (None, Some(text)) => self.fail_up(FailureCode::Failed, text, "ask the inviter for a fresh invite"),
+            (None, None) => {}
+        }
     }
 }
 

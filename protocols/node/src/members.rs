@@ -34,6 +34,9 @@ impl Node {
         for id in gone {
             self.remove_peer(id);
         }
+        if let Some(network) = &mut self.network {
+            network.saved.recent.retain(|key| !network.state.is_revoked(key));
+        }
         for peer in wanted {
             self.take_member(&peer);
         }
@@ -70,6 +73,12 @@ impl Node {
         let ways = self.agent_ways(None);
         let peer = Peer::new(self.next_peer_id(), profile, ways);
         self.add_peer(peer, Roam::Fixed, None);
+    }
+
+    /// The peer that a member is in the data plane.
+    pub(crate) fn member_peer(&self, member: &MemberKey) -> Option<PeerId> {
+        let key = self.network.as_ref()?.state.member(member)?.tunnel_key();
+        self.by_key.get(&(IdentityId::Network, PublicKey::from_bytes(key.to_bytes()))).copied()
     }
 
     pub(crate) fn tell_names(&mut self) {

@@ -14,6 +14,7 @@ use ginnel_time::{Instant, Tai64n};
 use ginnel_tunnel::{NetworkTag, PublicKey};
 use rand_core::RngCore;
 
+use crate::greet::Greeter;
 use crate::io::{Failure, FailureCode, Output, Reply, ServerId};
 use crate::link::{Link, LinkStatus};
 use crate::members::addresses_of;
@@ -37,6 +38,7 @@ pub(crate) struct Network {
     pub(crate) refused: Option<String>,
     /// The latest entries in words; at most [`LOG_LINES`], the oldest dropped.
     pub(crate) log: VecDeque<LogLine>,
+    pub(crate) greeter: Greeter,
 }
 
 impl Network {
@@ -98,7 +100,7 @@ impl Network {
             .values()
             .flat_map(|link| [link.retry, link.credentials_due, link.client.as_ref().and_then(Client::poll_timeout)]);
         let waiting = self.waiting.iter().map(|waiting| waiting.deadline);
-        links.flatten().chain(waiting).chain(self.lease_check).min()
+        links.flatten().chain(waiting).chain(self.lease_check).chain(self.greeter.poll_timeout()).min()
     }
 
     /// Seals a mail to a member and hands it to every server that is connected.
@@ -148,6 +150,7 @@ impl Node {
             lease_check: Some(now + LEASE_CHECK),
             refused: None,
             log: VecDeque::new(),
+            greeter: Greeter::default(),
         });
     }
 
@@ -177,6 +180,7 @@ impl Node {
             }
         }
         self.forward(Command::SetShields(shields));
+        self.plan_greetings(now, Duration::ZERO);
         self.network_timeout(now);
     }
 
@@ -189,6 +193,7 @@ impl Node {
             }
             link.close(now, None);
         }
+        network.greeter = Greeter::default();
         self.gather.forget_servers(now);
         self.sync_members();
     }
@@ -227,6 +232,7 @@ impl Node {
         }
         self.drain_links(now);
         self.late_requests(now);
+        self.greeter_timeout(now);
     }
 
     /// Drops every trace of the network from this machine.

@@ -312,7 +312,7 @@ impl Node {
         self.tell_agent(now, peer, PathInput::Arrived(path));
     }
 
-    fn tell_agent(&mut self, now: Instant, peer: PeerId, input: PathInput) {
+    pub(crate) fn tell_agent(&mut self, now: Instant, peer: PeerId, input: PathInput) {
         if let Some(agent) = self.peers.get_mut(&peer).and_then(Peer::agent)
             && agent.handle_input(now, input).is_err()
         {
@@ -380,23 +380,7 @@ impl Node {
             }
             PathOutput::Select { primary, backup, duplicate } => {
                 self.forward(Command::SetPath { peer: id, primary, backup, duplicate });
-                if let Some(Ways::Agent { primary: current, backup: behind, .. }) =
-                    self.peers.get_mut(&id).map(|peer| &mut peer.ways)
-                {
-                    if current.map(|(path, _)| path) != primary {
-                        *current = primary.map(|path| (path, now));
-                    }
-                    *behind = backup;
-                }
-                if let Some(path) = primary {
-                    if let Some(peer) = self.peers.get_mut(&id) {
-                        peer.unreached = 0;
-                    }
-                    if !path.is_relayed() {
-                        self.close_fresh(now, id);
-                    }
-                    self.pings_may_go(now, id);
-                }
+                self.selected(now, id, primary, backup);
             }
             PathOutput::FreshSocket { .. } => self.fresh_socket(now, id),
             PathOutput::Event(event) => {
@@ -406,6 +390,34 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// Takes an agent's choice of paths.
+    fn selected(&mut self, now: Instant, id: PeerId, primary: Option<Path>, backup: Option<Path>) {
+        let mut before = None;
+        if let Some(Ways::Agent { primary: current, backup: behind, .. }) =
+            self.peers.get_mut(&id).map(|peer| &mut peer.ways)
+        {
+            before = current.map(|(path, _)| path);
+            if before != primary {
+                *current = primary.map(|path| (path, now));
+            }
+            *behind = backup;
+        }
+        let fell = before.is_some_and(|path| !path.is_relayed()) && primary.is_none_or(|path| path.is_relayed());
+        if fell && self.peers.get(&id).is_some_and(|peer| peer.session.is_some()) {
+            // Perhaps it is our own mapping that has changed: punching needs the new one.
+            self.gather.recheck(now);
+        }
+        let Some(path) = primary else { return };
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.unreached = 0;
+        }
+        if !path.is_relayed() {
+            self.close_fresh(now, id);
+        }
+        self.remember(now, id, path);
+        self.pings_may_go(now, id);
     }
 
     pub(crate) fn open_socket(&mut self, family: Family, port: Port) -> SocketId {

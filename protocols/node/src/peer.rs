@@ -60,6 +60,8 @@ pub(crate) struct Peer {
     pub(crate) initiations: Bucket,
     pub(crate) session: Option<SessionInfo>,
     pub(crate) pings: Vec<Ping>,
+    /// The last handshake that this side began got no answer.
+    pub(crate) unanswered: bool,
 }
 
 /// How a peer is reached.
@@ -193,6 +195,7 @@ impl Peer {
             initiations: INITIATIONS,
             session: None,
             pings: Vec::new(),
+            unanswered: false,
         }
     }
 

@@ -105,6 +105,8 @@ pub struct PeerReport {
     pub last_handshake: Option<Instant>,
     /// Whether a handshake is under way.
     pub connecting: bool,
+    /// Why a link that is wanted is not there, in words.
+    pub waiting: Option<String>,
 }
 
 /// Where a peer comes from.

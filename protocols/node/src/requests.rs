@@ -13,6 +13,7 @@ use ginnel_tunnel::StaticSecret;
 use crate::io::{Failure, FailureCode, Output, Reply, Request, RequestId, UpOutcome};
 use crate::network::Network;
 use crate::node::Node;
+use crate::recent::Recent;
 use crate::report::{InviteReport, InviteState, LogLine};
 use crate::saved::{SavedNetwork, SavedShields, Secret, Stage, Switch};
 use crate::waiting::{Waiting, Wish};
@@ -110,8 +111,9 @@ impl Node {
                 (Pasted::Invite(invite), Stage::Member | Stage::Founding { .. }) => {
                     invite.network() == network.saved.id()
                 }
-                (Pasted::Founding(founding), Stage::Founding { token, .. }) => token == founding.token().as_bytes(),
-                (Pasted::Founding(_), Stage::Joining { .. } | Stage::Member) => false,
+                (Pasted::Founding(founding), Stage::Founding { .. } | Stage::Joining { .. } | Stage::Member) => {
+                    network.saved.founded_with.as_ref() == Some(founding.token().as_bytes())
+                }
             };
             if same {
                 return Ok(());
@@ -158,6 +160,8 @@ impl Node {
             switch: Switch::Up,
             shields: SavedShields::Down,
             revocations: Vec::new(),
+            founded_with: None,
+            recent: Recent::default(),
         })
     }
 
@@ -197,6 +201,8 @@ impl Node {
             switch: Switch::Up,
             shields: SavedShields::Down,
             revocations: Vec::new(),
+            founded_with: Some(*founding.token().as_bytes()),
+            recent: Recent::default(),
         })
     }
 

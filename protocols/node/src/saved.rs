@@ -1,17 +1,21 @@
 //! What a node keeps in the state folder, and its encoding.
 //!
-//! A version byte, 1, then the fields below in postcard's encoding. The shell adds a checksum and writes atomically.
+//! A version byte, 2, then the fields below in postcard's encoding. The shell adds a checksum and writes atomically.
 //!
 //! | field | meaning |
 //! |---|---|
 //! | reserve | TAI64N label that no sent initiation has passed |
-//! | network | absent when this machine is in no network, else: its id, name, servers (addresses, keys), the member's Ed25519 seed, the X25519 secret, the admin's Ed25519 seed if held, the stage (founding with token and genesis; joining with the invite's seed; member), the wished name, the switch, shields, revocations that are not ordered yet |
+//! | network | absent when this machine is in no network, else: its id, name, servers (addresses, keys), the member's Ed25519 seed, the X25519 secret, the admin's Ed25519 seed if held, the stage (founding with token and genesis; joining with the invite's seed; member), the wished name, the switch, shields, revocations that are not ordered yet, then since version 2: the token that founded it, the last direct endpoints of members |
+//!
+//! Version 1 ended with the revocations; it is still read.
 
 use ginnel_membership::{NetworkId, Server, SigningKey};
 use ginnel_time::Tai64n;
 use ginnel_tunnel::StaticSecret;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::recent::Recent;
 
 /// The saved state cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +50,61 @@ pub(crate) struct SavedNetwork {
     pub(crate) shields: SavedShields,
     /// Revocations in effect that the log does not hold yet.
     pub(crate) revocations: Vec<Vec<u8>>,
+    /// The token with which this machine founded the network, so that the same founding string is known again.
+    pub(crate) founded_with: Option<[u8; 16]>,
+    /// Where members were last reached directly.
+    pub(crate) recent: Recent,
+}
+
+/// The whole of it as version 1 wrote it.
+#[derive(Deserialize)]
+struct SavedV1 {
+    reserve: [u8; 12],
+    network: Option<SavedNetworkV1>,
+}
+
+/// [`SavedNetwork`] as version 1 wrote it.
+#[derive(Deserialize)]
+struct SavedNetworkV1 {
+    id: [u8; 32],
+    servers: Vec<Server>,
+    member: Secret,
+    tunnel: Secret,
+    admin: Option<Secret>,
+    stage: Stage,
+    wish: String,
+    switch: Switch,
+    shields: SavedShields,
+    revocations: Vec<Vec<u8>>,
+}
+
+impl From<SavedV1> for Saved {
+    fn from(old: SavedV1) -> Self {
+        Self { reserve: old.reserve, network: old.network.map(SavedNetwork::from) }
+    }
+}
+
+impl From<SavedNetworkV1> for SavedNetwork {
+    fn from(old: SavedNetworkV1) -> Self {
+        let founded_with = match &old.stage {
+            Stage::Founding { token, .. } => Some(*token),
+            Stage::Joining { .. } | Stage::Member => None,
+        };
+        Self {
+            id: old.id,
+            servers: old.servers,
+            member: old.member,
+            tunnel: old.tunnel,
+            admin: old.admin,
+            stage: old.stage,
+            wish: old.wish,
+            switch: old.switch,
+            shields: old.shields,
+            revocations: old.revocations,
+            founded_with,
+            recent: Recent::default(),
+        }
+    }
 }
 
 /// How far the membership has come.
@@ -132,21 +191,26 @@ impl Saved {
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadState> {
         match bytes.split_first() {
-            Some((&VERSION, body)) => match postcard::take_from_bytes(body) {
-                Ok((saved, [])) => Ok(saved),
-                Ok(_) | Err(_) => Err(BadState::Broken),
-            },
+            Some((&VERSION, body)) => whole(body),
+            Some((&1, body)) => whole::<SavedV1>(body).map(Self::from),
             Some((&version, _)) if version > VERSION => Err(BadState::Newer(version)),
             Some(_) | None => Err(BadState::Broken),
         }
     }
 }
 
-const VERSION: u8 = 1;
+fn whole<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, BadState> {
+    match postcard::take_from_bytes(body) {
+        Ok((saved, [])) => Ok(saved),
+        Ok(_) | Err(_) => Err(BadState::Broken),
+    }
+}
+
+const VERSION: u8 = 2;
 
 #[cfg(test)]
 mod tests {
-    use ginnel_membership::ServerKeys;
+    use ginnel_membership::{MemberKey, ServerKeys};
 
     use super::*;
 
@@ -164,14 +228,45 @@ mod tests {
             wish: "ada".into(),
             switch: Switch::Up,
             shields: SavedShields::Down,
-            revocations: Vec::new(),
+            revocations: vec![vec![7, 7]],
+            founded_with: Some([8; 16]),
+            recent: Recent::default(),
         }
     }
 
     #[test]
     fn golden_state_without_network() {
         let saved = Saved::new(Tai64n::from_bytes([9; 12]), None);
-        assert_eq!(saved.encode(), [1, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 0]);
+        assert_eq!(saved.encode(), [2, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 0]);
+    }
+
+    #[test]
+    fn golden_network_of_the_present_version_and_of_version_1() {
+        let mut saved = network();
+        saved.recent.note(MemberKey::from_bytes([6; 32]), "203.0.113.9:4000".parse().expect("literal"));
+        let bytes = Saved::new(Tai64n::from_bytes([9; 12]), Some(saved)).encode();
+        let old_part = [
+            [9; 12].as_slice(),
+            &[1],
+            &[1; 32],
+            &[1, 1, 16],
+            b"203.0.113.1:4433",
+            &[2; 32],
+            &[3; 32],
+            &[4; 32],
+            &[5; 32],
+            &[0, 2, 3],
+            b"ada",
+            &[0, 1, 1, 2, 7, 7],
+        ]
+        .concat();
+        let recent = [[1, 6].as_slice(), &[6; 31], &[1, 0, 203, 0, 113, 9, 0xA0, 0x1F]].concat();
+        assert_eq!(bytes, [[2].as_slice(), &old_part, &[1], &[8; 16], &recent].concat());
+
+        let old = Saved::decode(&[[1].as_slice(), &old_part].concat()).expect("version 1 is read");
+        let network = old.network.expect("it holds a network");
+        assert_eq!(network.revocations, [[7, 7]]);
+        assert!(network.founded_with.is_none() && network.recent.is_empty());
     }
 
     #[test]
@@ -186,7 +281,7 @@ mod tests {
 
     #[test]
     fn newer_versions_are_told_apart_from_broken_ones() {
-        assert_eq!(Saved::decode(&[2, 0]).err(), Some(BadState::Newer(2)));
+        assert_eq!(Saved::decode(&[3, 0]).err(), Some(BadState::Newer(3)));
         assert_eq!(Saved::decode(&[0, 0]).err(), Some(BadState::Broken));
     }
 }

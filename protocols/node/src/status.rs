@@ -73,6 +73,7 @@ impl Node {
             backup,
             last_handshake: peer.session.map(|session| session.made),
             connecting: peer.attempt.is_some(),
+            waiting: self.why_waiting(peer),
         }
     }
 

@@ -1,0 +1,212 @@
+//! Links that do without servers: a restarted daemon calls the members it had links with, where it last reached them,
+//! and links are kept warm while no server could mend them.
+//!
+//! Nothing here waits for a server. A call goes out at full TTL to each remembered address, again and again for
+//! [`GREETING`], so that two restarted daemons open both their NATs; a call that stays unanswered ends quietly. It is made
+//! again when a server comes up, and traffic makes calls of its own.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use ginnel_forward::PeerId;
+use ginnel_membership::MemberKey;
+use ginnel_path::{Candidate, CandidateKind, Input as PathInput, Path};
+use ginnel_time::Instant;
+
+use crate::attempt::GREETING;
+use crate::exchange::CONFIRMATION_PATIENCE;
+use crate::network::Network;
+use crate::node::Node;
+use crate::peer::{Confirmation, Peer};
+use crate::report::PathKind;
+use crate::saved::Switch;
+
+/// Calls to be made, and endpoints to be written down.
+#[derive(Debug, Default)]
+pub(crate) struct Greeter {
+    /// Whom to call, in order; at most [`MAX_GREETED`].
+    queue: VecDeque<MemberKey>,
+    next: Option<Instant>,
+    /// When changed endpoints are written to the state folder.
+    write: Option<Instant>,
+    written: Option<Instant>,
+    /// When links are next kept warm.
+    warm: Option<Instant>,
+}
+
+impl Greeter {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        [self.next, self.write, self.warm].into_iter().flatten().min()
+    }
+}
+
+impl Node {
+    /// Lines up the members that this machine last had links with.
+    pub(crate) fn plan_greetings(&mut self, now: Instant, delay: Duration) {
+        let Some(network) = &mut self.network else { return };
+        if network.saved.switch == Switch::Down || !network.is_member() {
+            return;
+        }
+        network.greeter.queue = network.saved.recent.members().take(MAX_GREETED).collect();
+        network.greeter.next = (!network.greeter.queue.is_empty()).then(|| now + delay);
+        network.greeter.warm.get_or_insert(now + WARM);
+    }
+
+    /// Makes the calls that are due, writes changed endpoints down, and keeps links warm.
+    pub(crate) fn greeter_timeout(&mut self, now: Instant) {
+        let reachable = !self.gather.candidates().is_empty();
+        let Some(network) = &mut self.network else { return };
+        let greeter = &mut network.greeter;
+        let mut calls = Vec::new();
+        if greeter.next.is_some_and(|at| at <= now) {
+            // Without an address of our own nothing can be sent; the sockets are about to open.
+            if reachable {
+                calls.extend(greeter.queue.pop_front());
+            }
+            let pace = if reachable { PACE } else { NO_ADDRESS_YET };
+            greeter.next = (!greeter.queue.is_empty()).then(|| now + pace);
+        }
+        let write = greeter.write.take_if(|at| *at <= now).is_some();
+        if write {
+            greeter.written = Some(now);
+        }
+        let warm = greeter.warm.is_some_and(|at| at <= now);
+        if warm {
+            greeter.warm = Some(now + WARM);
+        }
+        if write {
+            self.persist();
+        }
+        for member in calls {
+            self.greet(now, member);
+        }
+        if warm {
+            self.keep_warm(now);
+        }
+    }
+
+    /// Notes the path that data takes to a member, when it is a direct one.
+    pub(crate) fn remember(&mut self, now: Instant, id: PeerId, path: Path) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let Some(member) = peer.profile.member else { return };
+        if path.is_relayed() || self.path_report(peer, path).kind == PathKind::TurnUdp {
+            return;
+        }
+        let Some(network) = &mut self.network else { return };
+        if network.saved.recent.note(member, path.remote) && network.greeter.write.is_none() {
+            let soon = now + WRITE_DELAY;
+            let spaced = network.greeter.written.map_or(soon, |written| soon.max(written + WRITE_SPACING));
+            network.greeter.write = Some(spaced);
+        }
+    }
+
+    /// Calls a member where it was last reached, unless there is a session or a call.
+    fn greet(&mut self, now: Instant, member: MemberKey) {
+        let Some(id) = self.member_peer(&member) else { return };
+        let mailed = self.network.as_ref().is_some_and(Network::is_connected);
+        let Some(peer) = self.peers.get(&id) else { return };
+        match peer.session {
+            Some(session) if session.confirmed == Confirmation::Confirmed => return,
+            // An old mail may have been answered; its sender is given the time to confirm.
+            Some(session) if now.saturating_duration_since(session.made) < CONFIRMATION_PATIENCE => {
+                let Some(network) = &mut self.network else { return };
+                network.greeter.queue.push_back(member);
+                network.greeter.next.get_or_insert(now + CONFIRMATION_PATIENCE);
+                return;
+            }
+            Some(_) | None => {}
+        }
+        if peer.attempt.is_some() {
+            if mailed {
+                self.mail_attempt(now, id);
+            }
+            return;
+        }
+        self.recall(now, id);
+        self.begin_attempt(now, id, now, GREETING);
+    }
+
+    /// Tells a peer's agent where it was last reached, when no server brings anything newer.
+    pub(crate) fn recall(&mut self, now: Instant, id: PeerId) {
+        let Some(network) = self.network.as_ref().filter(|network| !network.is_connected()) else { return };
+        let Some(member) = self.peers.get(&id).and_then(|peer| peer.profile.member) else { return };
+        // As a host's address it goes out at full TTL: there is nobody to arrange a punch with.
+        let known = network.saved.recent.remotes(&member).iter();
+        let candidates: Vec<Candidate> =
+            known.map(|addr| Candidate { kind: CandidateKind::Host, addr: *addr }).collect();
+        if !candidates.is_empty() {
+            self.tell_agent(now, id, PathInput::RemoteCandidates(candidates));
+        }
+    }
+
+    /// While no server is reached, an idle link that went cold could not be made again: its mappings are kept open.
+    fn keep_warm(&mut self, now: Instant) {
+        let Some(network) = self.network.as_ref().filter(|network| !network.is_connected()) else { return };
+        if network.saved.switch == Switch::Down {
+            return;
+        }
+        let members: Vec<MemberKey> = network.saved.recent.members().take(MAX_GREETED).collect();
+        for member in members {
+            let Some(id) = self.member_peer(&member) else { continue };
+            let linked = self.peers.get(&id).is_some_and(|peer| peer.session.is_some() && peer.primary().is_some());
+            if linked {
+                self.tell_agent(now, id, PathInput::Traffic { sent: true, received: true });
+            }
+        }
+    }
+
+    /// The last session with a peer has ended; without a server it is made anew at once, while the mappings are open.
+    pub(crate) fn went_cold(&mut self, now: Instant, id: PeerId) {
+        let Some(network) = self.network.as_ref().filter(|network| !network.is_connected()) else { return };
+        let Some(member) = self.peers.get(&id).and_then(|peer| peer.profile.member) else { return };
+        let warm = network.saved.recent.members().take(MAX_GREETED).any(|known| known == member);
+        if warm && network.saved.switch == Switch::Up {
+            self.greet(now, member);
+        }
+    }
+
+    /// Why there is no link to a peer though one is wanted, in words; `None` where there is one or none is wanted.
+    pub(crate) fn why_waiting(&self, peer: &Peer) -> Option<String> {
+        let member = peer.profile.member?;
+        let network = self.network.as_ref()?;
+        if network.saved.switch == Switch::Down || (peer.session.is_some() && peer.primary().is_some()) {
+            return None;
+        }
+        let calling = peer.attempt.is_some();
+        if !calling && !peer.unanswered && peer.session.is_none() {
+            return None;
+        }
+        let known = !network.saved.recent.remotes(&member).is_empty();
+        if !network.is_connected() {
+            let trouble = network.links.values().find_map(|link| link.trouble.as_deref()).unwrap_or("none is reached");
+            return Some(if known {
+                format!("its last endpoint does not answer, and no server can help: {trouble}")
+            } else {
+                format!("waiting for a server: {trouble}")
+            });
+        }
+        let relay = if self.gather.has_relay() { "" } else { "; relay unreachable" };
+        Some(if peer.session.is_some() {
+            format!("no path carries packets yet{relay}")
+        } else if calling {
+            format!("called, and has not answered yet{relay}")
+        } else {
+            format!("did not answer: it is offline, or cannot be reached from here{relay}")
+        })
+    }
+}
+
+/// Members called after a start, and links kept warm without a server.
+const MAX_GREETED: usize = 32;
+/// Between two calls.
+const PACE: Duration = Duration::from_millis(25);
+/// Between looks for an address of our own.
+const NO_ADDRESS_YET: Duration = Duration::from_millis(250);
+/// An endpoint that changes is written down after this time, so that changes which come together are written once.
+const WRITE_DELAY: Duration = Duration::from_secs(1);
+/// Between two writes at least.
+const WRITE_SPACING: Duration = Duration::from_secs(15);
+/// How often an idle link counts as used while no server is reached: paths in use are probed often enough for a NAT.
+const WARM: Duration = Duration::from_secs(60);
+/// After a server lets us in: by then the candidates are gathered anew.
+pub(crate) const AFTER_WELCOME: Duration = Duration::from_secs(1);

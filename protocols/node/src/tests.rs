@@ -1,0 +1,4 @@
+//! Whole nodes in small worlds.
+
+mod dead_servers;
+mod world;
