@@ -170,6 +170,9 @@ fn show_peers(peers: &[Peer], output: &Output) {
         table.row([clean(&peer.name), first, path, endpoint, rtt, bytes(peer.rx_bytes), bytes(peer.tx_bytes), seen]);
     }
     table.lines().iter().for_each(|line| output.line(line));
+    for (peer, waiting) in peers.iter().filter_map(|peer| Some((peer, peer.waiting.as_ref()?))) {
+        output.line(&format!("{}: {}", clean(&peer.name), clean(waiting)));
+    }
 }
 
 fn show_static_peers(peers: &[StaticPeer], output: &Output) {

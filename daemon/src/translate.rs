@@ -203,6 +203,7 @@ fn member(now: Instant, peer: &PeerReport, traffic: &Traffic) -> api::Peer {
         tx_bytes: counted.tx_bytes,
         last_handshake: peer.last_handshake.map(|at| timestamp(now, at)),
         last_seen: counted.last_received.map(|at| timestamp(now, at)),
+        waiting: peer.waiting.clone(),
     }
 }
 

@@ -149,6 +149,9 @@ pub struct Peer {
     pub last_handshake: Option<Timestamp>,
     /// When anything authentic was last received from it.
     pub last_seen: Option<Timestamp>,
+    /// Why a link that is wanted is not there, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<String>,
 }
 
 impl Peer {
@@ -371,6 +374,7 @@ mod tests {
                     tx_bytes: 20,
                     last_handshake: Some(Timestamp::from_unix(1_790_000_030)),
                     last_seen: None,
+                    waiting: None,
                 }],
             }],
             static_peers: vec![StaticPeer {
