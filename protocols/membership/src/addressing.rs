@@ -9,7 +9,7 @@
 //! | IPv4 range | 100.b.0.0/16 with b = 64 + (first byte of BLAKE2s("ginnel ipv4 range v1", network id) mod 64), or what the genesis names |
 //! | IPv4 host | start and odd step, u16 each, from BLAKE2s("ginnel ipv4 host v1", network id, member key): the first free of start, start + step, … mod 2^16 |
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::keys::{MemberKey, NetworkId, hash};
@@ -44,7 +44,8 @@ impl Ipv4Range {
         self.host(0)
     }
 
-    const fn host(self, host: u16) -> Ipv4Addr {
+    /// The address with this host number.
+    pub(crate) const fn host(self, host: u16) -> Ipv4Addr {
         let [a, b] = self.0;
         let [c, d] = host.to_be_bytes();
         Ipv4Addr::new(a, b, c, d)
@@ -74,6 +75,16 @@ pub fn ula(network: &NetworkId, key: &MemberKey) -> Ipv6Addr {
         .unwrap_or(Ipv6Addr::UNSPECIFIED)
 }
 
+/// The address with this interface part in a network's /64.
+pub(crate) fn ipv6_of(network: &NetworkId, interface: u64) -> Ipv6Addr {
+    join(prefix_half(network), interface)
+}
+
+/// The interface part of an address.
+pub(crate) const fn interface_of(addr: Ipv6Addr) -> u64 {
+    (addr.to_bits() & u64::MAX as u128) as u64
+}
+
 /// The IPv4 addresses that a key may get, in the order in which they are tried; each assignable address once.
 pub fn ipv4_probes(range: Ipv4Range, network: &NetworkId, key: &MemberKey) -> impl Iterator<Item = Ipv4Addr> + use<> {
     hosts(range, network, key).map(move |host| range.host(host))
@@ -84,16 +95,42 @@ pub fn ipv4_probes(range: Ipv4Range, network: &NetworkId, key: &MemberKey) -> im
 pub(crate) struct Pool {
     network: NetworkId,
     range: Ipv4Range,
-    /// Every host number ever given, and its latest holder.
-    hosts: BTreeMap<u16, MemberKey>,
+    /// Every host number ever given.
+    hosts: BTreeSet<u16>,
     /// Host numbers of dead members; used again only when nothing else is left.
     abandoned: BTreeSet<u16>,
-    interfaces: BTreeMap<u64, MemberKey>,
+    interfaces: BTreeSet<u64>,
 }
 
 impl Pool {
     pub(crate) const fn new(network: NetworkId, range: Ipv4Range) -> Self {
-        Self { network, range, hosts: BTreeMap::new(), abandoned: BTreeSet::new(), interfaces: BTreeMap::new() }
+        Self { network, range, hosts: BTreeSet::new(), abandoned: BTreeSet::new(), interfaces: BTreeSet::new() }
+    }
+
+    /// Takes up the addresses of all members that ever were, and whether each is live; `None` when two live members have
+    /// one IPv4 address, or any two one IPv6 address.
+    pub(crate) fn restore(
+        network: NetworkId,
+        range: Ipv4Range,
+        members: impl Iterator<Item = (Option<Ipv4Addr>, Ipv6Addr, bool)>,
+    ) -> Option<Self> {
+        let mut pool = Self::new(network, range);
+        let mut held = BTreeSet::new();
+        for (ipv4, ipv6, live) in members {
+            if let Some(addr) = ipv4 {
+                let [.., c, d] = addr.octets();
+                let host = u16::from_be_bytes([c, d]);
+                if !range.is_assignable(host) || live && !held.insert(host) {
+                    return None;
+                }
+                pool.hosts.insert(host);
+            }
+            if !pool.interfaces.insert(interface_of(ipv6)) {
+                return None;
+            }
+        }
+        pool.abandoned = pool.hosts.difference(&held).copied().collect();
+        Some(pool)
     }
 
     pub(crate) const fn range(&self) -> Ipv4Range {
@@ -113,22 +150,22 @@ impl Pool {
     fn assign_ipv4(&mut self, key: &MemberKey) -> Option<Ipv4Addr> {
         let mut probes = hosts(self.range, &self.network, key);
         let host = if self.hosts.len() < self.range.capacity() {
-            probes.find(|host| !self.hosts.contains_key(host))
+            probes.find(|host| !self.hosts.contains(host))
         } else if self.abandoned.is_empty() {
             None
         } else {
             probes.find(|host| self.abandoned.contains(host))
         }?;
         self.abandoned.remove(&host);
-        self.hosts.insert(host, *key);
+        self.hosts.insert(host);
         Some(self.range.host(host))
     }
 
     fn assign_ipv6(&mut self, key: &MemberKey) -> Ipv6Addr {
         let interface = interfaces(self.network, *key)
-            .find(|interface| !self.interfaces.contains_key(interface))
+            .find(|interface| !self.interfaces.contains(interface))
             .expect("2^32 attempts find a free interface among 2^64");
-        self.interfaces.insert(interface, *key);
+        self.interfaces.insert(interface);
         join(prefix_half(&self.network), interface)
     }
 }
@@ -237,7 +274,7 @@ mod tests {
         let mut pool = Pool::new(NETWORK, Ipv4Range::of(&NETWORK));
         let mut attempts = interfaces(NETWORK, key(5));
         let first = attempts.next().expect("attempts abound");
-        pool.interfaces.insert(first, key(6));
+        pool.interfaces.insert(first);
         let (_, addr) = pool.assign(&key(5));
         assert_eq!(addr, join(prefix_half(&NETWORK), attempts.next().expect("attempts abound")));
     }

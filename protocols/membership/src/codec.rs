@@ -24,9 +24,6 @@ pub enum Malformed {
     /// A format version that this build does not know.
     #[error("format version {0} is not known to this version of ginnel")]
     Version(u8),
-    /// A record type that is reserved for a later version.
-    #[error("{0} records are not supported by this version of ginnel")]
-    Unsupported(crate::record::ReservedType),
     /// A record type that nobody has defined.
     #[error("record type {0} is not known")]
     UnknownType(u8),
@@ -42,6 +39,9 @@ pub enum Malformed {
     /// A name that is not one.
     #[error("bad name: {0}")]
     Name(#[source] NameError),
+    /// A list of servers that names one twice, or without the one that is to order the log.
+    #[error("the sequencer is not one of the servers, or a server is there twice")]
+    Sequencer,
     /// A server address that is not `host:port` in canonical form.
     #[error("bad server address")]
     Address,
@@ -73,6 +73,10 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn u16(&mut self) -> Result<u16, Malformed> {
         self.array().map(u16::from_be_bytes)
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32, Malformed> {
+        self.array().map(u32::from_be_bytes)
     }
 
     pub(crate) fn u64(&mut self) -> Result<u64, Malformed> {
@@ -156,6 +160,10 @@ impl Writer {
         self.bytes(&value.to_be_bytes())
     }
 
+    pub(crate) fn u32(&mut self, value: u32) -> &mut Self {
+        self.bytes(&value.to_be_bytes())
+    }
+
     pub(crate) fn u64(&mut self, value: u64) -> &mut Self {
         self.bytes(&value.to_be_bytes())
     }
@@ -185,6 +193,16 @@ impl Writer {
             self.server(server);
         }
         self
+    }
+
+    /// A record, behind its length.
+    pub(crate) fn record(&mut self, bytes: &[u8]) -> &mut Self {
+        self.u16(bytes.len().min(usize::from(u16::MAX)) as u16).bytes(bytes)
+    }
+
+    /// How many items of a long list follow.
+    pub(crate) fn count(&mut self, items: usize) -> &mut Self {
+        self.u32(u32::try_from(items).unwrap_or(u32::MAX))
     }
 
     fn short(&mut self, bytes: &[u8]) -> &mut Self {

@@ -96,9 +96,12 @@
 #![forbid(unsafe_code)]
 
 pub mod addressing;
+mod authority;
 pub mod build;
+mod change;
 pub mod codec;
 pub mod entry;
+mod governance;
 pub mod invite;
 pub mod keys;
 mod ledger;
@@ -107,6 +110,7 @@ mod peer;
 pub mod record;
 mod refusal;
 pub mod sequencer;
+pub mod snapshot;
 pub mod state;
 
 pub use codec::Malformed;
@@ -117,7 +121,8 @@ pub use keys::{
     TunnelKey,
 };
 pub use name::Name;
-pub use record::{Capabilities, Record, SignedRecord};
+pub use record::{Capabilities, Checkpoint, Record, Rights, SignedRecord};
 pub use refusal::{Break, Refusal};
 pub use sequencer::{Placed, Sequencer};
-pub use state::{Applied, Change, Comparison, Member, State, VerifiedPeer};
+pub use snapshot::BadSnapshot;
+pub use state::{Admission, Applied, Change, Comparison, Member, State, VerifiedPeer};

@@ -180,6 +180,31 @@ impl<K: Copy> Registry<K> {
         }
     }
 
+    /// The next number for each wish that was taken once.
+    pub(crate) const fn counters(&self) -> &BTreeMap<Name, u32> {
+        &self.next
+    }
+
+    /// Takes up who holds what, and the counters.
+    pub(crate) fn restore(
+        holders: impl IntoIterator<Item = (Name, K)>,
+        counters: impl IntoIterator<Item = (Name, u32)>,
+    ) -> Self {
+        Self { holders: holders.into_iter().collect(), next: counters.into_iter().collect() }
+    }
+
+    /// Number of names that are held.
+    pub(crate) fn len(&self) -> usize {
+        self.holders.len()
+    }
+
+    /// Gives a name that is held to another holder.
+    pub(crate) fn hand_over(&mut self, name: &Name, holder: K) {
+        if let Some(place) = self.holders.get_mut(name) {
+            *place = holder;
+        }
+    }
+
     pub(crate) fn release(&mut self, name: &Name) {
         self.holders.remove(name);
     }

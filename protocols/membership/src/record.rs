@@ -4,12 +4,14 @@
 //! [`MAX_RECORD_LEN`] bytes. Each signature is over [`Context::RECORD`], the network id (32 zero bytes for a genesis) and
 //! everything before the block. The tables are in the [crate's docs](crate).
 
-use std::fmt;
-
 use thiserror::Error;
 
 use crate::addressing::Ipv4Range;
 use crate::codec::{MAX_SERVERS, Malformed, Reader, Writer, check_servers};
+use crate::governance::check_admins;
+pub use crate::governance::{
+    AdminChange, Checkpoint, Delegate, Freshness, MAX_DELEGATES, Policy, Rights, ServersChange,
+};
 use crate::keys::{
     BadSignature, Context, InviteKey, MemberKey, NetworkId, SequencerKey, Server, Signature, SigningKey, TunnelKey,
     Verifier, hash,
@@ -68,7 +70,7 @@ pub struct Enrolment {
     pub capabilities: Capabilities,
 }
 
-/// Changes what a member says of itself; signed with its own key.
+/// Changes what a member says of itself; signed with its own key, and with the new one where that changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberUpdate {
     /// The member.
@@ -79,6 +81,63 @@ pub struct MemberUpdate {
     pub name: Name,
     /// What it can do.
     pub capabilities: Capabilities,
+    /// Which keys are new from here on.
+    pub rotation: Rotation,
+}
+
+/// New keys of a member, which keeps its name, its addresses and its place; the old keys are dead for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Rotation {
+    /// The keys stay.
+    #[default]
+    None,
+    /// The tunnel key is new.
+    Tunnel(TunnelKey),
+    /// Both keys are new; the record is signed by the old and the new member key.
+    Both {
+        /// The new Ed25519 key.
+        member: MemberKey,
+        /// The new X25519 key.
+        tunnel_key: TunnelKey,
+    },
+}
+
+impl Rotation {
+    /// The new tunnel key, if there is one.
+    pub const fn tunnel_key(&self) -> Option<TunnelKey> {
+        match self {
+            Self::None => None,
+            Self::Tunnel(key) | Self::Both { tunnel_key: key, .. } => Some(*key),
+        }
+    }
+
+    /// The new member key, if there is one.
+    pub const fn member(&self) -> Option<MemberKey> {
+        match self {
+            Self::None | Self::Tunnel(_) => None,
+            Self::Both { member, .. } => Some(*member),
+        }
+    }
+
+    fn write(&self, writer: &mut Writer) {
+        match self {
+            Self::None => writer.u8(0),
+            Self::Tunnel(key) => writer.u8(1).bytes(key.as_bytes()),
+            Self::Both { member, tunnel_key } => writer.u8(2).bytes(member.as_bytes()).bytes(tunnel_key.as_bytes()),
+        };
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(match reader.u8()? {
+            0 => Self::None,
+            1 => Self::Tunnel(TunnelKey::from_bytes(reader.array()?)),
+            2 => Self::Both {
+                member: MemberKey::from_bytes(reader.array()?),
+                tunnel_key: TunnelKey::from_bytes(reader.array()?),
+            },
+            other => return Err(Malformed::Value(other, "key rotation")),
+        })
+    }
 }
 
 /// Ends a membership for good; signed by admins, or by the member itself on leaving.
@@ -88,14 +147,14 @@ pub struct Revocation {
     pub member: MemberKey,
 }
 
-/// An admin's word that the log reached `length` and `head` by `time`.
+/// The word of an admin or a delegate that the log reached `length` and `head` by `time`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// Number of entries.
     pub length: u64,
     /// Hash of the last of them.
     pub head: [u8; 32],
-    /// Unix seconds by the admin's clock.
+    /// Unix seconds by the signer's clock.
     pub time: u64,
 }
 
@@ -110,6 +169,10 @@ pub enum Record {
     MemberUpdate(MemberUpdate),
     Revoke(Revocation),
     Lease(Lease),
+    AdminChange(AdminChange),
+    Servers(ServersChange),
+    Policy(Policy),
+    Checkpoint(Checkpoint),
 }
 
 impl Record {
@@ -122,6 +185,10 @@ impl Record {
             Self::MemberUpdate(_) => 5,
             Self::Revoke(_) => 6,
             Self::Lease(_) => 7,
+            Self::AdminChange(_) => 8,
+            Self::Servers(_) => 9,
+            Self::Policy(_) => 10,
+            Self::Checkpoint(_) => 11,
         }
     }
 
@@ -143,7 +210,8 @@ impl Record {
             }
             Self::MemberUpdate(body) => {
                 writer.bytes(body.member.as_bytes()).u64(body.number);
-                writer.name(&body.name).u16(body.capabilities.bits()).u8(NO_ROTATION);
+                writer.name(&body.name).u16(body.capabilities.bits());
+                body.rotation.write(&mut writer);
             }
             Self::Revoke(body) => {
                 writer.bytes(body.member.as_bytes());
@@ -151,8 +219,29 @@ impl Record {
             Self::Lease(body) => {
                 writer.u64(body.length).bytes(&body.head).u64(body.time);
             }
+            Self::AdminChange(body) => body.write(&mut writer),
+            Self::Servers(body) => body.write(&mut writer),
+            Self::Policy(body) => body.write(&mut writer),
+            Self::Checkpoint(body) => body.write(&mut writer),
         }
         writer.into_bytes()
+    }
+
+    /// Checks what a decoder would refuse, where the types leave it open.
+    fn check(&self) -> Result<(), Malformed> {
+        match self {
+            Self::Genesis(body) => body.check(),
+            Self::AdminChange(body) => body.check(),
+            Self::Servers(body) => body.check(),
+            Self::Policy(body) => body.check(),
+            Self::Invite(_)
+            | Self::InviteVoid(_)
+            | Self::Member(_)
+            | Self::MemberUpdate(_)
+            | Self::Revoke(_)
+            | Self::Lease(_)
+            | Self::Checkpoint(_) => Ok(()),
+        }
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -174,10 +263,10 @@ impl Record {
             5 => Self::MemberUpdate(MemberUpdate::read(reader)?),
             6 => Self::Revoke(Revocation { member: MemberKey::from_bytes(reader.array()?) }),
             7 => Self::Lease(Lease { length: reader.u64()?, head: reader.array()?, time: reader.u64()? }),
-            8 => return Err(Malformed::Unsupported(ReservedType::AdminChange)),
-            9 => return Err(Malformed::Unsupported(ReservedType::Servers)),
-            10 => return Err(Malformed::Unsupported(ReservedType::Policy)),
-            11 => return Err(Malformed::Unsupported(ReservedType::Checkpoint)),
+            8 => Self::AdminChange(AdminChange::read(reader)?),
+            9 => Self::Servers(ServersChange::read(reader)?),
+            10 => Self::Policy(Policy::read(reader)?),
+            11 => Self::Checkpoint(Checkpoint::read(reader)?),
             other => return Err(Malformed::UnknownType(other)),
         })
     }
@@ -216,52 +305,18 @@ impl Genesis {
 
     fn check(&self) -> Result<(), Malformed> {
         check_servers(&self.servers)?;
-        if self.admins.is_empty() || self.admins.len() > MAX_ADMINS {
-            return Err(Malformed::Count(self.admins.len().min(255) as u8, "admins"));
-        }
-        if self.threshold == 0 || usize::from(self.threshold) > self.admins.len() {
-            return Err(Malformed::Count(self.threshold, "threshold"));
-        }
-        if self.admins.is_sorted_by(|a, b| a < b) { Ok(()) } else { Err(Malformed::NotCanonical) }
+        check_admins(self.threshold, &self.admins)
     }
 }
 
 impl MemberUpdate {
     fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let update = Self {
+        Ok(Self {
             member: MemberKey::from_bytes(reader.array()?),
             number: reader.u64()?,
             name: reader.name()?,
             capabilities: Capabilities::from_bits(reader.u16()?),
-        };
-        match reader.u8()? {
-            NO_ROTATION => Ok(update),
-            1 => Err(Malformed::Unsupported(ReservedType::KeyRotation)),
-            other => Err(Malformed::Value(other, "key rotation")),
-        }
-    }
-}
-
-/// Record types that have a number but no meaning yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names say it")]
-pub enum ReservedType {
-    AdminChange,
-    Servers,
-    Policy,
-    Checkpoint,
-    /// A member update that changes keys.
-    KeyRotation,
-}
-
-impl fmt::Display for ReservedType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::AdminChange => "admin-change",
-            Self::Servers => "servers",
-            Self::Policy => "policy",
-            Self::Checkpoint => "checkpoint",
-            Self::KeyRotation => "key-rotation",
+            rotation: Rotation::read(reader)?,
         })
     }
 }
@@ -313,9 +368,7 @@ impl SignedRecord {
     /// # Errors
     /// [`Malformed`] when a list is out of bounds or the record grows beyond [`MAX_RECORD_LEN`].
     pub fn sign(network: &NetworkId, record: Record, signers: &[&SigningKey]) -> Result<Self, Malformed> {
-        if let Record::Genesis(genesis) = &record {
-            genesis.check()?;
-        }
+        record.check()?;
         let mut signed = Self { record, signatures: Vec::new() };
         for signer in signers {
             signed.cosign(network, signer)?;
@@ -400,10 +453,6 @@ impl SignedRecord {
             Verifier::new(key.as_bytes())?.verify(Context::RECORD, &[&scope, &body], signature)
         })
     }
-
-    pub(crate) fn into_record(self) -> Record {
-        self.record
-    }
 }
 
 /// The network id that a genesis record gives; its bytes are hashed as they stand.
@@ -446,15 +495,7 @@ pub fn check_genesis(bytes: &[u8], network: Option<&NetworkId>) -> Result<Genesi
         return Err(BadGenesis::NotAuthorised);
     }
     signed.verify(&network_id(bytes))?;
-    match signed.into_record() {
-        Record::Genesis(genesis) => Ok(genesis),
-        Record::Invite(_)
-        | Record::InviteVoid(_)
-        | Record::Member(_)
-        | Record::MemberUpdate(_)
-        | Record::Revoke(_)
-        | Record::Lease(_) => Err(BadGenesis::NotGenesis),
-    }
+    Ok(genesis.clone())
 }
 
 /// What ties a signature to one network; a genesis comes before its network's id.
@@ -466,7 +507,11 @@ const fn signing_scope(network: &NetworkId, record: &Record) -> [u8; 32] {
         | Record::Member(_)
         | Record::MemberUpdate(_)
         | Record::Revoke(_)
-        | Record::Lease(_) => network.to_bytes(),
+        | Record::Lease(_)
+        | Record::AdminChange(_)
+        | Record::Servers(_)
+        | Record::Policy(_)
+        | Record::Checkpoint(_) => network.to_bytes(),
     }
 }
 
@@ -475,6 +520,5 @@ pub const MAX_RECORD_LEN: usize = 2048;
 /// Admins of a network and signatures of a record at most.
 pub const MAX_ADMINS: usize = 8;
 const VERSION: u8 = 1;
-const NO_ROTATION: u8 = 0;
 const SIGNATURE_LEN: usize = 32 + 64;
 const _: () = assert!(MAX_SERVERS <= 255 && MAX_ADMINS <= 255);

@@ -85,13 +85,25 @@ pub enum Refusal {
     /// A later lease was seen.
     #[error("a later lease is in the log already")]
     StaleLease,
+    /// Another record of the kind took effect first.
+    #[error("this change was made for another state of the network: make it anew")]
+    WrongNumber,
+    /// A revoked key, or one that can verify nothing, would become an admin's.
+    #[error("one of these keys cannot be an admin's")]
+    AdminUnfit,
+    /// The checkpoint was not made for the log's end.
+    #[error("the log has moved on since this checkpoint was made")]
+    StaleCheckpoint,
+    /// An admin vouches for a state that is not this one: somebody shows two histories, or one of the two is wrong.
+    #[error("the checkpoint speaks of another state of this network")]
+    CheckpointOfAnotherState,
 }
 
 impl Refusal {
     /// A number that stands for the refusal in messages; numbers are never reused.
     pub const fn code(&self) -> u16 {
         match self {
-            Self::Malformed(Malformed::Unsupported(_) | Malformed::UnknownType(_) | Malformed::Version(_)) => 2,
+            Self::Malformed(Malformed::UnknownType(_) | Malformed::Version(_)) => 2,
             Self::Malformed(_) => 1,
             Self::Signature(_) => 3,
             Self::NotAuthorised => 4,
@@ -117,6 +129,10 @@ impl Refusal {
             Self::StaleLease => 24,
             Self::NotFounded => 25,
             Self::TooManyPending => 26,
+            Self::WrongNumber => 27,
+            Self::AdminUnfit => 28,
+            Self::StaleCheckpoint => 29,
+            Self::CheckpointOfAnotherState => 30,
         }
     }
 }

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use crate::entry::{Entry, Place};
-use crate::keys::{NetworkId, SigningKey, hash};
-use crate::record::{check_genesis, network_id};
+use crate::keys::{NetworkId, Signature, SigningKey, hash};
+use crate::ledger::Check;
+use crate::record::{Record, check_genesis, network_id};
 use crate::refusal::{Break, Refusal};
 use crate::state::{Applied, State};
 
-/// Orders one network's log.
+/// Orders one network's log, or mirrors it for the server that does: which of the two follows from the log.
 ///
 /// Whoever stores the log must have stored an entry before anybody else sees it: two entries signed for one place are a
 /// fork, and every member would take it for fraud.
@@ -17,7 +18,15 @@ pub struct Sequencer {
     key: SigningKey,
     state: State,
     /// Where each record that took effect stands, so that a retry is answered and not refused.
-    placed: BTreeMap<[u8; 32], (u64, u64)>,
+    placed: BTreeMap<[u8; 32], Spot>,
+}
+
+/// What an entry holds beside its record and the chain.
+#[derive(Clone, Copy)]
+struct Spot {
+    sequence: u64,
+    time: u64,
+    signature: Signature,
 }
 
 /// Where a record belongs.
@@ -40,14 +49,27 @@ impl Sequencer {
             return Err(Refusal::OtherSequencer);
         }
         let network = network_id(genesis);
+        let mut sequencer = Self::mirror(key.clone(), network);
         let place = Place { sequence: 0, previous: network.to_bytes(), time: now };
         let entry = Entry::sign(&key, &network, place, genesis);
-        let mut sequencer = Self { key, state: State::new(network), placed: BTreeMap::new() };
         sequencer.apply(&entry).expect("a checked genesis in an entry just signed founds its network");
         Ok((sequencer, entry))
     }
 
-    /// Takes up a stored log.
+    /// Starts an empty mirror of a network that another server orders; [`Self::apply`] fills it.
+    pub const fn mirror(key: SigningKey, network: NetworkId) -> Self {
+        Self { key, state: State::new(network), placed: BTreeMap::new() }
+    }
+
+    /// Starts a mirror at a checkpoint. A record that was ordered before the checkpoint and comes again is refused, since
+    /// its entry is not here.
+    pub const fn mirror_at(key: SigningKey, state: State) -> Self {
+        Self { key, state, placed: BTreeMap::new() }
+    }
+
+    /// Takes up a stored log. Entries that this server ordered itself are taken without a look at their signatures: it
+    /// judged them before it signed them, and the chain of hashes says that they are the same. What others ordered is
+    /// checked in full.
     ///
     /// # Errors
     /// [`Break`] when the entries are not this network's log from its start.
@@ -56,9 +78,11 @@ impl Sequencer {
         network: NetworkId,
         entries: impl IntoIterator<Item = &'a Entry>,
     ) -> Result<Self, Break> {
-        let mut sequencer = Self { key, state: State::new(network), placed: BTreeMap::new() };
+        let mut sequencer = Self::mirror(key, network);
+        let own = sequencer.key.sequencer_key();
         for entry in entries {
-            sequencer.apply(entry)?;
+            let check = if sequencer.state.sequencer() == Some(own) { Check::Trusted } else { Check::All };
+            sequencer.take(entry, check)?;
         }
         Ok(sequencer)
     }
@@ -81,27 +105,50 @@ impl Sequencer {
     /// Makes the entry that [`Self::append`] would make, without taking it: for storage that must agree first.
     ///
     /// # Errors
-    /// [`Refusal`] when the record would mean nothing.
+    /// [`Refusal`] when the record would mean nothing, [`Refusal::OtherSequencer`] when this server is a mirror.
     pub fn prepare(&self, now: u64, record: &[u8]) -> Result<Placed, Refusal> {
         if let Some(existing) = self.existing(record) {
             return Ok(Placed::Existing(existing));
         }
         let time = now.max(self.state.time());
         self.state.judge(time, record)?;
-        let (sequence, previous) = self.state.head();
-        Ok(Placed::New(Entry::sign(&self.key, &self.state.network(), Place { sequence, previous, time }, record)))
+        if self.is_sequencer() { Ok(Placed::New(self.sign(time, record))) } else { Err(Refusal::OtherSequencer) }
     }
 
-    /// Takes an entry that is stored: one of [`Self::prepare`]'s, or another process's with the same key.
+    /// Makes the entry by which this mirror becomes the sequencer: for a servers record that names it, when the sequencer
+    /// before it is lost. What that one ordered and this mirror has not seen is a fork from here on.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the record would mean nothing, [`Refusal::OtherSequencer`] when it does not name this server.
+    pub fn take_over(&self, now: u64, record: &[u8]) -> Result<Placed, Refusal> {
+        if let Some(existing) = self.existing(record) {
+            return Ok(Placed::Existing(existing));
+        }
+        let time = now.max(self.state.time());
+        let own = self.key.sequencer_key();
+        match self.state.judge(time, record)?.record() {
+            Record::Servers(body) if body.sequencer == own => Ok(Placed::New(self.sign(time, record))),
+            Record::Genesis(_)
+            | Record::Invite(_)
+            | Record::InviteVoid(_)
+            | Record::Member(_)
+            | Record::MemberUpdate(_)
+            | Record::Revoke(_)
+            | Record::Lease(_)
+            | Record::AdminChange(_)
+            | Record::Servers(_)
+            | Record::Policy(_)
+            | Record::Checkpoint(_) => Err(Refusal::OtherSequencer),
+        }
+    }
+
+    /// Takes an entry that is stored: one of [`Self::prepare`]'s, another process's with the same key, or one that the
+    /// sequencer made where this is a mirror.
     ///
     /// # Errors
     /// [`Break`] when it does not continue the log.
     pub fn apply(&mut self, entry: &Entry) -> Result<Applied, Break> {
-        let applied = self.state.apply(entry)?;
-        if let Applied::Changed(_) = applied {
-            self.placed.entry(record_hash(&entry.record)).or_insert((entry.sequence, entry.time));
-        }
-        Ok(applied)
+        self.take(entry, Check::All)
     }
 
     /// The network as the log tells it.
@@ -109,11 +156,30 @@ impl Sequencer {
         &self.state
     }
 
-    /// Rebuilds the entry that holds `record`; signatures are deterministic, so it is the same to the byte.
+    /// Whether this server orders the log, rather than mirror it.
+    pub fn is_sequencer(&self) -> bool {
+        self.state.sequencer() == Some(self.key.sequencer_key())
+    }
+
+    fn take(&mut self, entry: &Entry, check: Check) -> Result<Applied, Break> {
+        let applied = self.state.apply_checked(entry, check)?;
+        if let Applied::Changed(_) = applied {
+            let Entry { sequence, time, signature, .. } = *entry;
+            self.placed.entry(record_hash(&entry.record)).or_insert(Spot { sequence, time, signature });
+        }
+        Ok(applied)
+    }
+
+    fn sign(&self, time: u64, record: &[u8]) -> Entry {
+        let (sequence, previous) = self.state.head();
+        Entry::sign(&self.key, &self.state.network(), Place { sequence, previous, time }, record)
+    }
+
+    /// The entry that holds `record`.
     fn existing(&self, record: &[u8]) -> Option<Entry> {
-        let (sequence, time) = *self.placed.get(&record_hash(record))?;
+        let Spot { sequence, time, signature } = *self.placed.get(&record_hash(record))?;
         let previous = self.state.head_at(sequence)?;
-        Some(Entry::sign(&self.key, &self.state.network(), Place { sequence, previous, time }, record))
+        Some(Entry { sequence, previous, time, record: record.to_vec(), signature })
     }
 }
 

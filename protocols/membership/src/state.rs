@@ -1,38 +1,73 @@
 //! Replay: from entries to the members, names and addresses that they prove.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::addressing::Ipv4Range;
+pub use crate::change::{Admission, Applied, Change, Comparison, InviteInfo, InviteStanding};
 use crate::entry::Entry;
-use crate::keys::{InviteKey, MemberKey, NetworkId, SequencerKey, Server, TunnelKey};
-use crate::ledger::Ledger;
+use crate::keys::{BadSignature, InviteKey, MemberKey, NetworkId, SequencerKey, Server, TunnelKey, Verifier};
+use crate::ledger::{Check, Ledger};
 use crate::name::Name;
 pub use crate::peer::{Member, Standing, VerifiedPeer};
-use crate::record::{Genesis, Lease, MAX_RECORD_LEN, Record, SignedRecord, check_genesis};
+use crate::record::{
+    Checkpoint, Freshness, Genesis, Lease, MAX_RECORD_LEN, Policy, Record, ServersChange, SignedRecord, check_genesis,
+};
 use crate::refusal::{Break, Refusal};
+use crate::snapshot::{BadSnapshot, MAX_SNAPSHOT_LEN, Snapshot, state_hash};
 
 /// A network as its log tells it.
 ///
 /// Two states that took the same entries are equal, whatever else came in between, except for revocations on receipt
-/// ([`Self::revoke_on_receipt`]), which only ever take peers away.
+/// ([`Self::revoke_on_receipt`]), which only ever take peers away. One that started at a checkpoint
+/// ([`Self::from_checkpoint`]) knows no entries before it, and equals the others in everything else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
     network: NetworkId,
-    /// The hash of every entry.
+    /// The log's length and head where this state started.
+    base: (u64, [u8; 32]),
+    /// The hash of every entry since.
     heads: Vec<[u8; 32]>,
     /// The time of the last entry.
     time: u64,
     /// `None` until the genesis is in.
     ledger: Option<Ledger>,
+    /// Who orders the log from which sequence number on, ascending.
+    offices: Vec<Office>,
+    /// The snapshot that the latest checkpoint speaks of.
+    snapshot: Option<Arc<[u8]>>,
     /// Revocations in effect that are not in the log yet.
     pending: BTreeMap<MemberKey, Vec<u8>>,
+}
+
+/// A sequencer's time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Office {
+    from: u64,
+    key: SequencerKey,
+    verifier: Verifier,
+}
+
+/// A record that has an effect; a checkpoint with its snapshot.
+struct Judged {
+    signed: SignedRecord,
+    snapshot: Option<Arc<[u8]>>,
 }
 
 impl State {
     /// The empty log of a network that is known by its id alone.
     pub const fn new(network: NetworkId) -> Self {
-        Self { network, heads: Vec::new(), time: 0, ledger: None, pending: BTreeMap::new() }
+        Self {
+            network,
+            base: (0, network.to_bytes()),
+            heads: Vec::new(),
+            time: 0,
+            ledger: None,
+            offices: Vec::new(),
+            snapshot: None,
+            pending: BTreeMap::new(),
+        }
     }
 
     /// Takes the next entry.
@@ -40,6 +75,10 @@ impl State {
     /// # Errors
     /// [`Break`] when the entry does not continue this log; nothing has changed then.
     pub fn apply(&mut self, entry: &Entry) -> Result<Applied, Break> {
+        self.apply_checked(entry, Check::All)
+    }
+
+    pub(crate) fn apply_checked(&mut self, entry: &Entry, check: Check) -> Result<Applied, Break> {
         if entry.record.len() > MAX_RECORD_LEN {
             return Err(Break::TooLong);
         }
@@ -50,24 +89,29 @@ impl State {
         if entry.sequence != self.length() {
             return Err(Break::Gap { expected: self.length(), found: entry.sequence });
         }
-        let Some(ledger) = &self.ledger else { return self.apply_genesis(entry, hash) };
-        entry.verify(&self.network, &ledger.sequencer)?;
+        if self.ledger.is_none() {
+            return self.apply_genesis(entry, hash);
+        }
+        if check == Check::All {
+            self.verify_entry(entry)?;
+        }
         if entry.previous != self.head().1 {
             return Err(Break::Fork { sequence: entry.sequence });
         }
         if entry.time < self.time {
             return Err(Break::Time);
         }
-        let judged = self.judge(entry.time, &entry.record);
+        let judged = self.judge_checked(entry.time, &entry.record, check);
         self.heads.push(hash);
         self.time = entry.time;
         match judged {
-            Ok(signed) => Ok(self.admit(entry.time, signed)),
+            Ok(judged) => Ok(self.admit(entry.time, judged)),
             Err(refusal) => Ok(self.skip(refusal, &entry.record)),
         }
     }
 
-    /// Takes a revocation before it is ordered: the key is dead for [`Self::is_revoked`] and [`Self::peers`] at once.
+    /// Takes a revocation before it is ordered: the key is dead for [`Self::is_revoked`] and [`Self::peers`] at once. Answers
+    /// the member's latest key, which need not be the one that the record names.
     ///
     /// # Errors
     /// [`Refusal`] when the record is not a revocation that this log would take.
@@ -90,10 +134,12 @@ impl State {
         let signed = SignedRecord::decode(record)?;
         let Record::Revoke(body) = signed.record() else { return Err(Refusal::NotAuthorised) };
         let ledger = self.ledger.as_ref().ok_or(Refusal::NotFounded)?;
-        let dying = self.pending.keys().filter(|key| **key != body.member && ledger.admins.contains(key)).count();
-        ledger.judge_revocation(&signed, body, ledger.admins.len().saturating_sub(dying))?;
+        let target = ledger.current(&body.member);
+        let dying = self.pending.keys().filter(|key| **key != target && ledger.authority.contains(key)).count();
+        let admins_left = ledger.authority.admins().len().saturating_sub(dying);
+        let key = ledger.judge_revocation(&signed, body, admins_left)?;
         signed.verify(&self.network)?;
-        Ok(body.member)
+        Ok(key)
     }
 
     /// Says whether `record` would have an effect in an entry of `time`, and reads it.
@@ -101,28 +147,42 @@ impl State {
     /// # Errors
     /// [`Refusal`] says why it would not.
     pub fn judge(&self, time: u64, record: &[u8]) -> Result<SignedRecord, Refusal> {
-        let ledger = self.ledger.as_ref().ok_or(Refusal::NotFounded)?;
-        let signed = SignedRecord::decode(record)?;
-        ledger.judge(time, &signed, &|length| self.head_at(length))?;
-        Ok(signed)
+        self.judge_checked(time, record, Check::All).map(|judged| judged.signed)
+    }
+
+    /// What an admin signs to let newcomers start here: see [`crate::build::checkpoint_record`]. It holds until the next
+    /// entry; `None` before the genesis, or when the snapshot would be longer than [`MAX_SNAPSHOT_LEN`].
+    pub fn make_checkpoint(&self) -> Option<Checkpoint> {
+        self.ledger.as_ref()?;
+        let (length, head) = self.head();
+        let snapshot = self.snapshot();
+        let state_length = u32::try_from(snapshot.len()).ok().filter(|_| snapshot.len() <= MAX_SNAPSHOT_LEN)?;
+        Some(Checkpoint { length, head, state_hash: state_hash(&snapshot), state_length })
     }
 
     /// Number of entries, and the hash of the last; the network id stands for the hash of an empty log.
     pub fn head(&self) -> (u64, [u8; 32]) {
-        (self.length(), self.heads.last().copied().unwrap_or_else(|| self.network.to_bytes()))
+        (self.length(), self.heads.last().copied().unwrap_or(self.base.1))
     }
 
-    /// The head that the log had when it held `length` entries; `None` when it is not that long.
+    /// The head that the log had when it held `length` entries; `None` when it is not that long, or when that was before
+    /// the checkpoint at which this state started.
     pub fn head_at(&self, length: u64) -> Option<[u8; 32]> {
-        match length.checked_sub(1) {
-            None => Some(self.network.to_bytes()),
-            Some(last) => self.known_hash(last),
+        match length.checked_sub(self.base.0)?.checked_sub(1) {
+            None => Some(self.base.1),
+            Some(last) => self.heads.get(usize::try_from(last).ok()?).copied(),
         }
+    }
+
+    /// The length that the log had where this state started: 0, unless that was at a checkpoint.
+    pub const fn base(&self) -> u64 {
+        self.base.0
     }
 
     /// Compares another's log with this one by its length and head.
     pub fn compare(&self, length: u64, head: [u8; 32]) -> Comparison {
         match self.head_at(length) {
+            None if length < self.base.0 => Comparison::Unknown,
             None => Comparison::Ahead,
             Some(own) if own != head => Comparison::Fork,
             Some(_) if length == self.length() => Comparison::Same,
@@ -152,12 +212,37 @@ impl State {
 
     /// The network's servers, best first; none until the genesis is in.
     pub fn servers(&self) -> &[Server] {
-        self.genesis().map_or(&[], |genesis| &genesis.servers)
+        self.ledger.as_ref().map_or(&[], Ledger::servers)
     }
 
     /// The key that orders the log; `None` until the genesis is in.
     pub fn sequencer(&self) -> Option<SequencerKey> {
-        self.genesis().map(|genesis| genesis.sequencer)
+        self.ledger.as_ref().map(Ledger::sequencer)
+    }
+
+    /// The number that the next change of the servers must have.
+    pub fn next_servers(&self) -> u64 {
+        self.ledger.as_ref().map_or(1, Ledger::next_servers)
+    }
+
+    /// The rules; the defaults until a policy is in the log. Its delegates are live members.
+    pub fn policy(&self) -> Policy {
+        self.ledger.as_ref().map(|ledger| ledger.policy.clone()).unwrap_or_default()
+    }
+
+    /// The number that the next policy must have.
+    pub fn next_policy(&self) -> u64 {
+        self.ledger.as_ref().map_or(1, Ledger::next_policy)
+    }
+
+    /// The latest checkpoint in the log; its `length` is the sequence number of its entry.
+    pub fn checkpoint(&self) -> Option<Checkpoint> {
+        self.ledger.as_ref()?.checkpoint
+    }
+
+    /// The snapshot of which the latest checkpoint speaks: what a newcomer needs beside the checkpoint's entry.
+    pub const fn checkpoint_snapshot(&self) -> Option<&Arc<[u8]>> {
+        self.snapshot.as_ref()
     }
 
     /// The /16 of the network's IPv4 addresses; `None` until the genesis is in.
@@ -165,17 +250,27 @@ impl State {
         self.ledger.as_ref().map(Ledger::ipv4_range)
     }
 
-    /// The keys that may invite, revoke and sign leases.
+    /// The keys that may govern, ascending.
     pub fn admins(&self) -> impl Iterator<Item = &MemberKey> {
-        self.ledger.iter().flat_map(|ledger| &ledger.admins)
+        self.ledger.iter().flat_map(|ledger| ledger.authority.admins())
+    }
+
+    /// How many admins must sign together; 0 until the genesis is in.
+    pub fn threshold(&self) -> u8 {
+        self.ledger.as_ref().map_or(0, |ledger| ledger.authority.threshold())
+    }
+
+    /// The number that the next change of the admins must have.
+    pub fn next_admin_change(&self) -> u64 {
+        self.ledger.as_ref().map_or(1, Ledger::next_admin_change)
     }
 
     /// Whether `key` is an admin's.
     pub fn is_admin(&self, key: &MemberKey) -> bool {
-        self.ledger.as_ref().is_some_and(|ledger| ledger.admins.contains(key))
+        self.ledger.as_ref().is_some_and(|ledger| ledger.authority.contains(key))
     }
 
-    /// All members that ever were, by key.
+    /// All members that ever were, by their latest key.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.ledger.iter().flat_map(|ledger| ledger.members.values())
     }
@@ -190,9 +285,14 @@ impl State {
         self.member(&self.ledger.as_ref()?.names.holder(name)?)
     }
 
-    /// The member, live or revoked, with this tunnel key.
+    /// The member, live or revoked, with this tunnel key; nobody has one that was replaced.
     pub fn member_with_tunnel_key(&self, key: &TunnelKey) -> Option<&Member> {
         self.member(self.ledger.as_ref()?.tunnel_keys.get(key)?)
+    }
+
+    /// What a member's key was replaced with in the end; `key` itself unless it was.
+    pub fn current_key(&self, key: &MemberKey) -> MemberKey {
+        self.ledger.as_ref().map_or(*key, |ledger| ledger.current(key))
     }
 
     /// Whether `key` is a live member's: in the log, and not revoked, on receipt included.
@@ -230,6 +330,16 @@ impl State {
         self.lease().map(|lease| Duration::from_secs(now.saturating_sub(lease.time)))
     }
 
+    /// Whether newcomers may be let in at `now` (Unix seconds).
+    pub fn admitting(&self, now: u64) -> Admission {
+        let Some((ledger, age)) = self.ledger.as_ref().zip(self.lease_age(now)) else { return Admission::Closed };
+        match ledger.policy.freshness {
+            _ if age <= LEASE_LIFE => Admission::Fresh,
+            Freshness::Warn => Admission::Stale,
+            Freshness::Strict => Admission::Closed,
+        }
+    }
+
     /// Every live member but `me`, by key; none when `me` is not a live member itself.
     pub fn peers(&self, me: &MemberKey) -> Vec<VerifiedPeer> {
         if !self.is_live(me) {
@@ -248,121 +358,215 @@ impl State {
         member.key != *me && member.is_live() && !self.pending.contains_key(&member.key)
     }
 
+    pub(crate) const fn ledger(&self) -> Option<&Ledger> {
+        self.ledger.as_ref()
+    }
+
+    /// Stands just after the entry of a checkpoint that was checked against `content`.
+    pub(crate) fn resume_at(
+        content: Snapshot,
+        snapshot: &[u8],
+        checkpoint: Checkpoint,
+        entry: &Entry,
+    ) -> Result<Self, BadSnapshot> {
+        let Snapshot { mut ledger, length, head, time: _ } = content;
+        let (network, key) = (ledger.network, ledger.sequencer());
+        let verifier = Verifier::new(key.as_bytes())?;
+        entry.verify(&network, &verifier)?;
+        ledger.checkpoint = Some(checkpoint);
+        Ok(Self {
+            network,
+            base: (length, head),
+            heads: vec![entry.hash()],
+            time: entry.time,
+            ledger: Some(ledger),
+            offices: vec![Office { from: length, key, verifier }],
+            snapshot: Some(snapshot.into()),
+            pending: BTreeMap::new(),
+        })
+    }
+
     fn apply_genesis(&mut self, entry: &Entry, hash: [u8; 32]) -> Result<Applied, Break> {
         let genesis = check_genesis(&entry.record, Some(&self.network))?;
-        let ledger = Ledger::new(self.network, genesis)?;
-        entry.verify(&self.network, &ledger.sequencer)?;
+        let key = genesis.sequencer;
+        let verifier = Verifier::new(key.as_bytes())?;
+        entry.verify(&self.network, &verifier)?;
         if entry.previous != self.network.to_bytes() {
             return Err(Break::Fork { sequence: entry.sequence });
         }
         self.heads.push(hash);
         self.time = entry.time;
-        self.ledger = Some(ledger);
+        self.ledger = Some(Ledger::new(self.network, genesis, entry.record.clone()));
+        self.offices.push(Office { from: 0, key, verifier });
         Ok(Applied::Changed(Change::Founded))
     }
 
-    fn admit(&mut self, time: u64, signed: SignedRecord) -> Applied {
-        let change = self.ledger.as_mut().and_then(|ledger| ledger.admit(time, signed));
-        if let Some(Change::Revoked(key)) = &change {
-            self.pending.remove(key);
+    fn judge_checked(&self, time: u64, record: &[u8], check: Check) -> Result<Judged, Refusal> {
+        let ledger = self.ledger.as_ref().ok_or(Refusal::NotFounded)?;
+        let signed = SignedRecord::decode(record)?;
+        ledger.judge(time, &signed, &|length| self.head_at(length), check)?;
+        let snapshot = match signed.record() {
+            Record::Checkpoint(body) => Some(self.judge_checkpoint(body)?),
+            Record::Genesis(_)
+            | Record::Invite(_)
+            | Record::InviteVoid(_)
+            | Record::Member(_)
+            | Record::MemberUpdate(_)
+            | Record::Revoke(_)
+            | Record::Lease(_)
+            | Record::AdminChange(_)
+            | Record::Servers(_)
+            | Record::Policy(_) => None,
+        };
+        Ok(Judged { signed, snapshot })
+    }
+
+    /// Holds what admins say of the log and its meaning against both; answers the snapshot.
+    fn judge_checkpoint(&self, body: &Checkpoint) -> Result<Arc<[u8]>, Refusal> {
+        // Whoever started at the latest checkpoint knows no head before it.
+        if self.checkpoint().is_some_and(|latest| body.length < latest.length) {
+            return Err(Refusal::StaleCheckpoint);
+        }
+        if self.head_at(body.length).is_some_and(|head| head != body.head) {
+            return Err(Refusal::CheckpointOfAnotherState);
+        }
+        if body.length != self.length() {
+            return Err(Refusal::StaleCheckpoint);
+        }
+        let snapshot = self.snapshot();
+        let length = snapshot.len() <= MAX_SNAPSHOT_LEN && u32::try_from(snapshot.len()) == Ok(body.state_length);
+        if length && state_hash(&snapshot) == body.state_hash {
+            Ok(snapshot.into())
+        } else {
+            Err(Refusal::CheckpointOfAnotherState)
+        }
+    }
+
+    fn admit(&mut self, time: u64, judged: Judged) -> Applied {
+        let change = self.ledger.as_mut().and_then(|ledger| ledger.admit(time, &judged.signed));
+        if judged.snapshot.is_some() {
+            self.snapshot = judged.snapshot;
+        }
+        match &change {
+            Some(Change::Revoked(key)) => {
+                self.pending.remove(key);
+            }
+            Some(Change::Rotated { old, new }) => {
+                // A revocation on its way holds for whoever the member is by now.
+                if let Some(record) = self.pending.remove(old) {
+                    self.pending.insert(*new, record);
+                }
+            }
+            Some(Change::ServersChanged) => self.change_office(),
+            Some(
+                Change::Founded
+                | Change::Invited(_)
+                | Change::InviteVoided(_)
+                | Change::Joined(_)
+                | Change::Updated(_)
+                | Change::Spared(_)
+                | Change::Leased(_)
+                | Change::AdminsChanged
+                | Change::PolicyChanged
+                | Change::Checkpointed(_),
+            )
+            | None => {}
         }
         change.map_or(Applied::Skipped(Refusal::SecondGenesis), Applied::Changed)
     }
 
+    /// The last entry may have named another sequencer.
+    fn change_office(&mut self) {
+        let Some(key) = self.sequencer().filter(|key| self.offices.last().is_none_or(|office| office.key != *key))
+        else {
+            return;
+        };
+        let verifier = Verifier::new(key.as_bytes()).expect("a sequencer's key is checked before it takes effect");
+        self.offices.push(Office { from: self.length(), key, verifier });
+    }
+
     /// A revocation that was in effect on receipt, but that the log's order made void, loses its effect.
     fn skip(&mut self, refusal: Refusal, record: &[u8]) -> Applied {
-        if refusal == Refusal::LastAdmin {
-            self.pending.retain(|_, pending| pending.as_slice() != record);
+        if refusal != Refusal::LastAdmin {
+            return Applied::Skipped(refusal);
         }
-        Applied::Skipped(refusal)
+        let spared = self.pending.iter().find(|(_, pending)| pending.as_slice() == record).map(|(key, _)| *key);
+        match spared {
+            Some(key) => {
+                self.pending.remove(&key);
+                Applied::Changed(Change::Spared(key))
+            }
+            None => Applied::Skipped(refusal),
+        }
+    }
+
+    /// Checks that the sequencer signed an entry for the log's end, or the one that the entry's own record puts in its place.
+    fn verify_entry(&self, entry: &Entry) -> Result<(), BadSignature> {
+        let office = self.offices.last().ok_or(BadSignature)?;
+        let Err(bad) = entry.verify(&self.network, &office.verifier) else { return Ok(()) };
+        let Some(heir) = heir(entry).filter(|body| body.sequencer != office.key) else { return Err(bad) };
+        entry.verify(&self.network, &Verifier::new(heir.sequencer.as_bytes())?)?;
+        self.judge(entry.time, &entry.record).map(drop).map_err(|_| bad)
     }
 
     /// What it means that another entry claims a place that is taken.
     fn signed_fork(&self, entry: &Entry) -> Break {
-        let verified = match &self.ledger {
-            Some(ledger) => entry.verify(&self.network, &ledger.sequencer),
-            None => Ok(()),
-        };
-        verified.map_or_else(Break::Signature, |()| Break::Fork { sequence: entry.sequence })
+        let mut bad = BadSignature;
+        let mut later = u64::MAX;
+        for office in self.offices.iter().rev() {
+            // The entry that hands an office over may be signed by either side.
+            if office.from <= entry.sequence.saturating_add(1) && entry.sequence < later {
+                match entry.verify(&self.network, &office.verifier) {
+                    Ok(()) => return Break::Fork { sequence: entry.sequence },
+                    Err(error) => bad = error,
+                }
+            }
+            later = office.from;
+        }
+        if self.is_other_handover(entry) {
+            return Break::Fork { sequence: entry.sequence };
+        }
+        Break::Signature(bad)
+    }
+
+    /// Whether admins handed the log over in this entry, to a sequencer that this history does not know.
+    fn is_other_handover(&self, entry: &Entry) -> bool {
+        let Some(ledger) = &self.ledger else { return false };
+        let (Some(heir), Ok(signed)) = (heir(entry), SignedRecord::decode(&entry.record)) else { return false };
+        ledger.authority.authorise(&signed).is_ok()
+            && Verifier::new(heir.sequencer.as_bytes()).is_ok_and(|key| entry.verify(&self.network, &key).is_ok())
+            && signed.verify(&self.network).is_ok()
     }
 
     fn known_hash(&self, sequence: u64) -> Option<[u8; 32]> {
-        self.heads.get(usize::try_from(sequence).ok()?).copied()
+        let length = sequence.checked_add(1)?;
+        // The base of a whole log is the network's id, which is no entry's hash.
+        self.head_at(length).filter(|_| length > 0)
     }
 
     const fn length(&self) -> u64 {
-        self.heads.len() as u64
+        self.base.0.saturating_add(self.heads.len() as u64)
     }
 }
 
-/// What an entry did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Applied {
-    /// Its record took effect.
-    Changed(Change),
-    /// The entry stands in the log, but its record means nothing.
-    Skipped(Refusal),
-    /// The entry was in the log already.
-    Known,
+/// The change of servers that an entry holds, if it holds one.
+fn heir(entry: &Entry) -> Option<ServersChange> {
+    match SignedRecord::decode(&entry.record).ok()?.record() {
+        Record::Servers(body) => Some(body.clone()),
+        Record::Genesis(_)
+        | Record::Invite(_)
+        | Record::InviteVoid(_)
+        | Record::Member(_)
+        | Record::MemberUpdate(_)
+        | Record::Revoke(_)
+        | Record::Lease(_)
+        | Record::AdminChange(_)
+        | Record::Policy(_)
+        | Record::Checkpoint(_) => None,
+    }
 }
 
-/// What a record changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// The network exists.
-    Founded,
-    /// An invite can be used.
-    Invited(InviteKey),
-    /// An invite can no longer be used.
-    InviteVoided(InviteKey),
-    /// A member came in.
-    Joined(MemberKey),
-    /// A member's name or capabilities changed.
-    Updated(MemberKey),
-    /// A key is dead.
-    Revoked(MemberKey),
-    /// An admin vouched for the log.
-    Leased(Lease),
-}
-
-/// An invite, for lists.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InviteInfo {
-    /// The public half of its one-time key.
-    pub key: InviteKey,
-    /// Unix seconds.
-    pub expires: u64,
-    /// The name its maker proposed.
-    pub hint: Option<Name>,
-    /// The admins who signed it.
-    pub by: Vec<MemberKey>,
-    /// What became of it.
-    pub standing: InviteStanding,
-}
-
-/// What became of an invite; whether it has expired is a question of time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InviteStanding {
-    /// Nobody has used it.
-    Open,
-    /// This member joined with it.
-    Used(MemberKey),
-    /// An admin took it back.
-    Void,
-}
-
-/// How another's log relates to this one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Comparison {
-    /// Both hold the same entries.
-    Same,
-    /// The other is shorter, and a part of this one.
-    Behind,
-    /// The other is longer; whether it continues this one shows when its entries come.
-    Ahead,
-    /// The two are different histories.
-    Fork,
-}
-
+/// How long a lease keeps a log fresh.
+pub const LEASE_LIFE: Duration = Duration::from_secs(7 * 86_400);
 /// Revocations waiting to be ordered.
 const MAX_PENDING: usize = 1024;

@@ -64,7 +64,7 @@ impl Network {
                 let own = self.state.head().0;
                 Some(format!("the server has lost entries: it shows {} of {own}", head.length))
             }
-            Comparison::Same | Comparison::Ahead => None,
+            Comparison::Same | Comparison::Ahead | Comparison::Unknown => None,
         }
     }
 

@@ -388,6 +388,12 @@ pub(crate) fn describe(entry: &Entry, verdict: Result<(), String>) -> LogLine {
         Ok(Record::MemberUpdate(body)) => ("member-update", format!("{} {}", body.name, body.member)),
         Ok(Record::Revoke(body)) => ("revoke", body.member.to_string()),
         Ok(Record::Lease(body)) => ("lease", format!("{} entries", body.length)),
+        Ok(Record::AdminChange(body)) => {
+            ("admin-change", format!("{} of {} admins must agree", body.threshold, body.admins.len()))
+        }
+        Ok(Record::Servers(body)) => ("servers", format!("{} servers, ordered by {}", body.servers.len(), body.sequencer)),
+        Ok(Record::Policy(body)) => ("policy", format!("{} delegates", body.delegates.len())),
+        Ok(Record::Checkpoint(body)) => ("checkpoint", format!("{} entries", body.length)),
         Err(error) => ("unreadable", error.to_string()),
     };
     let by = record.as_ref().map(|record| record.signers().map(ToString::to_string).collect()).unwrap_or_default();

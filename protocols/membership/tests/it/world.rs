@@ -1,6 +1,6 @@
 //! A network with known keys, and a sequencer that may be dishonest.
 
-use ginnel_membership::build::{self, Charter, Founded};
+use ginnel_membership::build::{self, Charter, Founded, NewKeys};
 use ginnel_membership::keys::{NetworkId, Server, ServerKeys, SigningKey, TunnelKey};
 use ginnel_membership::{Capabilities, Context, Entry, MemberKey, Name, Refusal, Sequencer, Signature, State};
 use rand_chacha::ChaCha20Rng;
@@ -71,7 +71,8 @@ impl World {
     }
 
     pub(crate) fn update_record(&self, machine: &Machine, number: u64, name: &str) -> Vec<u8> {
-        build::update_record(&self.network, &machine.key, number, self::name(name), Capabilities::CHACHA_POLY)
+        let keys = NewKeys::None;
+        build::update_record(&self.network, &machine.key, number, self::name(name), Capabilities::CHACHA_POLY, keys)
     }
 
     pub(crate) fn revoke_record(&self, machine: &Machine) -> Vec<u8> {

@@ -225,12 +225,18 @@ impl Session {
 }
 
 /// How long a log may be to take a record. No member can fill the log with its updates so that nobody is let in, and
-/// no full log keeps a member from being revoked.
+/// no full log keeps a member from being revoked or admins from governing.
 fn room_for(record: &[u8], entries: usize) -> u64 {
     let entries = entries as u64;
     match SignedRecord::decode(record).as_ref().map(SignedRecord::record) {
         Ok(Record::MemberUpdate(_)) => entries / 4 * 3,
-        Ok(Record::Revoke(_)) => entries.saturating_add(entries / 4).saturating_add(1),
+        Ok(
+            Record::Revoke(_)
+            | Record::AdminChange(_)
+            | Record::Servers(_)
+            | Record::Policy(_)
+            | Record::Checkpoint(_),
+        ) => entries.saturating_add(entries / 4).saturating_add(1),
         Ok(Record::Genesis(_) | Record::Invite(_) | Record::InviteVoid(_) | Record::Member(_) | Record::Lease(_))
         | Err(_) => entries,
     }
