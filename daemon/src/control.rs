@@ -19,7 +19,7 @@ use crate::data::{DataCommand, DataEvent, DataHandle};
 use crate::hosts::Hosts;
 use crate::netlink::{self, Netlink};
 use crate::quic::{Incoming, ServerStream};
-use crate::state::StateFolder;
+use crate::state::{Keeper, StateError};
 use crate::translate::{self, Asked, Traffic};
 use crate::tun::{Applied, Tun};
 use crate::udp::{Pair, SendFailure, Udp, bind_random};
@@ -30,8 +30,8 @@ pub struct Control {
     pub node: Node,
     /// The way to the data thread.
     pub data: DataHandle,
-    /// The state folder.
-    pub state: StateFolder,
+    /// The state folder, and what is still to be written to it.
+    pub state: Keeper,
     /// The TUN interface.
     pub tun: Tun,
     /// The kernel's addresses and routes.
@@ -100,7 +100,7 @@ impl Control {
     /// Runs until `shutdown` is ready.
     ///
     /// # Errors
-    /// When the state folder cannot be written, or the data thread has ended.
+    /// When the data thread or the interface has ended. A disk that fails is no such reason.
     pub async fn run(
         mut self,
         mut events: mpsc::Receiver<DataEvent>,
@@ -119,7 +119,8 @@ impl Control {
                 self.node.handle_timeout(clock::now());
                 self.drain().await?;
             }
-            let timeout = self.node.poll_timeout();
+            self.state.handle_timeout(clock::now());
+            let timeout = [self.node.poll_timeout(), self.state.poll_timeout()].into_iter().flatten().min();
             // Whatever is ready has the same chance: packets may keep the data thread's channel full for long.
             tokio::select! {
                 () = &mut shutdown => break,
@@ -135,11 +136,7 @@ impl Control {
                 Some(call) = calls.recv() => self.take_call(call).await?,
                 Some(()) = changes.recv() => self.tell_interfaces().await?,
                 _ = wall.tick() => self.tell(Input::Wall(clock::tai64n_now())).await?,
-                rung = alarm.until(timeout) => {
-                    rung.context("set the alarm")?;
-                    self.node.handle_timeout(clock::now());
-                    self.drain().await?;
-                }
+                rung = alarm.until(timeout) => rung.context("set the alarm")?,
             }
         }
         self.shut_down().await;
@@ -195,16 +192,14 @@ impl Control {
                 }
                 Output::Tun(state) => self.apply_tun(&state).await,
                 Output::Names(names) => self.write_names(&names),
-                Output::Persist(bytes) => {
-                    self.state.write(STATE, STATE_VERSION, &bytes).context("keep the node's state")?;
-                }
+                Output::Persist(bytes) => self.state.write(clock::now(), STATE, STATE_VERSION, bytes),
                 Output::StoreEntries { network, entries } => {
-                    self.state.append(&log_name(&network), LOG_VERSION, &entries).context("keep the log")?;
+                    self.state.append(clock::now(), &log_name(&network), entries);
                 }
                 Output::ForgetLog(network) => {
-                    if let Err(error) = self.state.remove(&log_name(&network)) {
-                        tracing::warn!("the log of a network that was left stays behind: {error:#}");
-                    }
+                    self.state.forget(clock::now(), &log_name(&network));
+                    // The keys of that network are not to be found in the generation before either.
+                    self.state.forget_previous(clock::now(), STATE);
                 }
                 Output::Reply { id, reply } => self.answer(id, reply),
             }
@@ -305,12 +300,17 @@ impl Control {
                 let traffic = Traffic { peers: self.data.report(peers).await?.peers };
                 let answer = translate::report(&report, &status, &traffic, self.started);
                 // A caller that has gone takes no answer.
-                drop(call.answer.send(self.with_clashes(answer)));
+                drop(call.answer.send(self.with_own_health(answer)));
                 Ok(())
             }
             Asked::Node(request) => {
-                if call.request.endpoint().tier() > local_api::Tier::Read {
-                    tracing::info!(uid = call.caller.uid, request = call.request.endpoint().path(), "change asked for");
+                if call.request.endpoint().must_last()
+                    && let Err(trouble) = self.state.check(clock::now())
+                {
+                    let message = format!("nothing was changed, as it could not be kept: {trouble}");
+                    let error = ApiError::new(Exit::Failed, "state-not-writable", message).with_hint(MAKE_ROOM);
+                    drop(call.answer.send(Err(error)));
+                    return Ok(());
                 }
                 // Callers that have gone take no answer.
                 self.tasks.calls.retain(|_, pending| !pending.answer.is_closed());
@@ -322,11 +322,13 @@ impl Control {
         }
     }
 
-    /// Adds what the kernel refused to a status document.
-    fn with_clashes(&self, answer: Result<local_api::Reply, ApiError>) -> Result<local_api::Reply, ApiError> {
+    /// Adds to a status document what the node does not know: what the kernel and the disk refuse.
+    fn with_own_health(&self, answer: Result<local_api::Reply, ApiError>) -> Result<local_api::Reply, ApiError> {
         answer.map(|mut reply| {
             if let local_api::Reply::Status(status) = &mut reply {
-                status.body.health.extend(self.tasks.clashes.iter().map(|text| local_api::Health {
+                let health = &mut status.body.health;
+                health.splice(0..0, self.disk_health());
+                health.extend(self.tasks.clashes.iter().map(|text| local_api::Health {
                     code: "route-clash".to_owned(),
                     severity: local_api::Severity::Warning,
                     text: text.clone(),
@@ -337,12 +339,39 @@ impl Control {
         })
     }
 
+    fn disk_health(&self) -> Vec<local_api::Health> {
+        let mut health = Vec::new();
+        if let Some(trouble) = self.state.trouble() {
+            let since = Timestamp::from_unix(
+                clock::unix_now().saturating_sub(clock::now().saturating_duration_since(trouble.since).as_secs()),
+            );
+            health.push(local_api::Health {
+                code: "state-not-written".to_owned(),
+                severity: local_api::Severity::Error,
+                text: format!("what changed since {since} is not on the disk: {}", trouble.text),
+                fix: Some(MAKE_ROOM.to_owned()),
+            });
+        }
+        health.extend(self.state.folder().warnings().iter().map(|text| local_api::Health {
+            code: "state-restored".to_owned(),
+            severity: local_api::Severity::Error,
+            text: text.clone(),
+            fix: Some("check the disk; this goes with the daemon's next start".to_owned()),
+        }));
+        health
+    }
+
     fn answer(&mut self, id: RequestId, reply: Result<Reply, Failure>) {
         let Some(pending) = self.tasks.calls.remove(&id) else { return };
         let status = self.node.status(clock::now());
-        let answer = match reply {
-            Ok(reply) => translate::reply(&pending.request, reply, &status),
-            Err(failure) => translate::failure(&pending.request, failure),
+        let lost = self.state.trouble().filter(|_| pending.request.endpoint().must_last());
+        let answer = match (reply, lost) {
+            (Ok(_), Some(trouble)) => {
+                let message = format!("it is done, but a restart will not know of it: {}", trouble.text);
+                Err(ApiError::new(Exit::Failed, "not-kept", message).with_hint(MAKE_ROOM))
+            }
+            (Ok(reply), None) => translate::reply(&pending.request, reply, &status),
+            (Err(failure), _) => translate::failure(&pending.request, failure),
         };
         // A caller that has gone takes no answer.
         drop(pending.answer.send(answer));
@@ -384,6 +413,9 @@ impl Control {
             && let Err(error) = hosts.remove()
         {
             tracing::warn!("{error:#}");
+        }
+        if let Err(trouble) = self.state.check(clock::now()) {
+            tracing::error!("what changed lately is lost: {trouble}");
         }
         self.tasks.servers.clear();
         // Closing frames leave with the tasks' last turn.
@@ -432,11 +464,16 @@ async fn serve_stream(server: ServerId, serial: u64, addresses: Vec<String>, new
 /// one, which is kept.
 ///
 /// # Errors
-/// When the configured port is taken, no port can be bound, or the kept one cannot be read or written.
-pub fn own_sockets(state: &StateFolder, configured: Option<u16>) -> Result<Pair> {
-    let kept = state
-        .read(PORT, PORT_VERSION)?
-        .and_then(|(_, bytes)| <[u8; 2]>::try_from(bytes.as_slice()).ok().map(u16::from_be_bytes));
+/// When the configured port is taken, no port can be bound, or the kept one cannot be read.
+pub fn own_sockets(state: &mut Keeper, configured: Option<u16>) -> Result<Pair> {
+    let kept = match state.read(PORT, PORT_VERSION) {
+        Ok(kept) => kept.and_then(|(_, bytes)| <[u8; 2]>::try_from(bytes.as_slice()).ok().map(u16::from_be_bytes)),
+        Err(error @ StateError::Damaged { .. }) => {
+            tracing::warn!("another port is taken: {error}");
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
     let pair = match configured {
         Some(port) => Pair::bind_to(port).with_context(|| {
             format!(
@@ -447,7 +484,7 @@ pub fn own_sockets(state: &StateFolder, configured: Option<u16>) -> Result<Pair>
         None => Pair::bind(kept)?,
     };
     if Some(pair.port) != kept {
-        state.write(PORT, PORT_VERSION, &pair.port.to_be_bytes()).context("keep the port")?;
+        state.write(clock::now(), PORT, PORT_VERSION, pair.port.to_be_bytes().to_vec());
     }
     Ok(pair)
 }
@@ -471,12 +508,12 @@ pub fn stopping() -> ApiError {
 pub const STATE: &str = "node";
 /// The version of the envelope of the node's state; what is inside has a version of its own.
 pub const STATE_VERSION: u8 = 1;
-/// The version of a log's journal.
-pub const LOG_VERSION: u8 = 1;
 const PORT: &str = "port";
 const PORT_VERSION: u8 = 1;
 const NEWS: usize = 256;
 /// Events of the data thread that are taken before anything else has its chance.
 const BATCH: usize = 64;
 const WALL: Duration = Duration::from_secs(30);
+const MAKE_ROOM: &str =
+    "Make room on the disk, or make it writable; links stay up, and writing is tried again every minute.";
 const GOODBYE: Duration = Duration::from_millis(50);

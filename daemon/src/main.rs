@@ -7,21 +7,22 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use ginnel_forward::Config as ForwardConfig;
 use ginnel_local_api::{Exit, Timestamp};
 use ginnel_membership::NetworkId;
-use ginnel_node::{ConfigPeer, ConfigPeerKind, Debug, Node, Resume};
+use ginnel_node::{BadState, ConfigPeer, ConfigPeerKind, Debug, Node, Resume};
 use ginnel_path::Policy;
 use ginnel_tunnel::{PresharedKey, PublicKey, StaticSecret, Suite};
 use ginneld::api::{ControlSocket, Options as SocketOptions};
 use ginneld::clock;
 use ginneld::config::{Config, ConfigError, Mode, Peer, PeerKind};
-use ginneld::control::{Control, LOG_VERSION, STATE, STATE_VERSION, Tasks, folder, log_name, own_sockets};
+use ginneld::control::{Control, STATE, STATE_VERSION, Tasks, folder, log_name, own_sockets};
 use ginneld::data::{DataThread, Options as DataOptions};
 use ginneld::hosts::Hosts;
 use ginneld::netlink::Netlink;
-use ginneld::state::StateFolder;
+use ginneld::state::transfer::{self, Replace};
+use ginneld::state::{Journal, Keeper, StateError, StateFolder};
 use ginneld::tun::Tun;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -31,14 +32,15 @@ use tokio::sync::mpsc;
 #[command(
     version,
     about,
-    after_help = "The daemon needs CAP_NET_ADMIN and /dev/net/tun. `ginnel up` tells it what to join."
+    args_conflicts_with_subcommands = false,
+    after_help = AFTER_HELP
 )]
 struct Arguments {
     /// Configuration file [default: /etc/ginnel/ginneld.toml when it exists].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// State folder: keys and the membership log [default: $STATE_DIRECTORY or /var/lib/ginnel].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     state: Option<PathBuf>,
     /// Control socket [default: ginneld.sock in $RUNTIME_DIRECTORY or /run/ginnel].
     #[arg(long, value_name = "PATH")]
@@ -52,10 +54,32 @@ struct Arguments {
     /// Accepts the `[debug]` section of the configuration, whose settings only tests need.
     #[arg(long)]
     test_mode: bool,
+    #[command(subcommand)]
+    task: Option<Task>,
+}
+
+/// What is done in place of running, while no daemon runs on the state folder.
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Write this machine's whole state, its private keys included, to a new file
+    ///
+    /// The machine that imports the file takes this one's place: this one must not run on with its state.
+    Export {
+        /// The file to make; nobody but its owner can read it
+        file: PathBuf,
+    },
+    /// Take in what `ginneld export` wrote on another machine, and be that machine from now on
+    Import {
+        /// The exported file
+        file: PathBuf,
+        /// Put it in place of the state that this machine has, which is lost
+        #[arg(long)]
+        replace: bool,
+    },
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let mut arguments = Arguments::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("GINNEL_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt()
@@ -64,6 +88,12 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
+    if let Some(task) = arguments.task.take() {
+        return match transfer(task, arguments.state) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        };
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::new(error).context("start the runtime")),
@@ -78,8 +108,45 @@ fn main() -> ExitCode {
 fn fail(error: &anyhow::Error) -> ExitCode {
     // Standard error may be closed; there is nobody else to tell.
     drop(writeln!(std::io::stderr(), "ginneld: {error:#}"));
-    let exit = if error.is::<ConfigError>() { Exit::Config } else { Exit::Failed };
-    ExitCode::from(exit.code())
+    let state = error.chain().find_map(|cause| cause.downcast_ref::<StateError>());
+    let node = error.chain().find_map(|cause| cause.downcast_ref::<BadState>());
+    ExitCode::from(match (state, node) {
+        (Some(StateError::Newer { .. }), _) | (_, Some(BadState::Newer(_))) => NEWER_STATE,
+        (Some(StateError::Damaged { .. }), _) | (_, Some(BadState::Broken)) => DAMAGED_STATE,
+        _ if error.is::<ConfigError>() => Exit::Config.code(),
+        _ => Exit::Failed.code(),
+    })
+}
+
+/// Moves a machine's state out of or into its folder.
+fn transfer(task: Task, state: Option<PathBuf>) -> Result<()> {
+    let path = state.unwrap_or_else(|| folder("STATE_DIRECTORY", "/var/lib/ginnel"));
+    let mut out = std::io::stdout().lock();
+    match task {
+        Task::Export { file } => {
+            anyhow::ensure!(path.is_dir(), "there is no state folder {}", path.display());
+            let count = transfer::export(&mut StateFolder::open(&path)?, &file)?;
+            writeln!(
+                out,
+                "Exported {count} files of {} to {}.\n\
+                 It holds this machine's private keys: carry it by a safe road and destroy it after the import.\n\
+                 Do not start ginneld here again before {} is removed: two machines with one state push each other out.",
+                path.display(),
+                file.display(),
+                path.display()
+            )?;
+        }
+        Task::Import { file, replace } => {
+            let replace = if replace { Replace::Yes } else { Replace::No };
+            let count = transfer::import(&mut StateFolder::open(&path)?, &file, replace)?;
+            writeln!(
+                out,
+                "Imported {count} files to {}. Start ginneld to be that machine; the old one must not run on.",
+                path.display()
+            )?;
+        }
+    }
+    Ok(())
 }
 
 async fn run(arguments: Arguments) -> Result<()> {
@@ -90,7 +157,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     }
     let state_folder = arguments.state.unwrap_or_else(|| folder("STATE_DIRECTORY", "/var/lib/ginnel"));
     let socket = arguments.socket.unwrap_or_else(|| folder("RUNTIME_DIRECTORY", "/run/ginnel").join("ginneld.sock"));
-    let state = StateFolder::open(&state_folder)?;
+    let mut state = Keeper::new(StateFolder::open(&state_folder)?);
     let netlink = Netlink::open()?;
     let control_socket =
         ControlSocket::bind(&SocketOptions { path: socket.clone(), admin_group: config.control.admin_group.clone() })?;
@@ -105,8 +172,8 @@ async fn run(arguments: Arguments) -> Result<()> {
     let (data, events) = DataThread::spawn(DataOptions { seed: random()?, forward, tun: Some(file) })?;
     let hosts_file = arguments.hosts.unwrap_or_else(|| config.names.hosts_file.clone());
     let hosts = config.names.write_hosts.then(|| Hosts::new(hosts_file, &arguments.interface));
-    let own = own_sockets(&state, config.interface.listen_port)?;
-    let resume = resume(&state)?;
+    let own = own_sockets(&mut state, config.interface.listen_port)?;
+    let resume = resume(&mut state)?;
     let node = Node::new(clock::now(), node_config(config).await?, resume).context("take up the saved state")?;
 
     let (calls_sender, calls) = mpsc::channel(CALLS);
@@ -147,16 +214,13 @@ fn load_config(path: Option<&Path>, mode: Mode) -> Result<Config> {
 }
 
 /// Reads the node's state and the log of the network that it names.
-fn resume(state: &StateFolder) -> Result<Resume> {
+fn resume(state: &mut Keeper) -> Result<Resume> {
     let Some((_, bytes)) = state.read(STATE, STATE_VERSION)? else { return Ok(Resume::default()) };
-    let entries = match Node::network_of(&bytes) {
-        Some(network) => {
-            let journal = state.read_journal(&log_name(&NetworkId::from_bytes(network)), LOG_VERSION)?;
-            journal.map(|(_, entries)| entries).unwrap_or_default()
-        }
-        None => Vec::new(),
+    let journal = match Node::network_of(&bytes) {
+        Some(network) => state.read_log(&log_name(&NetworkId::from_bytes(network)))?.unwrap_or_default(),
+        None => Journal::default(),
     };
-    Ok(Resume { state: Some(bytes.to_vec()), entries })
+    Ok(Resume { state: Some(bytes.to_vec()), entries: journal.entries })
 }
 
 async fn node_config(config: Config) -> Result<ginnel_node::Config> {
@@ -235,6 +299,15 @@ fn ended() -> Result<impl Future<Output = ()>> {
     })
 }
 
+const AFTER_HELP: &str = "\
+The daemon needs CAP_NET_ADMIN and /dev/net/tun. `ginnel up` tells it what to join.
+
+Exit codes: 0 ended as asked, 1 failed, 2 usage, 9 configuration invalid, 11 the state folder was
+written by a newer ginneld, 12 the state folder is damaged. Files are left as they are with 11 and 12.";
+/// Exit code when something in the state folder is of a later version.
+const NEWER_STATE: u8 = 11;
+/// Exit code when something in the state folder is damaged.
+const DAMAGED_STATE: u8 = 12;
 /// MTU of the TUN until a path has proved more: what every IPv6 link carries.
 const MTU: u16 = 1280;
 const CALLS: usize = 64;

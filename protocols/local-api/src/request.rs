@@ -133,6 +133,22 @@ impl Endpoint {
         }
     }
 
+    /// Whether what it changes has to be on this machine's disk before it counts.
+    pub const fn must_last(self) -> bool {
+        match self {
+            Self::Up | Self::Down | Self::Leave => true,
+            Self::Status
+            | Self::Peers
+            | Self::Ip
+            | Self::Log
+            | Self::Ping
+            | Self::InviteCreate
+            | Self::InviteList
+            | Self::InviteRevoke
+            | Self::Revoke => false,
+        }
+    }
+
     /// Reads the body of a request to this endpoint.
     ///
     /// # Errors

@@ -1,0 +1,219 @@
+//! What must reach the disk, while the disk is well and while it is not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ginnel_time::Instant;
+use zeroize::Zeroizing;
+
+use super::{Content, Journal, StateError, StateFolder};
+
+/// Writes to a state folder, and keeps in memory what a full, read-only or failing disk did not take.
+///
+/// Nothing here fails: a daemon whose disk fails keeps its links. [`Self::trouble`] tells whether everything given to the
+/// keeper is on the disk; what is not is tried again after 1 s, then 2 s, and so on up to a minute.
+#[derive(Debug)]
+pub struct Keeper {
+    folder: StateFolder,
+    files: BTreeMap<String, Content>,
+    /// Files whose generation before the newest is to be forgotten.
+    scrubbed: BTreeSet<String>,
+    logs: BTreeMap<String, Unsaved>,
+    /// Logs of which more came than memory is given to: what follows is not kept.
+    behind: BTreeSet<String>,
+    trouble: Option<Trouble>,
+}
+
+/// Why the disk does not hold everything that it should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// When it began.
+    pub since: Instant,
+    /// What the disk says, in words for a user.
+    pub text: String,
+    /// When it is tried again.
+    pub next: Instant,
+    wait: Duration,
+}
+
+/// What a log has to become, in this order.
+#[derive(Debug, Default)]
+struct Unsaved {
+    is_forgotten: bool,
+    snapshot: Option<(Vec<u8>, Vec<u8>)>,
+    entries: Vec<Vec<u8>>,
+}
+
+impl Keeper {
+    /// A keeper of an open folder.
+    pub fn new(folder: StateFolder) -> Self {
+        Self {
+            folder,
+            files: BTreeMap::new(),
+            scrubbed: BTreeSet::new(),
+            logs: BTreeMap::new(),
+            behind: BTreeSet::new(),
+            trouble: None,
+        }
+    }
+
+    /// Reads a file, see [`StateFolder::read`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read(&mut self, name: &str, newest: u8) -> Result<Option<Content>, StateError> {
+        self.folder.read(name, newest)
+    }
+
+    /// Reads a log, see [`StateFolder::read_journal`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_log(&mut self, name: &str) -> Result<Option<Journal>, StateError> {
+        self.folder.read_journal(name)
+    }
+
+    /// Writes the file `name` whole.
+    pub fn write(&mut self, now: Instant, name: &str, version: u8, content: Vec<u8>) {
+        self.files.insert(name.to_owned(), (version, Zeroizing::new(content)));
+        self.save(now);
+    }
+
+    /// Forgets what the file `name` held before its newest content.
+    pub fn forget_previous(&mut self, now: Instant, name: &str) {
+        self.scrubbed.insert(name.to_owned());
+        self.save(now);
+    }
+
+    /// Appends entries to the log `name`.
+    pub fn append(&mut self, now: Instant, name: &str, entries: Vec<Vec<u8>>) {
+        if self.behind.contains(name) {
+            return;
+        }
+        let waiting: usize = self.logs.values().flat_map(|log| &log.entries).map(|entry| entry.len() + COST).sum();
+        let more: usize = entries.iter().map(|entry| entry.len() + COST).sum();
+        if waiting.saturating_add(more) > MOST_WAITING && waiting > 0 {
+            tracing::error!("{name} grows faster than it can be written; a restart fetches the rest from a server");
+            self.behind.insert(name.to_owned());
+        } else {
+            self.logs.entry(name.to_owned()).or_default().entries.extend(entries);
+        }
+        self.save(now);
+    }
+
+    /// Begins the log `name` anew with a snapshot and the entry that vouches for it.
+    pub fn restart(&mut self, now: Instant, name: &str, snapshot: Vec<u8>, entry: Vec<u8>) {
+        let log = Unsaved { snapshot: Some((snapshot, entry)), ..Unsaved::default() };
+        self.logs.insert(name.to_owned(), log);
+        self.behind.remove(name);
+        self.save(now);
+    }
+
+    /// Removes the log `name`.
+    pub fn forget(&mut self, now: Instant, name: &str) {
+        self.logs.insert(name.to_owned(), Unsaved { is_forgotten: true, ..Unsaved::default() });
+        self.behind.remove(name);
+        self.save(now);
+    }
+
+    /// Tries again what the disk has not taken, when it is time.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.trouble.as_ref().is_some_and(|trouble| trouble.next <= now) {
+            self.retry(now);
+        }
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.trouble.as_ref().map(|trouble| trouble.next)
+    }
+
+    /// Finds out, at this moment, whether the disk takes what it is given.
+    ///
+    /// # Errors
+    /// What is the matter, in words for a user.
+    pub fn check(&mut self, now: Instant) -> Result<(), String> {
+        self.retry(now);
+        self.trouble.as_ref().map_or(Ok(()), |trouble| Err(trouble.text.clone()))
+    }
+
+    /// Why the disk does not hold everything that it should; `None` when it does.
+    pub fn trouble(&self) -> Option<&Trouble> {
+        self.trouble.as_ref()
+    }
+
+    /// The folder itself.
+    pub fn folder(&self) -> &StateFolder {
+        &self.folder
+    }
+
+    fn save(&mut self, now: Instant) {
+        match &self.trouble {
+            Some(trouble) if trouble.next > now => {}
+            Some(_) => self.retry(now),
+            None => {
+                let flushed = self.flush();
+                self.settle(now, flushed);
+            }
+        }
+    }
+
+    fn retry(&mut self, now: Instant) {
+        let tried = self.folder.probe(PROBE).and_then(|()| self.flush());
+        self.settle(now, tried);
+    }
+
+    /// Writes everything that waits. The state goes first: a log that is behind it is fetched again.
+    fn flush(&mut self) -> Result<(), StateError> {
+        while let Some(file) = self.files.first_entry() {
+            let (version, content) = file.get();
+            self.folder.write(file.key(), *version, content)?;
+            file.remove();
+        }
+        while let Some(name) = self.scrubbed.first() {
+            self.folder.forget_previous(name)?;
+            self.scrubbed.pop_first();
+        }
+        while let Some(mut entry) = self.logs.first_entry() {
+            let name = entry.key().clone();
+            let log = entry.get_mut();
+            if log.is_forgotten {
+                self.folder.remove(&name)?;
+                log.is_forgotten = false;
+            }
+            if let Some((snapshot, voucher)) = &log.snapshot {
+                self.folder.restart(&name, snapshot, voucher)?;
+                log.snapshot = None;
+            }
+            if !log.entries.is_empty() {
+                self.folder.append(&name, &log.entries)?;
+            }
+            entry.remove();
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, now: Instant, outcome: Result<(), StateError>) {
+        match (outcome, self.trouble.take()) {
+            (Ok(()), None) => {}
+            (Ok(()), Some(_)) => tracing::info!("this machine's state is on the disk again"),
+            (Err(error), before) => {
+                if before.is_none() {
+                    tracing::error!("this machine's state is not on the disk: {error}; links stay up, trying again");
+                }
+                let wait = before.as_ref().map_or(FIRST_WAIT, |trouble| (trouble.wait * 2).min(LONGEST_WAIT));
+                let since = before.map_or(now, |trouble| trouble.since);
+                self.trouble = Some(Trouble { since, text: error.to_string(), next: now + wait, wait });
+            }
+        }
+    }
+}
+
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// More than the node's state ever takes.
+const PROBE: usize = 64 * 1024;
+/// Bytes of log entries that wait for a disk at most.
+const MOST_WAITING: usize = 64 << 20;
+/// What an entry takes beside its bytes.
+const COST: usize = 64;
