@@ -201,6 +201,7 @@ impl Control {
                     // The keys of that network are not to be found in the generation before either.
                     self.state.forget_previous(clock::now(), STATE);
                 }
+                Output::Notice(notice) => tracing::debug!(?notice, "notice"),
                 Output::Reply { id, reply } => self.answer(id, reply),
             }
         }

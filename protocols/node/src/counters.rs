@@ -54,6 +54,12 @@ pub enum Discard {
     /// A control message that is malformed or of an unknown type.
     #[error("control message is malformed or of an unknown type")]
     BadControl,
+    /// More gossip of one peer than is taken.
+    #[error("more gossip of one peer than is taken")]
+    TooMuchGossip,
+    /// A peer's log entries or revocation do not verify.
+    #[error("peer's log entries or revocation do not verify")]
+    BadGossip,
     /// A server's message that does not fit the state or does not decode.
     #[error("server's message does not decode or does not fit")]
     BadServerMessage,

@@ -365,6 +365,7 @@ impl Node {
             let _ = agent.handle_input(now, PathInput::Arrived(path));
         }
         let _ = agent.handle_input(now, PathInput::Session(Role::Initiator));
+        self.begin_talk(id);
         Ok(())
     }
 
@@ -477,6 +478,7 @@ impl Node {
         if let Some(agent) = peer.agent() {
             let _ = agent.handle_input(now, PathInput::Session(Role::Responder));
         }
+        self.begin_talk(id);
     }
 
     /// A session has ended in the data plane.
@@ -488,6 +490,9 @@ impl Node {
             peer.session = None;
             if let Some(agent) = peer.agent() {
                 let _ = agent.handle_input(now, PathInput::SessionLost);
+            }
+            if let Some(network) = &mut self.network {
+                network.gossip.forget(id);
             }
             self.went_cold(now, id);
         }

@@ -27,11 +27,24 @@ pub(crate) struct Greeter {
     /// Whom to call, in order; at most [`MAX_GREETED`].
     queue: VecDeque<MemberKey>,
     next: Option<Instant>,
+    reason: Reason,
     /// When changed endpoints are written to the state folder.
     write: Option<Instant>,
     written: Option<Instant>,
     /// When links are next kept warm.
     warm: Option<Instant>,
+}
+
+/// Why members are called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// This machine has just started.
+    #[default]
+    Started,
+    /// A server let it in: whom the last endpoints did not lead to may be reached by mail.
+    Welcomed,
+    /// The last server was lost: while both sides still send, their NATs open for each other.
+    Abandoned,
 }
 
 impl Greeter {
@@ -42,13 +55,26 @@ impl Greeter {
 
 impl Node {
     /// Lines up the members that this machine last had links with.
-    pub(crate) fn plan_greetings(&mut self, now: Instant, delay: Duration) {
-        let Some(network) = &mut self.network else { return };
+    pub(crate) fn plan_greetings(&mut self, now: Instant, reason: Reason) {
+        let Some(network) = &self.network else { return };
         if network.saved.switch == Switch::Down || !network.is_member() {
             return;
         }
-        network.greeter.queue = network.saved.recent.members().take(MAX_GREETED).collect();
-        network.greeter.next = (!network.greeter.queue.is_empty()).then(|| now + delay);
+        let unmet = |member: &MemberKey| {
+            let peer = self.member_peer(member).and_then(|id| self.peers.get(&id));
+            peer.is_some_and(|peer| peer.unanswered || peer.attempt.is_some())
+        };
+        let recent = network.saved.recent.members().take(MAX_GREETED);
+        let queue: VecDeque<MemberKey> = recent.filter(|member| reason != Reason::Welcomed || unmet(member)).collect();
+        let delay = match reason {
+            Reason::Started => Duration::ZERO,
+            Reason::Welcomed => AFTER_WELCOME,
+            Reason::Abandoned => AFTER_LOSS,
+        };
+        let Some(network) = &mut self.network else { return };
+        network.greeter.next = (!queue.is_empty()).then(|| now + delay);
+        network.greeter.queue = queue;
+        network.greeter.reason = reason;
         network.greeter.warm.get_or_insert(now + WARM);
     }
 
@@ -56,7 +82,11 @@ impl Node {
     pub(crate) fn greeter_timeout(&mut self, now: Instant) {
         let reachable = !self.gather.candidates().is_empty();
         let Some(network) = &mut self.network else { return };
+        let back = network.is_connected();
         let greeter = &mut network.greeter;
+        if back && greeter.reason == Reason::Abandoned {
+            greeter.queue.clear();
+        }
         let mut calls = Vec::new();
         if greeter.next.is_some_and(|at| at <= now) {
             // Without an address of our own nothing can be sent; the sockets are about to open.
@@ -209,4 +239,6 @@ const WRITE_SPACING: Duration = Duration::from_secs(15);
 /// How often an idle link counts as used while no server is reached: paths in use are probed often enough for a NAT.
 const WARM: Duration = Duration::from_secs(60);
 /// After a server lets us in: by then the candidates are gathered anew.
-pub(crate) const AFTER_WELCOME: Duration = Duration::from_secs(1);
+const AFTER_WELCOME: Duration = Duration::from_secs(1);
+/// After the last server is lost: most come back sooner.
+const AFTER_LOSS: Duration = Duration::from_secs(8);

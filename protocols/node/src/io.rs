@@ -8,6 +8,7 @@ use ginnel_membership::NetworkId;
 use ginnel_path::SocketId;
 use ginnel_time::Tai64n;
 
+use crate::notice::Notice;
 use crate::report::{InviteReport, LogLine, PathReport};
 
 /// One signaling server that this node talks to, by its place in the list of servers.
@@ -121,6 +122,8 @@ pub enum Output {
     },
     /// The log of a network that this machine has left is no longer wanted.
     ForgetLog(NetworkId),
+    /// Something happened that a user may want to know.
+    Notice(Notice),
     /// The answer to a request.
     Reply {
         /// The request's number.

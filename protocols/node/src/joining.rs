@@ -9,6 +9,7 @@ use ginnel_time::Instant;
 use ginnel_tunnel::Suite;
 
 use crate::Discard;
+use crate::gossip::Past;
 use crate::io::{FailureCode, Output, ServerId, UpOutcome};
 use crate::link::{Hopeless, LinkStatus, Purpose, RELAY_AGAIN, RETRY_MAX};
 use crate::node::Node;
@@ -16,43 +17,22 @@ use crate::saved::Stage;
 
 impl Node {
     pub(crate) fn take_entries(&mut self, now: Instant, id: ServerId, first: u64, entries: &[Vec<u8>], head: Head) {
+        let before = self.network.as_ref().map_or(0, |network| network.state.head().0);
+        let taken = self.absorb(now, first, entries, Past::Skip);
+        let trouble = taken.err().map(|error| format!("the server's log does not verify: {error}"));
         let Some(network) = &mut self.network else { return };
-        let mut fresh = Vec::new();
-        let mut trouble = None;
-        for (offset, bytes) in (0u64..).zip(entries) {
-            let length = network.state.head().0;
-            if first.checked_add(offset) != Some(length) {
-                continue;
-            }
-            if length >= MAX_LOG {
-                trouble = Some(format!("the server's log has more than {MAX_LOG} entries"));
-                break;
-            }
-            match network.take_entry(bytes) {
-                Ok(()) => fresh.push(bytes.clone()),
-                Err(error) => {
-                    trouble = Some(format!("the server's log does not verify: {error}"));
-                    break;
-                }
-            }
-        }
         let length = network.state.head().0;
-        let network_id = network.saved.id();
-        trouble = trouble.or_else(|| network.disagreement(head));
+        let trouble = trouble.or_else(|| network.disagreement(head));
         let Some(link) = network.links.get_mut(&id) else { return };
         let broken = trouble.is_some();
         if broken {
             self.counters.count(Discard::BadServerMessage);
             link.trouble = trouble;
             link.pause = RETRY_MAX;
-        } else if length < head.length && (!fresh.is_empty() || first > length) {
+        } else if length < head.length && (length > before || first > length) {
             link.say(now, ClientMessage::Fetch { from: length });
         }
-        if !fresh.is_empty() {
-            self.outputs.push_back(Output::StoreEntries { network: network_id, entries: fresh });
-            self.drop_ordered_revocations();
-            self.sync_members();
-        }
+        self.report_alarm();
         if !broken && length >= head.length {
             self.caught_up(now, id);
         }
@@ -225,8 +205,6 @@ pub(crate) const fn is_final(code: Refusal) -> bool {
     )
 }
 
-/// Entries that a log may have; the server's own bound is lower.
-const MAX_LOG: u64 = 131_072;
 /// An admin signs a lease when the last one is a day old; it runs out after seven.
 const LEASE_RENEW: u64 = 24 * 3600;
 /// Seconds in which the founder's own join has to be ordered.

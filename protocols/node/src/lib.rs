@@ -25,19 +25,25 @@
 //! # Control messages
 //!
 //! Sealed plaintexts between ginneld whose first byte is below 0x40. Those of `ginnel-path` (0x01 to 0x03) go to the
-//! agent; this crate adds two:
+//! agent; this crate adds:
 //!
 //! | type | bytes |
 //! |---|---|
 //! | 0x10 ping | type, version 1, token u64 big-endian |
 //! | 0x11 pong | type, version 1, token u64 big-endian |
+//! | 0x12 head | type, version 1, length of the log u64 big-endian, hash of its last entry 32 |
+//! | 0x13 want | type, version 1, first sequence wanted u64 big-endian |
+//! | 0x14 entries | type, version 1, sequence of the first u64 big-endian, 1 in the last packet of an answer else 0, part u8, parts u8; for one part: per entry its length u16 big-endian and the encoded entry, at most 64; for 2 or 3 parts: 1,100 bytes of one entry, the rest in the last |
+//! | 0x15 revocation | type, version 1, the signed record |
 #![forbid(unsafe_code)]
 
 mod attempt;
+mod changes;
 mod counters;
 mod exchange;
 mod fresh;
 mod gather;
+mod gossip;
 mod greet;
 mod io;
 mod joining;
@@ -47,6 +53,7 @@ mod mail;
 mod members;
 mod network;
 mod node;
+mod notice;
 mod peer;
 mod ping;
 mod recent;
@@ -55,6 +62,7 @@ mod requests;
 mod saved;
 mod stamp;
 mod status;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod waiting;
@@ -64,6 +72,7 @@ pub use io::{
     Failure, FailureCode, Family, Input, Output, Port, Reply, Request, RequestId, ServerId, TunState, UpOutcome,
 };
 pub use node::{Config, ConfigPeer, ConfigPeerKind, Debug, Node, Resume};
+pub use notice::Notice;
 pub use report::{
     Administration, HealthReport, InviteReport, InviteState, LogLine, NetworkReport, NetworkState, PathKind,
     PathReport, PeerReport, PeerSource, ServerReport, Status,

@@ -15,10 +15,12 @@ use ginnel_time::Instant;
 use rand_core::RngCore;
 
 use crate::gather::RelayOffer;
-use crate::greet::AFTER_WELCOME;
+use crate::greet::Reason;
 use crate::io::{FailureCode, Output, RequestId, ServerId};
 use crate::joining::is_final;
+use crate::network::Network;
 use crate::node::Node;
+use crate::notice::Notice;
 use crate::saved::{Stage, Switch};
 
 /// The stream to one server.
@@ -92,6 +94,11 @@ impl Link {
             stun: Vec::new(),
             hopeless: None,
         }
+    }
+
+    /// The server's first address.
+    pub(crate) fn name(&self) -> String {
+        self.server.addresses.first().cloned().unwrap_or_default()
     }
 
     pub(crate) fn say(&mut self, now: Instant, message: ClientMessage) {
@@ -196,11 +203,24 @@ impl Node {
         }
         self.drain_links(now);
         let Some(link) = self.network.as_mut().and_then(|network| network.links.get_mut(&id)) else { return };
+        let was_up = link.status == LinkStatus::Up;
+        let server = link.name();
         if link.status != LinkStatus::Down || link.retry.is_none() {
             let pause = link.next_pause(now) + jitter;
             link.close(now, again.then_some(pause));
         }
-        link.trouble.get_or_insert(reason);
+        link.trouble.get_or_insert_with(|| reason.clone());
+        if was_up {
+            self.server_lost(now, server, reason);
+        }
+    }
+
+    /// A server that had let us in is gone.
+    fn server_lost(&mut self, now: Instant, server: String, reason: String) {
+        self.notice(Notice::ServerDown { server, reason });
+        if !self.network.as_ref().is_some_and(Network::is_connected) {
+            self.plan_greetings(now, Reason::Abandoned);
+        }
     }
 
     /// Drains the clients of every link; answers whether there was anything.
@@ -242,13 +262,14 @@ impl Node {
         link.up_since = Some(now);
         link.trouble = None;
         link.hopeless = None;
+        let server = link.name();
         if let Stage::Founding { genesis, .. } = stage {
             link.say(now, ClientMessage::Found { genesis });
         }
         link.say(now, ClientMessage::Fetch { from });
+        self.notice(Notice::ServerUp { server });
         if member {
-            // Whom the last endpoints did not lead to may be reached by mail.
-            self.plan_greetings(now, AFTER_WELCOME);
+            self.plan_greetings(now, Reason::Welcomed);
         }
     }
 
@@ -258,6 +279,8 @@ impl Node {
         let Some(network) = &mut self.network else { return };
         let Some(link) = network.links.get_mut(&id) else { return };
         link.trouble = Some(reason.to_string());
+        let was_up = link.status == LinkStatus::Up;
+        let server = link.name();
         let crowded = is_crowded(reason);
         let pause = if crowded { RETRY_MAX } else { link.next_pause(now) } + jitter;
         link.close(now, Some(pause));
@@ -268,6 +291,9 @@ impl Node {
         } else if matches!(reason, Broken::WrongServer | Broken::HandshakeRefused) {
             link.hopeless = Some(Hopeless::Wrong(reason.to_string()));
             self.judge_join();
+        }
+        if was_up {
+            self.server_lost(now, server, reason.to_string());
         }
     }
 

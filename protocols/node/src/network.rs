@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ginnel_forward::{Command, PeerId, Shields};
 use ginnel_membership::state::{Applied, Comparison};
-use ginnel_membership::{Entry, MemberKey, State, TunnelKey};
+use ginnel_membership::{Break, Change, Entry, MemberKey, State, TunnelKey};
 use ginnel_signal_proto::Head;
 use ginnel_signal_proto::mailbox::{MailOpener, MailSealer};
 use ginnel_signal_proto::{Client, ClientMessage};
@@ -14,7 +14,8 @@ use ginnel_time::{Instant, Tai64n};
 use ginnel_tunnel::{NetworkTag, PublicKey};
 use rand_core::RngCore;
 
-use crate::greet::Greeter;
+use crate::gossip::Gossip;
+use crate::greet::{Greeter, Reason};
 use crate::io::{Failure, FailureCode, Output, Reply, ServerId};
 use crate::link::{Link, LinkStatus};
 use crate::members::addresses_of;
@@ -23,6 +24,7 @@ use crate::peer::IdentityId;
 use crate::report::LogLine;
 use crate::requests::describe;
 use crate::saved::{Saved, SavedNetwork, SavedShields, Switch};
+use crate::tail::Tail;
 use crate::waiting::{Waiting, Wish};
 
 /// One network and this machine's part in it.
@@ -39,6 +41,12 @@ pub(crate) struct Network {
     /// The latest entries in words; at most [`LOG_LINES`], the oldest dropped.
     pub(crate) log: VecDeque<LogLine>,
     pub(crate) greeter: Greeter,
+    pub(crate) gossip: Gossip,
+    pub(crate) tail: Tail,
+    /// The proof, in words, that the sequencer signed two histories.
+    pub(crate) fork: Option<String>,
+    /// An alarm that is still to be told.
+    pub(crate) alarm: Option<String>,
 }
 
 impl Network {
@@ -52,13 +60,15 @@ impl Network {
     }
 
     /// What is wrong with a server that claims this head, if anything.
-    pub(crate) fn disagreement(&self, head: Head) -> Option<String> {
+    pub(crate) fn disagreement(&mut self, head: Head) -> Option<String> {
         if head.length == 0 {
             return None;
         }
         match self.state.compare(head.length, head.hash) {
             Comparison::Fork => {
-                Some("the server shows another history than the one this machine has verified".to_owned())
+                let text = "the server shows another history than the one this machine has verified".to_owned();
+                self.alarm = Some(text.clone());
+                Some(text)
             }
             Comparison::Behind => {
                 let own = self.state.head().0;
@@ -75,19 +85,27 @@ impl Network {
         self.state.member(&self.key()).map(addresses_of).unwrap_or_default()
     }
 
-    /// Applies one encoded entry and keeps its line for lists.
-    pub(crate) fn take_entry(&mut self, bytes: &[u8]) -> Result<(), String> {
+    /// Applies one encoded entry and keeps it and its line for lists. What it changed, if anything.
+    pub(crate) fn take_entry(&mut self, bytes: &[u8]) -> Result<Option<Change>, String> {
         let entry = Entry::decode(bytes).map_err(|error| error.to_string())?;
-        let verdict = match self.state.apply(&entry).map_err(|error| error.to_string())? {
-            Applied::Changed(_) => Ok(()),
-            Applied::Skipped(refusal) => Err(refusal.to_string()),
-            Applied::Known => return Err("an entry of the past came again".to_owned()),
+        let applied = self.state.apply(&entry).map_err(|error| {
+            if matches!(error, Break::Fork { .. }) && self.fork.is_none() {
+                self.fork = Some(error.to_string());
+                self.alarm = self.fork.clone();
+            }
+            error.to_string()
+        })?;
+        let (change, verdict) = match applied {
+            Applied::Changed(change) => (Some(change), Ok(())),
+            Applied::Skipped(refusal) => (None, Err(refusal.to_string())),
+            Applied::Known => return Ok(None),
         };
+        self.tail.push(entry.sequence, bytes.to_vec());
         if self.log.len() >= LOG_LINES {
             self.log.pop_front();
         }
         self.log.push_back(describe(&entry, verdict));
-        Ok(())
+        Ok(change)
     }
 
     pub(crate) fn is_connected(&self) -> bool {
@@ -100,7 +118,13 @@ impl Network {
             .values()
             .flat_map(|link| [link.retry, link.credentials_due, link.client.as_ref().and_then(Client::poll_timeout)]);
         let waiting = self.waiting.iter().map(|waiting| waiting.deadline);
-        links.flatten().chain(waiting).chain(self.lease_check).chain(self.greeter.poll_timeout()).min()
+        links
+            .flatten()
+            .chain(waiting)
+            .chain(self.lease_check)
+            .chain(self.greeter.poll_timeout())
+            .chain(self.gossip.poll_timeout())
+            .min()
     }
 
     /// Seals a mail to a member and hands it to every server that is connected.
@@ -151,6 +175,10 @@ impl Node {
             refused: None,
             log: VecDeque::new(),
             greeter: Greeter::default(),
+            gossip: Gossip::default(),
+            tail: Tail::default(),
+            fork: None,
+            alarm: None,
         });
     }
 
@@ -180,7 +208,7 @@ impl Node {
             }
         }
         self.forward(Command::SetShields(shields));
-        self.plan_greetings(now, Duration::ZERO);
+        self.plan_greetings(now, Reason::Started);
         self.network_timeout(now);
     }
 
@@ -194,6 +222,7 @@ impl Node {
             link.close(now, None);
         }
         network.greeter = Greeter::default();
+        network.gossip = Gossip::default();
         self.gather.forget_servers(now);
         self.sync_members();
     }
@@ -233,6 +262,7 @@ impl Node {
         self.drain_links(now);
         self.late_requests(now);
         self.greeter_timeout(now);
+        self.gossip_timeout(now);
     }
 
     /// Drops every trace of the network from this machine.

@@ -20,6 +20,7 @@ use rand_core::{RngCore, SeedableRng};
 use crate::counters::{Counters, Discard};
 use crate::exchange::{IndexUse, PendingAnswer, Road};
 use crate::gather::{Found, Gather};
+use crate::gossip::is_gossip;
 use crate::io::{Failure, FailureCode, Family, Input, Output, Port, TunState};
 use crate::load::{Bucket, DEFAULT_THRESHOLD, Load};
 use crate::network::Network;
@@ -301,6 +302,7 @@ impl Node {
                 Ok(())
             }
             Some(&(PING | PONG)) => self.handle_ping(now, peer, path, &plaintext),
+            Some(&first) if is_gossip(first) => self.handle_gossip(now, peer, &plaintext),
             Some(_) | None => Err(Discard::BadControl),
         }
     }
@@ -409,6 +411,7 @@ impl Node {
             // Perhaps it is our own mapping that has changed: punching needs the new one.
             self.gather.recheck(now);
         }
+        self.tell_path(id, before, primary);
         let Some(path) = primary else { return };
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.unreached = 0;
@@ -417,6 +420,7 @@ impl Node {
             self.close_fresh(now, id);
         }
         self.remember(now, id, path);
+        self.begin_talk(id);
         self.pings_may_go(now, id);
     }
 
@@ -508,6 +512,9 @@ impl Node {
         self.indices.retain(|_, used| *used != IndexUse::Attempt(id) && *used != IndexUse::Session(id));
         self.pending_answers.retain(|pending| pending.peer != id);
         self.forward(Command::RemovePeer { peer: id });
+        if let Some(network) = &mut self.network {
+            network.gossip.forget(id);
+        }
         self.close_fresh(self.now, id);
         self.gather.forget_peer(self.now, id);
     }

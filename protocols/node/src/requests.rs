@@ -285,21 +285,13 @@ impl Node {
             return Err(Failure::new(FailureCode::Usage, "that is this machine", "use `ginnel leave`"));
         }
         let record = revoke_record(&network.saved.id(), &admin, key);
-        self.revoke_here(&record);
-        self.append(now, id, record, Some(Reply::Revoked { name, id: key.to_string() }))
-    }
-
-    /// Puts a revocation into effect on this machine, for good, before it is ordered.
-    fn revoke_here(&mut self, record: &[u8]) {
-        let Some(network) = &mut self.network else { return };
-        if network.state.revoke_on_receipt(record).is_err() {
-            return;
+        let reply = Reply::Revoked { name, id: key.to_string() };
+        let done = self.revoke_here(now, &record, None).is_ok();
+        if done && !self.network.as_ref().is_some_and(Network::is_connected) {
+            // It holds here and wherever it is handed on to; a server orders it when there is one.
+            return Ok(Some(reply));
         }
-        if !network.saved.revocations.iter().any(|known| known == record) {
-            network.saved.revocations.push(record.to_vec());
-        }
-        self.persist();
-        self.sync_members();
+        self.append(now, id, record, Some(reply))
     }
 
     fn log(&self) -> Result<Reply, Failure> {
@@ -391,7 +383,9 @@ pub(crate) fn describe(entry: &Entry, verdict: Result<(), String>) -> LogLine {
         Ok(Record::AdminChange(body)) => {
             ("admin-change", format!("{} of {} admins must agree", body.threshold, body.admins.len()))
         }
-        Ok(Record::Servers(body)) => ("servers", format!("{} servers, ordered by {}", body.servers.len(), body.sequencer)),
+        Ok(Record::Servers(body)) => {
+            ("servers", format!("{} servers, ordered by {}", body.servers.len(), body.sequencer))
+        }
         Ok(Record::Policy(body)) => ("policy", format!("{} delegates", body.delegates.len())),
         Ok(Record::Checkpoint(body)) => ("checkpoint", format!("{} entries", body.length)),
         Err(error) => ("unreadable", error.to_string()),

@@ -80,7 +80,14 @@ impl Node {
     fn health(&self, now: Instant) -> Vec<HealthReport> {
         let mut health = Vec::new();
         let Some(network) = &self.network else { return health };
-        if let Some(refused) = &network.refused {
+        if let Some(fork) = &network.fork {
+            health.push(HealthReport {
+                code: "forked-log",
+                text: format!("{fork}; this machine keeps to the one it saw first"),
+                fix: "move the network to a server you trust: `ginnel server promote`".to_owned(),
+            });
+        }
+        if let Some(refused) = network.why_out() {
             health.push(HealthReport {
                 code: "not-a-member",
                 text: format!("this machine is no member of {}: {refused}", network.title()),

@@ -1,4 +1,5 @@
 //! Whole nodes in small worlds.
 
 mod dead_servers;
+mod gossip;
 mod world;

@@ -121,6 +121,8 @@ impl Node {
                     format!("not a member yet: {why}"),
                     "the daemon keeps trying; see `ginnel status`",
                 )),
+                // In effect already, and ordered when a server answers.
+                Wish::Append { reply: Some(reply @ Reply::Revoked { .. }), .. } => Ok(reply),
                 Wish::Append { .. } => Err(Failure::new(
                     FailureCode::TimedOut,
                     format!("not written to the log: {why}"),

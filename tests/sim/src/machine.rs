@@ -326,7 +326,7 @@ impl Machine {
             Output::Persist(state) => self.state = Some(state),
             Output::StoreEntries { entries, .. } => self.entries.extend(entries),
             Output::ForgetLog(_) => self.entries.clear(),
-            Output::Names(_) => {}
+            Output::Names(_) | Output::Notice(_) => {}
             Output::Reply { id, reply } => {
                 let reply = reply.map_err(|failure| format!("{:?}: {}", failure.code, failure.message));
                 self.effects.push(Effect::Reply(id, reply));

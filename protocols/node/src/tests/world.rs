@@ -1,7 +1,7 @@
 //! The world of the tests: whole machines (node and data plane) behind port-preserving NATs, and true signaling servers,
 //! joined by a wire of 10 ms.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use ginnel_tunnel::{StaticSecret, Suite};
 
 use crate::io::{Failure, Family, Input, Output, Port, Reply, Request, RequestId, ServerId, TunState, UpOutcome};
 use crate::node::{Config, Debug, Node, Resume};
+use crate::notice::Notice;
 use crate::report::{PeerReport, Status};
 
 /// The wall clock at the world's start.
@@ -35,6 +36,8 @@ pub(crate) struct World {
     queue: BTreeMap<(Instant, u64), Item>,
     order: u64,
     requests: u64,
+    /// Machines that cannot reach a server.
+    cuts: BTreeSet<(usize, usize)>,
     /// Datagrams that reached another machine or a server.
     pub(crate) carried: u64,
 }
@@ -64,6 +67,7 @@ pub(crate) struct Machine {
     pub(crate) names: Vec<(String, Vec<IpAddr>)>,
     pub(crate) replies: BTreeMap<RequestId, Result<Reply, Failure>>,
     pub(crate) delivered: Vec<Vec<u8>>,
+    pub(crate) notices: Vec<Notice>,
     pub(crate) writes: u64,
     starts: u8,
 }
@@ -110,6 +114,7 @@ impl World {
             queue: BTreeMap::new(),
             order: 0,
             requests: 0,
+            cuts: BTreeSet::new(),
             carried: 0,
         };
         for number in 0..hosts {
@@ -145,6 +150,7 @@ impl World {
                 names: Vec::new(),
                 replies: BTreeMap::new(),
                 delivered: Vec::new(),
+                notices: Vec::new(),
                 writes: 0,
                 starts: 0,
             });
@@ -221,6 +227,22 @@ impl World {
         }
     }
 
+    /// Lets a machine through to a server again.
+    pub(crate) fn mend(&mut self, machine: usize, host: usize) {
+        self.cuts.remove(&(machine, host));
+    }
+
+    /// Keeps a machine from a server.
+    pub(crate) fn cut(&mut self, machine: usize, host: usize) {
+        self.cuts.insert((machine, host));
+        let streams = self.machines[machine].streams.iter().filter(|(_, (_, at))| *at == host);
+        let broken: Vec<_> = streams.map(|(server, (serial, _))| (*server, *serial)).collect();
+        for (server, serial) in broken {
+            self.hangup(host, serial);
+            self.later(Item::Closed { machine, server, serial, reason: "connection lost" });
+        }
+    }
+
     pub(crate) fn start_host(&mut self, number: usize) {
         let host = &mut self.hosts[number];
         host.starts += 1;
@@ -244,7 +266,7 @@ impl World {
         machine.sockets.clear();
         let streams = std::mem::take(&mut machine.streams);
         for (serial, host) in streams.into_values() {
-            self.hangup(host, serial, number);
+            self.hangup(host, serial);
         }
     }
 
@@ -301,6 +323,10 @@ impl World {
 
     pub(crate) fn peer(&self, number: usize, other: usize) -> Option<PeerReport> {
         self.status(number).peers.into_iter().find(|peer| peer.name == format!("m{other}"))
+    }
+
+    pub(crate) fn log_length(&self, number: usize) -> u64 {
+        self.status(number).network.map_or(0, |network| network.log_length)
     }
 
     /// Whether data of one machine goes to another by a direct path.
@@ -392,7 +418,7 @@ impl World {
         match item {
             Item::Datagram { from, to, bytes } => self.datagram(from, to, &bytes),
             Item::Opened { machine, server, serial, host } => {
-                if self.hosts[host].signal.is_none() {
+                if self.hosts[host].signal.is_none() || self.cuts.contains(&(machine, host)) {
                     let reason = "no answer";
                     return self.take(Item::Closed { machine, server, serial, reason });
                 }
@@ -490,7 +516,7 @@ impl World {
             }
             Output::DisconnectServer(server) => {
                 if let Some((serial, host)) = machine.streams.remove(&server) {
-                    self.hangup(host, serial, number);
+                    self.hangup(host, serial);
                 }
             }
             Output::Tun(state) => machine.tun = state,
@@ -501,6 +527,7 @@ impl World {
             }
             Output::StoreEntries { entries, .. } => machine.entries.extend(entries),
             Output::ForgetLog(_) => machine.entries.clear(),
+            Output::Notice(notice) => machine.notices.push(notice),
             Output::Reply { id, reply } => {
                 machine.replies.insert(id, reply);
             }
@@ -519,7 +546,7 @@ impl World {
         }
     }
 
-    fn hangup(&mut self, host: usize, serial: u64, _machine: usize) {
+    fn hangup(&mut self, host: usize, serial: u64) {
         if self.hosts.get_mut(host).is_some_and(|host| host.lines.remove(&serial).is_some()) {
             self.tell_host(host, SignalInput::Closed { conn: ConnectionId(serial) });
         }

@@ -275,6 +275,7 @@ impl Subject for Whole {
             | Output::Persist(_)
             | Output::StoreEntries { .. }
             | Output::ForgetLog(_)
+            | Output::Notice(_)
             | Output::Reply { .. } => {}
         }
         Some(text)

@@ -1,0 +1,101 @@
+//! What entries of the log change on this machine, and whom it tells.
+
+use ginnel_membership::state::Standing;
+use ginnel_membership::{Change, MemberKey, SignedRecord};
+use ginnel_time::Instant;
+
+use crate::network::Network;
+use crate::node::Node;
+use crate::notice::Notice;
+
+impl Node {
+    /// Puts the changes of entries that were just applied into effect.
+    pub(crate) fn take_changes(&mut self, _now: Instant, changes: &[Change]) {
+        if let Some(network) = &self.network {
+            let notices: Vec<Notice> = changes.iter().flat_map(|change| network.notices(change)).collect();
+            notices.into_iter().for_each(|notice| self.notice(notice));
+        }
+        self.sync_members();
+    }
+
+    /// Tells an alarm that has come up.
+    pub(crate) fn report_alarm(&mut self) {
+        if let Some(text) = self.network.as_mut().and_then(|network| network.alarm.take()) {
+            tracing::warn!("{text}");
+            self.notice(Notice::Alarm { text });
+        }
+    }
+}
+
+impl Network {
+    /// A change as events.
+    fn notices(&self, change: &Change) -> Vec<Notice> {
+        let name = |key: &MemberKey| self.state.member(key).map(|member| member.name().as_str().to_owned());
+        match change {
+            Change::Joined(key) => {
+                let Some(member) = self.state.member(key) else { return Vec::new() };
+                let name = member.name().as_str().to_owned();
+                let own = self.saved.admin.as_ref().map(|admin| admin.signing().member_key());
+                let invite = self.state.invite(&member.invite());
+                let mine = invite.filter(|invite| invite.by.iter().any(|by| Some(*by) == own || *by == self.key()));
+                let used = mine.map(|invite| Notice::InviteUsed { invite: invite.key.to_string(), name: name.clone() });
+                let joined = Notice::Joined { name, id: key.to_string() };
+                std::iter::once(joined).chain(used).collect()
+            }
+            Change::Updated(key) | Change::Rotated { new: key, .. } => {
+                name(key).map(|name| Notice::Updated { name, id: key.to_string() }).into_iter().collect()
+            }
+            Change::Revoked(key) => {
+                let by = self.revoked_by(key).unwrap_or_default();
+                name(key).map(|name| Notice::Left { name, id: key.to_string(), by }).into_iter().collect()
+            }
+            Change::Founded
+            | Change::Invited(_)
+            | Change::InviteVoided(_)
+            | Change::Spared(_)
+            | Change::Leased(_)
+            | Change::AdminsChanged
+            | Change::ServersChanged
+            | Change::PolicyChanged
+            | Change::Checkpointed(_) => Vec::new(),
+        }
+    }
+
+    /// Who signed the revocation of `key`, by name where there is one; `None` when that is not known any more.
+    pub(crate) fn revoked_by(&self, key: &MemberKey) -> Option<String> {
+        let pending = self.state.pending_revocations().find(|(dead, _)| *dead == key).map(|(_, record)| {
+            let signed = SignedRecord::decode(record).ok()?;
+            Some(signed.signers().copied().collect::<Vec<_>>())
+        });
+        if let Some(signers) = pending {
+            return Some(self.called(&signers?));
+        }
+        let subject = key.to_string();
+        let line = self.log.iter().rev().find(|line| line.kind == "revoke" && line.subject == subject)?;
+        let known =
+            |text: &String| self.state.members().map(|member| member.key()).find(|key| key.to_string() == *text);
+        let signers: Vec<MemberKey> = line.by.iter().filter_map(known).collect();
+        Some(if signers.is_empty() { "an admin".to_owned() } else { self.called(&signers) })
+    }
+
+    /// Keys by their members' names; an admin key that is no member's is called that.
+    fn called(&self, keys: &[MemberKey]) -> String {
+        let name = |key: &MemberKey| {
+            let member = self.state.member(key);
+            member.map_or_else(|| "an admin".to_owned(), |member| member.name().as_str().to_owned())
+        };
+        keys.iter().map(name).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Why this machine is a member no more, in words; `None` while it is one or is about to become one.
+    pub(crate) fn why_out(&self) -> Option<String> {
+        let me = self.key();
+        if !self.state.is_revoked(&me) {
+            return self.refused.clone();
+        }
+        let left = self.state.member(&me).is_some_and(|member| member.standing() != Standing::Live);
+        let by = self.revoked_by(&me).unwrap_or_else(|| "an admin".to_owned());
+        let ordered = if left { "" } else { ", which no server has ordered yet" };
+        Some(format!("{by} revoked its membership{ordered}"))
+    }
+}

@@ -1,0 +1,144 @@
+//! What members tell each other inside tunnels.
+
+use std::time::Duration;
+
+use ginnel_membership::build::lease_record;
+use ginnel_membership::{Entry, Sequencer};
+
+use super::world::{World, secs};
+use crate::Discard;
+use crate::io::{Reply, Request};
+use crate::notice::Notice;
+use crate::report::NetworkState;
+
+fn revoke(name: &str) -> Request {
+    Request::Revoke { peer: name.to_owned() }
+}
+
+#[test]
+fn a_revocation_without_any_server_ends_sessions_at_once_everywhere() {
+    let mut world = World::linked(3, 1);
+    world.stop_host(0);
+    world.pass(secs(1));
+    let reply = world.ask(0, revoke("m2"));
+    assert!(matches!(reply, Ok(Reply::Revoked { .. })), "{reply:?}");
+    world.pass(Duration::from_millis(200));
+    assert!(world.peer(0, 2).is_none() && world.peer(1, 2).is_none());
+    // The revoked machine is told, and by whom.
+    let status = world.status(2);
+    assert!(status.peers.is_empty());
+    assert!(
+        status.health.iter().any(|item| item.code == "not-a-member" && item.text.contains("revoked")),
+        "{status:?}"
+    );
+    assert_eq!(status.network.map(|network| network.state), Some(NetworkState::Revoked));
+    // It survives restarts, and is ordered when the server is back; the one that was told orders it, too.
+    world.stop(0);
+    world.stop(1);
+    world.start(1);
+    assert!(world.peer(1, 2).is_none());
+    world.start_host(0);
+    world.pass(secs(75));
+    assert_eq!(world.log_length(1), 8);
+    assert!(world.machines[1].notices.iter().any(|notice| matches!(notice, Notice::Left { name, .. } if name == "m2")));
+    world.start(0);
+    world.pass(secs(3));
+    assert_eq!(world.log_length(0), 8);
+}
+
+#[test]
+fn a_revocation_reaches_members_without_a_session_within_a_minute() {
+    let mut world = World::linked(4, 1);
+    world.pass(secs(300));
+    assert!((1..4).all(|other| world.peer(0, other).is_some_and(|peer| peer.last_handshake.is_none())));
+    world.stop_host(0);
+    // Nobody has noticed yet that there is no server to arrange anything.
+    let reply = world.ask(0, revoke("m3"));
+    assert!(matches!(reply, Ok(Reply::Revoked { .. })), "{reply:?}");
+    world.pass(secs(58));
+    assert!((0..3).all(|one| world.peer(one, 3).is_none()), "{:?}", world.status(1));
+}
+
+#[test]
+fn missing_entries_are_handed_on_and_stored() {
+    let mut world = World::linked(2, 1);
+    world.cut(1, 0);
+    world.pass(secs(1));
+    for _ in 0..30 {
+        world.invite(0);
+    }
+    world.pass(secs(3));
+    assert_eq!(world.log_length(1), world.log_length(0));
+    assert_eq!(world.machines[1].entries, world.machines[0].entries);
+    assert!(world.log_length(1) > 30);
+    world.mend(1, 0);
+    world.pass(secs(75));
+    assert_eq!(world.machines[1].entries, world.machines[0].entries);
+}
+
+#[test]
+fn a_peer_that_was_away_catches_up_when_it_is_linked_again() {
+    let mut world = World::linked(2, 1);
+    world.stop(1);
+    world.cut(1, 0);
+    for _ in 0..120 {
+        world.invite(0);
+        world.pass(secs(4));
+    }
+    world.start(1);
+    world.talk(0, 1);
+    world.pass(secs(6));
+    assert!(world.reaches(1, 0));
+    assert_eq!(world.log_length(1), world.log_length(0));
+}
+
+#[test]
+fn two_histories_of_one_sequencer_raise_an_alarm_and_cut_no_link() {
+    let mut world = World::linked(2, 1);
+    world.cut(1, 0);
+    // The sequencer signs one entry for machine 1, and another one for everybody else.
+    let (network, log) = world.hosts[0].disk.logs[0].clone();
+    let entries: Vec<Entry> = log.iter().map(|bytes| Entry::decode(bytes).expect("own entries")).collect();
+    let mut liar = Sequencer::resume(world.hosts[0].key.clone(), network, &entries).expect("own log");
+    let node = world.machines[0].node.as_ref().expect("it runs");
+    let admin = node.network.as_ref().and_then(|network| network.saved.admin.as_ref()).expect("it founded").signing();
+    let wall = super::world::WALL + 10_000;
+    let record = lease_record(&network, &admin, liar.state().head(), wall);
+    let lie = liar.append(wall, &record).expect("a fine lease");
+    world.stop(1);
+    world.machines[1].entries.push(lie.encode());
+    world.invite(0);
+    world.start(1);
+    world.pass(secs(10));
+    for number in 0..2 {
+        let alarms = world.machines[number].notices.iter().filter(|notice| matches!(notice, Notice::Alarm { .. }));
+        assert_eq!(alarms.count(), 1, "machine {number}: {:?}", world.machines[number].notices);
+        assert!(world.status(number).health.iter().any(|item| item.code == "forked-log"));
+    }
+    assert!(world.reaches(0, 1) && world.reaches(1, 0));
+}
+
+#[test]
+fn gossip_is_bounded_and_lies_change_nothing() {
+    let mut world = World::linked(2, 1);
+    let id = world.peer(0, 1).expect("a peer").id;
+    let path = world.peer(0, 1).and_then(|peer| peer.path).expect("linked").path;
+    let before = world.log_length(0);
+    // A head of another history is a word, no proof.
+    let head = [[0x12, 1].as_slice(), &2_u64.to_be_bytes(), &[7; 32]].concat();
+    let unasked = [[0x14, 1].as_slice(), &before.to_be_bytes(), &[1, 0, 1, 0, 2, 9, 9]].concat();
+    let revocation = [[0x15, 1].as_slice(), &[1; 80]].concat();
+    for _ in 0..1000 {
+        for plaintext in [&head, &unasked, &revocation] {
+            let event = ginnel_forward::Event::Control { peer: id, path, plaintext: plaintext.clone() };
+            world.input(0, crate::io::Input::Forward(event));
+        }
+    }
+    world.pass(secs(5));
+    let node = world.machines[0].node.as_ref().expect("it runs");
+    assert!(node.counters().of(Discard::TooMuchGossip) > 2000);
+    assert!(node.counters().of(Discard::BadGossip) <= 200);
+    assert_eq!(world.log_length(0), before);
+    assert!(!world.machines[0].notices.iter().any(|notice| matches!(notice, Notice::Alarm { .. })));
+    assert!(world.reaches(0, 1));
+}
