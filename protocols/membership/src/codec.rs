@@ -119,6 +119,13 @@ impl<'a> Reader<'a> {
         (0..count).map(|_| self.server()).collect()
     }
 
+    /// Everything that is left.
+    pub(crate) const fn rest(&mut self) -> &'a [u8] {
+        let rest = self.0;
+        self.0 = &[];
+        rest
+    }
+
     pub(crate) const fn end(self) -> Result<(), Malformed> {
         if self.0.is_empty() { Ok(()) } else { Err(Malformed::Trailing(self.0.len())) }
     }
@@ -138,9 +145,16 @@ impl Writer {
         Self(vec![version])
     }
 
-    /// With room for everything from the start, so that growing leaves no copy of a secret behind.
-    pub(crate) fn for_secrets() -> Self {
-        Self(Vec::with_capacity(MAX_SERVERS * (2 + 64 + MAX_ADDRESSES * (1 + MAX_ADDRESS_LEN)) + 256))
+    /// Without a version byte: what goes into an envelope that has its own.
+    pub(crate) const fn empty() -> Self {
+        Self(Vec::new())
+    }
+
+    /// With room for `payload` bytes, or for any list of servers, from the start, so that growing leaves no copy of a secret
+    /// behind.
+    pub(crate) fn for_secrets(payload: usize) -> Self {
+        let servers = MAX_SERVERS * (2 + 64 + MAX_ADDRESSES * (1 + MAX_ADDRESS_LEN)) + 256;
+        Self(Vec::with_capacity(payload.max(servers)))
     }
 
     pub(crate) fn into_bytes(self) -> Vec<u8> {

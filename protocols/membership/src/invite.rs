@@ -4,14 +4,14 @@
 use std::fmt;
 use std::str::FromStr;
 
-use data_encoding::BASE64URL_NOPAD;
 use rand_core::{CryptoRng, RngCore};
-use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::codec::{MAX_SERVERS, Malformed, Reader, Writer, check_server, check_servers};
-use crate::keys::{InviteKey, NetworkId, Server, SigningKey, hash};
+use crate::codec::{Malformed, Reader, Writer, check_server, check_servers};
+use crate::keys::{InviteKey, NetworkId, Server, SigningKey};
 use crate::name::Name;
+use crate::paste::{Kind, MAX_PAYLOAD, squeeze};
+pub use crate::paste::{MAX_STRING_LEN, PasteError};
 
 /// Everything that a machine needs to join: where to ask, how to know the network, and the right to come in.
 #[derive(Clone)]
@@ -88,7 +88,7 @@ impl Invite {
     }
 
     fn payload(&self) -> Zeroizing<Vec<u8>> {
-        let mut writer = Writer::for_secrets();
+        let mut writer = Writer::for_secrets(0);
         writer.bytes(self.network.as_bytes()).bytes(&*self.key.to_bytes()).u64(self.expires);
         writer.optional_name(self.hint.as_ref()).servers(&self.servers);
         Zeroizing::new(writer.into_bytes())
@@ -160,7 +160,7 @@ impl Founding {
     }
 
     fn payload(&self) -> Zeroizing<Vec<u8>> {
-        let mut writer = Writer::for_secrets();
+        let mut writer = Writer::for_secrets(0);
         writer.bytes(self.token.as_bytes()).server(&self.server);
         Zeroizing::new(writer.into_bytes())
     }
@@ -234,160 +234,7 @@ impl FromStr for Pasted {
         match Kind::of(&squeeze(text)?)?.0 {
             Kind::Invite => text.parse().map(Box::new).map(Self::Invite),
             Kind::Founding => text.parse().map(Self::Founding),
+            Kind::Proposal => Err(PasteError::ProposalNotInvite),
         }
     }
 }
-
-/// Why a pasted string cannot be used, in words for whoever pasted it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum PasteError {
-    /// Nothing there.
-    #[error("nothing was pasted")]
-    Empty,
-    /// Neither prefix stands at its start.
-    #[error("this is not a ginnel string: those start with \"ginnel-invite-\" or \"ginnel-found-\"")]
-    NotGinnel,
-    /// A founding string in an invite's place.
-    #[error("this is a founding string, not an invite: use it with `ginnel up` to found a network")]
-    FoundingNotInvite,
-    /// An invite in a founding string's place.
-    #[error("this is an invite, not a founding string: it joins a network that exists already")]
-    InviteNotFounding,
-    /// The end is missing.
-    #[error("the string is cut short: copy it whole, to its last character")]
-    Truncated,
-    /// Something else follows.
-    #[error("the string has characters after its end: copy it alone")]
-    Trailing,
-    /// A character or more is wrong.
-    #[error("the string is mistyped: copy it again")]
-    Mistyped,
-    /// Made by a later version.
-    #[error("the string was made by a newer version of ginnel: update ginnel on this machine")]
-    NewerVersion,
-    /// Intact, but its content makes no sense.
-    #[error("the string is intact, but its content is not valid: {0}")]
-    Content(#[source] Malformed),
-}
-
-/// The two kinds of string: `prefix`, then base64url of {version u8 = 1, length of all bytes u16, payload, checksum 4}.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Invite,
-    Founding,
-}
-
-impl Kind {
-    const fn prefix(self) -> &'static str {
-        match self {
-            Self::Invite => "ginnel-invite-",
-            Self::Founding => "ginnel-found-",
-        }
-    }
-
-    fn of(text: &str) -> Result<(Self, &str), PasteError> {
-        if text.is_empty() {
-            return Err(PasteError::Empty);
-        }
-        for kind in [Self::Invite, Self::Founding] {
-            if let Some(rest) = text.strip_prefix(kind.prefix()) {
-                return Ok((kind, rest));
-            }
-            if kind.prefix().starts_with(text) {
-                return Err(PasteError::Truncated);
-            }
-        }
-        Err(PasteError::NotGinnel)
-    }
-
-    fn wrap(self, payload: &[u8]) -> Zeroizing<String> {
-        let mut writer = Writer::for_secrets();
-        writer.u8(VERSION).u16((FRAME + payload.len()) as u16).bytes(payload);
-        let mut bytes = Zeroizing::new(writer.into_bytes());
-        let checksum = self.checksum(&bytes);
-        bytes.extend_from_slice(&checksum);
-        let mut text = Zeroizing::new(String::with_capacity(MAX_STRING_LEN));
-        text.push_str(self.prefix());
-        BASE64URL_NOPAD.encode_append(&bytes, &mut text);
-        text
-    }
-
-    fn unwrap<T>(
-        self,
-        text: &str,
-        read: impl FnOnce(&mut Reader<'_>) -> Result<T, Malformed>,
-    ) -> Result<T, PasteError> {
-        let text = squeeze(text)?;
-        let rest = match (self, Self::of(&text)?) {
-            (Self::Invite, (Self::Founding, _)) => return Err(PasteError::FoundingNotInvite),
-            (Self::Founding, (Self::Invite, _)) => return Err(PasteError::InviteNotFounding),
-            (Self::Invite, (Self::Invite, rest)) | (Self::Founding, (Self::Founding, rest)) => rest,
-        };
-        let bytes = decode_frame(rest)?;
-        let body_len = bytes.len().checked_sub(CHECKSUM_LEN).ok_or(PasteError::Mistyped)?;
-        let (body, checksum) = bytes.split_at_checked(body_len).ok_or(PasteError::Mistyped)?;
-        if self.checksum(body) != checksum {
-            return Err(PasteError::Mistyped);
-        }
-        let mut reader = Reader::new(body);
-        let result = reader.bytes(HEADER_LEN).and_then(|_| read(&mut reader));
-        let value = result.map_err(PasteError::Content)?;
-        reader.end().map_err(PasteError::Content)?;
-        Ok(value)
-    }
-
-    fn checksum(self, bytes: &[u8]) -> [u8; CHECKSUM_LEN] {
-        let [a, b, c, d, ..] = hash(self.prefix(), &[bytes]);
-        [a, b, c, d]
-    }
-}
-
-/// Undoes what mail and terminals do to a long line: white space anywhere is dropped.
-fn squeeze(text: &str) -> Result<Zeroizing<String>, PasteError> {
-    let mut squeezed = Zeroizing::new(String::with_capacity(MAX_STRING_LEN + 1));
-    for character in text.chars().filter(|character| !character.is_whitespace()) {
-        if squeezed.len() > MAX_STRING_LEN {
-            break;
-        }
-        squeezed.push(character);
-    }
-    if squeezed.len() > MAX_STRING_LEN && Kind::of(&squeezed).is_ok() {
-        return Err(PasteError::Trailing);
-    }
-    Ok(squeezed)
-}
-
-/// Decodes the base64url part after holding its length against the length it states, so that a cut string is told from a
-/// mistyped one.
-fn decode_frame(text: &str) -> Result<Zeroizing<Vec<u8>>, PasteError> {
-    let header = text.as_bytes().get(..4).ok_or(PasteError::Truncated)?;
-    let header = BASE64URL_NOPAD.decode(header).map_err(|_| PasteError::Mistyped)?;
-    let [version, high, low] = header[..] else { return Err(PasteError::Mistyped) };
-    match version {
-        VERSION => {}
-        0 => return Err(PasteError::Mistyped),
-        _ => return Err(PasteError::NewerVersion),
-    }
-    let stated = usize::from(u16::from_be_bytes([high, low]));
-    if !(FRAME..=FRAME + MAX_PAYLOAD).contains(&stated) {
-        return Err(PasteError::Mistyped);
-    }
-    match text.len().cmp(&BASE64URL_NOPAD.encode_len(stated)) {
-        std::cmp::Ordering::Less => Err(PasteError::Truncated),
-        std::cmp::Ordering::Greater => Err(PasteError::Trailing),
-        std::cmp::Ordering::Equal => {
-            BASE64URL_NOPAD.decode(text.as_bytes()).map(Zeroizing::new).map_err(|_| PasteError::Mistyped)
-        }
-    }
-}
-
-/// Characters of a string at most.
-pub const MAX_STRING_LEN: usize = 512;
-const VERSION: u8 = 1;
-const HEADER_LEN: usize = 3;
-const CHECKSUM_LEN: usize = 4;
-const FRAME: usize = HEADER_LEN + CHECKSUM_LEN;
-/// What is left of the characters after the longer prefix, in bytes of payload.
-const MAX_PAYLOAD: usize = (MAX_STRING_LEN - "ginnel-invite-".len()) / 4 * 3 - FRAME;
-const _: () = assert!(MAX_SERVERS <= 255);

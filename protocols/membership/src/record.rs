@@ -439,6 +439,18 @@ impl SignedRecord {
         self.signatures.iter().map(|(key, _)| key)
     }
 
+    /// Checks one signature.
+    ///
+    /// # Errors
+    /// [`BadSignature`] when it is missing or bad.
+    pub fn verify_by(&self, network: &NetworkId, signer: &MemberKey) -> Result<(), BadSignature> {
+        let place = self.signatures.binary_search_by_key(signer, |(key, _)| *key).map_err(|_| BadSignature)?;
+        let (key, signature) = self.signatures.get(place).ok_or(BadSignature)?;
+        let scope = signing_scope(network, &self.record);
+        let body = self.record.encode_unsigned();
+        Verifier::new(key.as_bytes())?.verify(Context::RECORD, &[&scope, &body], signature)
+    }
+
     /// Checks every signature.
     ///
     /// # Errors

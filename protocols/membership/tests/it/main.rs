@@ -2,8 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 mod canonical;
+mod checkpoint;
+mod govern;
+mod proposals;
 mod replay;
+mod rotation;
 mod rules;
+mod servers;
+mod steps;
 mod strings;
 mod vectors;
 mod world;

@@ -1,10 +1,12 @@
 //! Replay as a function of the log alone, whatever a network or a dishonest server does to it.
 
 use ginnel_membership::keys::SigningKey;
+use ginnel_membership::record::{Freshness, Rights};
 use ginnel_membership::{Applied, Break, Change, Comparison, Entry, Sequencer, State};
 use proptest::prelude::*;
 
-use crate::world::{Machine, START, World, forge, replay, server_key, sign};
+use crate::steps::{Server, Step, check, server, step, take};
+use crate::world::{Machine, START, World, forge, replay, server_key, sign, standby_key};
 
 /// A log in which every kind of record occurs.
 fn varied() -> World {
@@ -23,6 +25,18 @@ fn varied() -> World {
     world.append(&lease).unwrap();
     let revoke = world.revoke_record(&b);
     world.append(&revoke).unwrap();
+    let rotation = world.rotation_record(&a, 2, "desk", &Machine::new(4));
+    world.append(&rotation).unwrap();
+    let delegate = (Machine::new(4).id(), Rights::ALL);
+    for record in [
+        world.policy_record(&[&world.admin], Freshness::Strict, &[delegate]),
+        world.admin_change_record(&[&world.admin], 1, &[world.admin.member_key(), Machine::new(4).id()]),
+        world.servers_record(&server_key()),
+    ] {
+        world.append(&record).unwrap();
+    }
+    let checkpoint = world.checkpoint_record();
+    world.append(&checkpoint).unwrap();
     world
 }
 
@@ -114,11 +128,11 @@ fn heads_compare() {
 
 #[test]
 fn time_never_decreases() {
-    let mut world = varied();
+    let world = varied();
     let mut state = world.replay();
-    world.now = START;
     let lease = world.lease_record();
-    assert_eq!(state.apply(&world.forge(&lease)), Err(Break::Time));
+    let (length, head) = state.head();
+    assert_eq!(state.apply(&forge(world.network, length, head, START, &lease)), Err(Break::Time));
     assert_eq!(&state, world.state());
 }
 
@@ -148,101 +162,6 @@ fn oversized_record_breaks() {
     assert_eq!(world.replay().apply(&entry), Err(Break::TooLong));
 }
 
-/// One attempt at changing the network; most fit some state, none fits all.
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    Invite(u8),
-    Void(u8),
-    Join { machine: u8, invite: u8, wish: u8 },
-    Update { machine: u8, number: u64, wish: u8 },
-    Revoke(u8),
-    Lease,
-    Wait(u64),
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Server {
-    /// Refuses what means nothing.
-    Honest,
-    /// Orders everything.
-    Dishonest,
-}
-
-fn server() -> impl Strategy<Value = Server> {
-    prop_oneof![Just(Server::Honest), Just(Server::Dishonest)]
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let machine = 1_u8..7;
-    prop_oneof![
-        3 => machine.clone().prop_map(Step::Invite),
-        1 => machine.clone().prop_map(Step::Void),
-        4 => (machine.clone(), machine.clone(), 0_u8..3).prop_map(|(machine, invite, wish)| Step::Join { machine, invite, wish }),
-        2 => (machine.clone(), 1_u64..4, 0_u8..3).prop_map(|(machine, number, wish)| Step::Update { machine, number, wish }),
-        1 => machine.prop_map(Step::Revoke),
-        1 => Just(Step::Lease),
-        1 => (0_u64..60_000).prop_map(Step::Wait),
-    ]
-}
-
-/// Tries a step.
-fn take(world: &mut World, step: Step, server: Server) {
-    let wishes = ["laptop", "server", "localhost"];
-    let record = match step {
-        Step::Invite(machine) => world.invite_record(&Machine::new(machine)),
-        Step::Void(machine) => {
-            let key = Machine::new(machine).invite.invite_key();
-            ginnel_membership::build::void_record(&world.network, &world.admin, key)
-        }
-        Step::Join { machine, invite, wish } => {
-            let joiner = Machine { invite: Machine::new(invite).invite, ..Machine::new(machine) };
-            world.member_record(&joiner, wishes[usize::from(wish)])
-        }
-        Step::Update { machine, number, wish } => {
-            world.update_record(&Machine::new(machine), number, wishes[usize::from(wish)])
-        }
-        Step::Revoke(machine) => world.revoke_record(&Machine::new(machine)),
-        Step::Lease => world.lease_record(),
-        Step::Wait(seconds) => {
-            world.now += seconds;
-            return;
-        }
-    };
-    match server {
-        Server::Honest => {
-            let _ = world.append(&record);
-        }
-        Server::Dishonest => {
-            let entry = world.forge(&record);
-            world.sequencer.apply(&entry).expect("a forged entry continues the log");
-            world.log.push(entry);
-        }
-    }
-}
-
-/// What must hold in every state.
-fn check(state: &State) {
-    let live: Vec<_> = state.members().filter(|member| state.is_live(&member.key())).collect();
-    let distinct = |values: Vec<String>| {
-        let count = values.len();
-        let mut values = values;
-        values.sort();
-        values.dedup();
-        assert_eq!(values.len(), count);
-    };
-    distinct(live.iter().map(|member| member.name().to_string()).collect());
-    distinct(state.members().filter_map(|member| member.ipv4()).map(|addr| addr.to_string()).collect());
-    distinct(state.members().map(|member| member.ipv6().to_string()).collect());
-    distinct(state.members().map(|member| member.tunnel_key().to_string()).collect());
-    distinct(state.members().map(|member| member.invite().to_string()).collect());
-    for member in &live {
-        assert!(!member.name().is_reserved());
-        let peers = state.peers(&member.key());
-        assert_eq!(peers.len(), live.len() - 1);
-        assert!(peers.iter().all(|peer| !state.is_revoked(&peer.member()) && peer.member() != member.key()));
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -259,6 +178,8 @@ proptest! {
         prop_assert_eq!(&full, world.state());
         check(&full);
         let resumed = Sequencer::resume(server_key(), world.network, &world.log).expect("its own log");
+        prop_assert_eq!(resumed.state(), &full);
+        let resumed = Sequencer::resume(standby_key(), world.network, &world.log).expect("the same log");
         prop_assert_eq!(resumed.state(), &full);
 
         // Entries that come late, twice, early or never leave a prefix, and the rest completes it.

@@ -346,7 +346,7 @@ fn admin_key_can_be_a_member_key() {
 }
 
 /// A network of three admins, two of whom must agree.
-fn two_of_three() -> (World, [SigningKey; 3]) {
+pub(crate) fn two_of_three() -> (World, [SigningKey; 3]) {
     let admins = [11, 12, 13].map(|seed| SigningKey::from_bytes(&[seed; 32]));
     let mut keys: Vec<_> = admins.iter().map(SigningKey::member_key).collect();
     keys.sort();
@@ -364,7 +364,7 @@ fn two_of_three() -> (World, [SigningKey; 3]) {
     let genesis = build::genesis_record(genesis, &[&admins[0], &admins[2]]).unwrap();
     let (sequencer, entry) = Sequencer::found(server_key(), START, &genesis).unwrap();
     let network = sequencer.state().network();
-    (World { network, admin: admins[0].clone(), sequencer, log: vec![entry], now: START }, admins)
+    (World::with(network, admins[0].clone(), sequencer, entry), admins)
 }
 
 #[test]

@@ -4,10 +4,13 @@ use std::fmt::Write as _;
 
 use data_encoding::HEXLOWER;
 use ginnel_membership::addressing::{Ipv4Range, ipv4_probes, ipv6_prefix, ula};
-use ginnel_membership::{Entry, SignedRecord, build};
+use ginnel_membership::build::NewKeys;
+use ginnel_membership::record::{Freshness, Rights};
+use ginnel_membership::snapshot::state_hash;
+use ginnel_membership::{Capabilities, Entry, Proposal, SignedRecord, State, build};
 
 use crate::strings::{founding, invite};
-use crate::world::{DAY, Machine, START, World, name};
+use crate::world::{DAY, Machine, START, World, name, standby_key};
 
 const VECTORS: &str = include_str!("vectors.txt");
 
@@ -30,6 +33,21 @@ fn golden_bytes_decode() {
             assert_eq!(Entry::decode(&bytes).unwrap().encode(), bytes);
         }
     }
+}
+
+#[test]
+fn golden_snapshot_is_taken_up() {
+    let value = |wanted: &str| {
+        let lines = VECTORS.lines().filter_map(|line| line.split_once(' '));
+        let (_, value) = lines.into_iter().find(|(what, _)| *what == wanted).unwrap();
+        value
+    };
+    let bytes = |what: &str| HEXLOWER.decode(value(what).as_bytes()).unwrap();
+    let entry = Entry::decode(&bytes("checkpoint-entry")).unwrap();
+    let state = State::from_checkpoint(value("network").parse().unwrap(), &bytes("snapshot"), &entry).unwrap();
+    assert_eq!(state.members().count(), 2);
+    let proposal: Proposal = value("proposal").parse().unwrap();
+    assert_eq!(proposal.encode(), bytes("record-invite"));
 }
 
 /// Everything this crate writes, in one text: a name and a value on each line.
@@ -58,6 +76,9 @@ fn make() -> String {
     line("record-member-update", HEXLOWER.encode(&world.update_record(&a, 7, "desk")));
     line("record-revoke", HEXLOWER.encode(&world.revoke_record(&a)));
     line("record-lease", HEXLOWER.encode(&world.lease_record()));
+    for (what, record) in governing(&world) {
+        line(what, HEXLOWER.encode(&record));
+    }
     line("entry-0", HEXLOWER.encode(&world.log[0].encode()));
     line("entry-1", HEXLOWER.encode(&invited.encode()));
     line("entry-hash", HEXLOWER.encode(&invited.hash()));
@@ -68,5 +89,56 @@ fn make() -> String {
     line("ipv4-probes", probes.join(","));
     line("invite", invite().to_string());
     line("founding", founding().to_string());
+    line("proposal", Proposal::new(world.network, &hinted).unwrap().to_string());
+    let (snapshot, checkpoint) = checkpointed();
+    line("snapshot", HEXLOWER.encode(&snapshot));
+    line("snapshot-hash", HEXLOWER.encode(&state_hash(&snapshot)));
+    line("checkpoint-entry", HEXLOWER.encode(&checkpoint.encode()));
     text
+}
+
+/// Records by which admins govern and members change keys.
+fn governing(world: &World) -> [(&'static str, Vec<u8>); 6] {
+    let (a, b, admin) = (Machine::new(1), Machine::new(2), &world.admin);
+    let keys = NewKeys::Tunnel(b.tunnel);
+    let tunnel = build::update_record(&world.network, &a.key, 7, name("desk"), Capabilities::BOTH_SUITES, keys);
+    [
+        ("record-member-update-tunnel-key", tunnel),
+        ("record-member-update-both-keys", world.rotation_record(&a, 7, "desk", &b)),
+        ("record-admin-change", world.admin_change_record(&[admin], 2, &[admin.member_key(), b.id()])),
+        ("record-servers", world.servers_record(&standby_key())),
+        (
+            "record-policy",
+            world.policy_record(&[admin], Freshness::Strict, &[(a.id(), Rights::LEASE), (b.id(), Rights::ALL)]),
+        ),
+        ("record-checkpoint", world.checkpoint_record()),
+    ]
+}
+
+/// A small network in which every list of a snapshot has something in it.
+fn checkpointed() -> (Vec<u8>, Entry) {
+    let mut world = World::new();
+    let [a, b, c, d] = [1, 2, 3, 4].map(Machine::new);
+    for machine in [&a, &b] {
+        world.join(machine, "laptop").unwrap();
+    }
+    world.invite(&d);
+    let admin = world.admin.clone();
+    for record in [
+        world.admin_change_record(&[&admin], 1, &[admin.member_key(), a.id()]),
+        world.rotation_record(&a, 1, "laptop", &c),
+        world.policy_record(&[&admin], Freshness::Strict, &[(c.id(), Rights::INVITE)]),
+        world.update_record(&b, 1, "desk"),
+        world.revoke_record(&b),
+        world.revoke_record(&Machine::new(5)),
+        world.lease_record(),
+    ] {
+        world.append(&record).unwrap();
+    }
+    let first = world.checkpoint_record();
+    world.append(&first).unwrap();
+    let snapshot = world.state().snapshot();
+    let record = world.checkpoint_record();
+    let entry = world.append(&record).unwrap();
+    (snapshot, entry)
 }

@@ -2,7 +2,8 @@
 
 use ginnel_membership::build::{self, Charter, Founded, NewKeys};
 use ginnel_membership::keys::{NetworkId, Server, ServerKeys, SigningKey, TunnelKey};
-use ginnel_membership::{Capabilities, Context, Entry, MemberKey, Name, Refusal, Sequencer, Signature, State};
+use ginnel_membership::record::{AdminChange, Delegate, Freshness, Policy, Rights, ServersChange};
+use ginnel_membership::{Applied, Capabilities, Context, Entry, MemberKey, Name, Refusal, Sequencer, Signature, State};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng as _;
 
@@ -36,6 +37,8 @@ pub(crate) struct World {
     pub(crate) network: NetworkId,
     pub(crate) admin: SigningKey,
     pub(crate) sequencer: Sequencer,
+    /// A mirror on the other server, which follows every entry.
+    pub(crate) standby: Sequencer,
     pub(crate) log: Vec<Entry>,
     pub(crate) now: u64,
 }
@@ -45,14 +48,32 @@ impl World {
         let Founded { genesis, network, admin } =
             build::found(&mut ChaCha20Rng::from_seed([1; 32]), charter()).expect("a good charter");
         let (sequencer, entry) = Sequencer::found(server_key(), START, &genesis).expect("a good genesis");
-        Self { network, admin, sequencer, log: vec![entry], now: START }
+        Self::with(network, admin, sequencer, entry)
+    }
+
+    pub(crate) fn with(network: NetworkId, admin: SigningKey, sequencer: Sequencer, entry: Entry) -> Self {
+        let mut standby = Sequencer::mirror(standby_key(), network);
+        standby.apply(&entry).expect("a mirror takes the genesis");
+        Self { network, admin, sequencer, standby, log: vec![entry], now: START }
+    }
+
+    /// Takes an entry as both servers do.
+    pub(crate) fn order(&mut self, entry: &Entry) -> Applied {
+        let applied = self.sequencer.apply(entry).expect("the entry continues the log");
+        if entry.sequence == self.log.len() as u64 {
+            let followed = self.standby.apply(entry);
+            assert!(applied == Applied::Known && followed.is_ok() || followed == Ok(applied));
+            self.log.push(entry.clone());
+        }
+        if self.standby.is_sequencer() {
+            std::mem::swap(&mut self.sequencer, &mut self.standby);
+        }
+        applied
     }
 
     pub(crate) fn append(&mut self, record: &[u8]) -> Result<Entry, Refusal> {
         let entry = self.sequencer.append(self.now, record)?;
-        if entry.sequence == self.log.len() as u64 {
-            self.log.push(entry.clone());
-        }
+        self.order(&entry);
         Ok(entry)
     }
 
@@ -99,8 +120,54 @@ impl World {
 
     /// An entry at the log's end as a dishonest sequencer would sign it, whatever the record.
     pub(crate) fn forge(&self, record: &[u8]) -> Entry {
+        let key =
+            if self.state().sequencer() == Some(server_key().sequencer_key()) { server_key() } else { standby_key() };
+        self.forge_by(&key, record)
+    }
+
+    /// An entry at the log's end as anybody could sign it.
+    pub(crate) fn forge_by(&self, key: &SigningKey, record: &[u8]) -> Entry {
         let (sequence, previous) = self.state().head();
-        forge(self.network, sequence, previous, self.now, record)
+        let time = self.now.max(self.state().time());
+        let (record, signature) = (record.to_vec(), Signature::from_bytes([0; 64]));
+        sign_by(key, self.network, Entry { sequence, previous, time, record, signature })
+    }
+
+    /// A change of servers that names both, signed by the admin.
+    pub(crate) fn servers_record(&self, sequencer: &SigningKey) -> Vec<u8> {
+        let (number, sequencer) = (self.state().next_servers(), sequencer.sequencer_key());
+        let servers = vec![server(), standby_server()];
+        build::servers_record(&self.network, &self.admin, ServersChange { number, sequencer, servers })
+            .expect("good servers")
+    }
+
+    pub(crate) fn admin_change_record(&self, by: &[&SigningKey], threshold: u8, admins: &[MemberKey]) -> Vec<u8> {
+        let mut admins = admins.to_vec();
+        admins.sort();
+        let change = AdminChange { number: self.state().next_admin_change(), threshold, admins };
+        build::admin_change_record(&self.network, by, change).expect("a good set")
+    }
+
+    pub(crate) fn policy_record(
+        &self,
+        by: &[&SigningKey],
+        freshness: Freshness,
+        delegates: &[(MemberKey, Rights)],
+    ) -> Vec<u8> {
+        let mut delegates: Vec<_> = delegates.iter().map(|&(member, rights)| Delegate { member, rights }).collect();
+        delegates.sort();
+        let policy = Policy { number: self.state().next_policy(), freshness, delegates };
+        build::policy_record(&self.network, by, policy).expect("a good policy")
+    }
+
+    pub(crate) fn rotation_record(&self, old: &Machine, number: u64, name: &str, new: &Machine) -> Vec<u8> {
+        let keys = NewKeys::Both(&new.key, new.tunnel);
+        build::update_record(&self.network, &old.key, number, self::name(name), Capabilities::BOTH_SUITES, keys)
+    }
+
+    pub(crate) fn checkpoint_record(&self) -> Vec<u8> {
+        let checkpoint = self.state().make_checkpoint().expect("a founded network");
+        build::checkpoint_record(&self.network, &self.admin, checkpoint)
     }
 }
 
@@ -110,10 +177,14 @@ pub(crate) fn forge(network: NetworkId, sequence: u64, previous: [u8; 32], time:
     sign(network, entry)
 }
 
-pub(crate) fn sign(network: NetworkId, mut entry: Entry) -> Entry {
+pub(crate) fn sign(network: NetworkId, entry: Entry) -> Entry {
+    sign_by(&server_key(), network, entry)
+}
+
+pub(crate) fn sign_by(key: &SigningKey, network: NetworkId, mut entry: Entry) -> Entry {
     let bytes = entry.encode();
     let message = [network.as_bytes(), &bytes[..bytes.len() - 64]].concat();
-    entry.signature = server_key().sign(Context::ENTRY, &message);
+    entry.signature = key.sign(Context::ENTRY, &message);
     entry
 }
 
@@ -136,6 +207,16 @@ pub(crate) fn server() -> Server {
         addresses: vec!["192.0.2.1:4433".to_owned(), "[2001:db8::1]:4433".to_owned()],
         keys: ServerKeys { signing: server_key().sequencer_key().to_bytes(), noise: [9; 32] },
     }
+}
+
+pub(crate) fn standby_server() -> Server {
+    let signing = standby_key().sequencer_key().to_bytes();
+    Server { addresses: vec!["198.51.100.1:4433".to_owned()], keys: ServerKeys { signing, noise: [8; 32] } }
+}
+
+/// The key of the server that mirrors at first.
+pub(crate) fn standby_key() -> SigningKey {
+    SigningKey::from_bytes(&[0x5b; 32])
 }
 
 pub(crate) fn server_key() -> SigningKey {
