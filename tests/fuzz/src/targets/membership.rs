@@ -1,0 +1,451 @@
+//! The membership log: records, entries, replay, and the strings that people paste.
+
+use std::collections::BTreeSet;
+
+use blake2::{Blake2s256, Digest as _};
+use data_encoding::BASE64URL_NOPAD;
+use ginnel_membership::build::{self, Charter, Founded};
+use ginnel_membership::codec::is_address;
+use ginnel_membership::invite::{MAX_STRING_LEN, Token};
+use ginnel_membership::record::{MAX_ADMINS, MAX_RECORD_LEN};
+use ginnel_membership::state::InviteStanding;
+use ginnel_membership::{
+    Applied, Change, Context, Entry, Founding, Invite, MemberKey, Name, NetworkId, Pasted, Record, Sequencer, Server,
+    ServerKeys, Signature, SignedRecord, SigningKey, State, TunnelKey,
+};
+use ginnel_tunnel::StaticSecret;
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng as _;
+
+use crate::feed::{Feed, Script};
+use crate::{Effort, Target};
+
+/// Any bytes as a record.
+pub(crate) const RECORD: Target = Target {
+    name: "record",
+    covers: "records of the membership log",
+    run: record,
+    seeds: || {
+        let world = World::new();
+        let mut seeds = vec![world.genesis.clone()];
+        for kind in 0..8 {
+            let script = Script::default().bytes(&[kind, 1, 2, 3, 4, 5, 6, 255, 0]).done();
+            seeds.push(world.record(&mut Feed::new(&script)));
+        }
+        seeds
+    },
+    longest: MAX_RECORD_LEN + 8,
+    effort: Effort::Small,
+};
+
+/// Any bytes as an entry.
+pub(crate) const ENTRY: Target = Target {
+    name: "entry",
+    covers: "entries of the membership log",
+    run: entry,
+    seeds: || vec![World::new().log[0].encode()],
+    longest: 2600,
+    effort: Effort::Small,
+};
+
+/// Strings as people paste them, with and without a right checksum.
+pub(crate) const STRINGS: Target = Target {
+    name: "paste",
+    covers: "invites and founding strings",
+    run: strings,
+    seeds: || {
+        let network = NetworkId::from_bytes([3; 32]);
+        let hint = Name::new("laptop").ok();
+        let invite = Invite::new(&[server()], network, SigningKey::from_bytes(&[4; 32]), 9, hint).expect("it fits");
+        let founding = Founding::new(server(), Token::from_bytes([5; 16])).expect("it fits");
+        let texts = [invite.to_string(), founding.to_string()];
+        let mut seeds: Vec<Vec<u8>> = texts.iter().map(|text| [&[0], text.as_bytes()].concat()).collect();
+        for (kind, text) in texts.iter().enumerate() {
+            let (_, frame) = text.rsplit_once("-").unwrap_or_default();
+            if let Ok(frame) = BASE64URL_NOPAD.decode(frame.as_bytes()) {
+                let payload = frame.get(3..frame.len() - 4).unwrap_or_default();
+                seeds.push([&[kind as u8 + 1], payload].concat());
+            }
+        }
+        seeds
+    },
+    longest: 700,
+    effort: Effort::Small,
+};
+
+/// Names and server addresses.
+pub(crate) const NAME: Target = Target {
+    name: "name",
+    covers: "names of machines and networks, addresses of servers",
+    run: name,
+    seeds: || {
+        [
+            "laptop",
+            "a--b",
+            "xn--a",
+            "0x7f",
+            "192.0.2.1:7",
+            "[::1]:9",
+            "host.example:443",
+            "-x",
+            "a\nb",
+            "localhost",
+            "1e3",
+        ]
+        .map(|text| text.as_bytes().to_vec())
+        .to_vec()
+    },
+    longest: 200,
+    effort: Effort::Small,
+};
+
+/// Replay of logs that a dishonest sequencer could write.
+pub(crate) const LOG: Target = Target {
+    name: "log",
+    covers: "replay of the membership log",
+    run: log,
+    seeds: || {
+        let join = |n: u8| [[1, n, 0, 200, 255, 0], [3, n, n, n, n, 255]].concat();
+        let all = [255, 0];
+        let mut seeds = vec![[join(1), join(2), join(3)].concat()];
+        for kind in 0..12 {
+            let script = Script::default().bytes(&join(1)).bytes(&join(2)).bytes(&[kind, 1, 1, 2, 1]).bytes(&all);
+            seeds.push(script.bytes(&join(3)).done());
+        }
+        seeds
+    },
+    longest: 600,
+    effort: Effort::Great,
+};
+
+const START: u64 = 1_800_000_000;
+
+fn server() -> Server {
+    let keys = ServerKeys { signing: sequencer().sequencer_key().to_bytes(), noise: [9; 32] };
+    Server { addresses: vec!["192.0.2.1:4433".to_owned()], keys }
+}
+
+fn sequencer() -> SigningKey {
+    SigningKey::from_bytes(&[0x5e; 32])
+}
+
+fn record(bytes: &[u8]) {
+    let network = NetworkId::from_bytes([3; 32]);
+    let Ok(signed) = SignedRecord::decode(bytes) else { return };
+    assert!(bytes.len() <= MAX_RECORD_LEN);
+    assert_eq!(signed.encode(), bytes, "a record has two encodings");
+    assert!(signed.signers().len() <= MAX_ADMINS);
+    let keys: Vec<_> = signed.signers().collect();
+    assert!(keys.is_sorted_by(|a, b| a < b));
+    let _ = signed.verify(&network);
+    if let Ok(genesis) = ginnel_membership::record::check_genesis(bytes, None) {
+        assert!(signed.verify(&ginnel_membership::record::network_id(bytes)).is_ok());
+        assert!(signed.signers().len() >= usize::from(genesis.threshold));
+    }
+}
+
+fn entry(bytes: &[u8]) {
+    let Ok(entry) = Entry::decode(bytes) else { return };
+    assert_eq!(entry.encode(), bytes, "an entry has two encodings");
+    assert!(entry.record.len() <= MAX_RECORD_LEN);
+    let mut state = State::new(NetworkId::from_bytes([3; 32]));
+    assert!(state.apply(&entry).is_err(), "an entry of no network was taken");
+    assert_eq!(state.head().0, 0);
+}
+
+fn strings(data: &[u8]) {
+    let Some((kind, bytes)) = data.split_first() else { return };
+    let text = match kind % 3 {
+        0 => match std::str::from_utf8(bytes) {
+            Ok(text) => text.to_owned(),
+            Err(_) => return,
+        },
+        1 => framed("ginnel-invite-", bytes),
+        _ => framed("ginnel-found-", bytes),
+    };
+    let Ok(pasted) = text.parse::<Pasted>() else { return };
+    let again = match &pasted {
+        Pasted::Invite(invite) => {
+            assert!(text.parse::<Founding>().is_err());
+            invite.to_string()
+        }
+        Pasted::Founding(founding) => {
+            assert!(text.parse::<Invite>().is_err());
+            founding.to_string()
+        }
+    };
+    let squeezed: String = text.chars().filter(|character| !character.is_whitespace()).collect();
+    assert_eq!(again, squeezed, "a string has two spellings");
+    assert!(again.len() <= MAX_STRING_LEN);
+}
+
+/// A string whose checksum is right, whatever it holds.
+fn framed(prefix: &str, payload: &[u8]) -> String {
+    let mut frame = vec![1];
+    frame.extend_from_slice(&u16::try_from(payload.len() + 7).unwrap_or(u16::MAX).to_be_bytes());
+    frame.extend_from_slice(payload);
+    let label = [&[prefix.len() as u8], prefix.as_bytes()].concat();
+    let sum = Blake2s256::new().chain_update(label).chain_update(&frame).finalize();
+    frame.extend_from_slice(&sum[..4]);
+    format!("{prefix}{}", BASE64URL_NOPAD.encode(&frame))
+}
+
+fn name(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Ok(name) = Name::new(&text) {
+        let shown = name.as_str();
+        assert_eq!(shown, text);
+        assert!((1..=63).contains(&shown.len()) && !shown.starts_with('-') && !shown.ends_with('-'));
+        assert!(shown.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'));
+        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        assert!(!digits(shown) && !shown.strip_prefix("0x").is_some_and(hex), "{shown} is a number to some");
+        assert!(!shown.starts_with("xn--"));
+    }
+    let made = Name::from_hostname(&text);
+    assert_eq!(Name::new(made.as_str()), Ok(made.clone()), "{text:?} gave a name that is none");
+    assert!(!made.is_reserved());
+    if is_address(&text) {
+        assert!(text.len() <= 128 && text.bytes().all(|byte| byte.is_ascii_graphic()));
+        let (_, port) = text.rsplit_once(':').expect("an address has a port");
+        assert!(port.parse::<u16>().is_ok_and(|port| port > 0));
+    }
+}
+
+/// A network, a sequencer that signs anything, and what is known of both.
+struct World {
+    genesis: Vec<u8>,
+    network: NetworkId,
+    admin: SigningKey,
+    state: State,
+    log: Vec<Entry>,
+    now: u64,
+    revoked: BTreeSet<MemberKey>,
+}
+
+impl World {
+    fn new() -> Self {
+        let servers = vec![server()];
+        let name = Name::new("attic").expect("a name");
+        let charter = Charter { name, sequencer: servers[0].keys.sequencer(), servers, ipv4_range: None, now: START };
+        let Founded { genesis, network, admin } =
+            build::found(&mut ChaCha20Rng::from_seed([1; 32]), charter).expect("a good charter");
+        let (_, first) = Sequencer::found(sequencer(), START, &genesis).expect("a good genesis");
+        let mut state = State::new(network);
+        state.apply(&first).expect("the first entry");
+        Self { genesis, network, admin, state, log: vec![first], now: START, revoked: BTreeSet::new() }
+    }
+
+    /// A body of any kind, with signatures by whoever the input says.
+    fn record(&self, feed: &mut Feed<'_>) -> Vec<u8> {
+        let kind = feed.u8() % 12;
+        let [a, b, c, d] = feed.array();
+        let mut body = vec![1, kind];
+        let mut right = vec![self.admin.clone()];
+        match kind {
+            1 => {
+                body.extend_from_slice(invite(a).invite_key().as_bytes());
+                body.extend_from_slice(&(self.now + u64::from(c)).to_be_bytes());
+                put_name(&mut body, b.checked_sub(1));
+            }
+            2 => body.extend_from_slice(invite(a).invite_key().as_bytes()),
+            3 | 4 => {
+                body[1] = 4;
+                body.extend_from_slice(invite(a).invite_key().as_bytes());
+                body.extend_from_slice(member(b).member_key().as_bytes());
+                body.extend_from_slice(tunnel(c).as_bytes());
+                put_name(&mut body, Some(d));
+                body.extend_from_slice(&[0, 3]);
+                right = vec![invite(a), member(b)];
+            }
+            5 => {
+                body.extend_from_slice(member(a).member_key().as_bytes());
+                body.extend_from_slice(&u64::from(b).to_be_bytes());
+                put_name(&mut body, Some(c));
+                body.extend_from_slice(&[0, 1]);
+                body.push(d % 4);
+                right = vec![member(a)];
+                if d % 4 > 1 {
+                    body.extend_from_slice(member(b).member_key().as_bytes());
+                    right.push(member(b));
+                }
+                if d % 4 > 0 {
+                    body.extend_from_slice(tunnel(c).as_bytes());
+                }
+            }
+            6 => body.extend_from_slice(member(a).member_key().as_bytes()),
+            7 => {
+                let (length, head) = self.state.head();
+                body.extend_from_slice(&(length - u64::from(a % 2)).to_be_bytes());
+                body.extend_from_slice(&head);
+                body.extend_from_slice(&(self.now + u64::from(b)).to_be_bytes());
+            }
+            8 => {
+                body.extend_from_slice(&u64::from(a % 3).to_be_bytes());
+                let mut admins = vec![self.admin.member_key(), member(b).member_key(), member(c).member_key()];
+                admins.sort();
+                admins.dedup();
+                body.extend_from_slice(&[d % 3, admins.len() as u8]);
+                admins.iter().for_each(|key| body.extend_from_slice(key.as_bytes()));
+            }
+            _ => {
+                body[1] = a % 16;
+                body.extend_from_slice(feed.chunk());
+            }
+        }
+        let chosen = feed.u8();
+        let mut signers = if chosen > 127 { right } else { Vec::new() };
+        for bit in 0..6 {
+            if chosen & (1 << bit) != 0 && chosen <= 127 {
+                signers.push(if bit == 0 { self.admin.clone() } else { member(bit) });
+            }
+        }
+        self.sign(body, signers)
+    }
+
+    fn sign(&self, mut record: Vec<u8>, mut signers: Vec<SigningKey>) -> Vec<u8> {
+        let message = [self.network.as_bytes(), &record[..]].concat();
+        signers.sort_by_key(SigningKey::member_key);
+        signers.dedup_by_key(|key| key.member_key());
+        record.push(signers.len() as u8);
+        for signer in signers {
+            record.extend_from_slice(signer.member_key().as_bytes());
+            record.extend_from_slice(&signer.sign(Context::RECORD, &message).to_bytes());
+        }
+        record
+    }
+
+    fn entry(&self, record: Vec<u8>) -> Entry {
+        let (sequence, previous) = self.state.head();
+        let signature = Signature::from_bytes([0; 64]);
+        let mut entry = Entry { sequence, previous, time: self.now, record, signature };
+        let bytes = entry.encode();
+        let message = [self.network.as_bytes(), &bytes[..bytes.len() - 64]].concat();
+        entry.signature = sequencer().sign(Context::ENTRY, &message);
+        entry
+    }
+
+    /// Takes an entry, with what must hold before and after.
+    fn take(&mut self, entry: Entry) {
+        let (head, before) = (self.state.head(), describe(&self.state));
+        let judged = self.state.judge(entry.time, &entry.record).is_ok();
+        let open: Vec<_> =
+            self.state.invites().filter(|i| i.standing == InviteStanding::Open).map(|i| (i.key, i.expires)).collect();
+        match self.state.apply(&entry) {
+            Err(_) => {
+                assert_eq!((self.state.head(), describe(&self.state)), (head, before), "a refused entry left a trace");
+                return;
+            }
+            Ok(Applied::Known) => panic!("the entry is new"),
+            Ok(Applied::Skipped(_)) => {
+                assert!(!judged, "a record was judged good and skipped");
+                assert_eq!(describe(&self.state), before, "a skipped record left a trace");
+            }
+            Ok(Applied::Changed(change)) => {
+                assert!(judged, "a record was judged bad and applied");
+                let signed = SignedRecord::decode(&entry.record).expect("what means something decodes");
+                assert!(signed.verify(&self.network).is_ok(), "an unsigned record was applied");
+                if let Change::Joined(key) = change {
+                    let Record::Member(body) = signed.record() else { panic!("joined by another record") };
+                    assert!(signed.signers().any(|signer| *signer == body.member && *signer == key));
+                    assert!(signed.signers().any(|signer| signer.as_bytes() == body.invite.as_bytes()));
+                    let invited = open.iter().any(|(invite, expires)| *invite == body.invite && entry.time < *expires);
+                    assert!(invited, "joined without an open invite");
+                }
+                if let Change::Revoked(key) = change {
+                    self.revoked.insert(key);
+                }
+            }
+        }
+        assert_eq!(self.state.head().0, head.0 + 1);
+        self.log.push(entry);
+        self.check();
+    }
+
+    fn check(&self) {
+        let state = &self.state;
+        let live: Vec<_> = state.members().filter(|member| state.is_live(&member.key())).collect();
+        let distinct = |values: Vec<String>| {
+            let all = values.len();
+            assert_eq!(values.into_iter().collect::<BTreeSet<_>>().len(), all, "two members share what is one's own");
+        };
+        distinct(live.iter().map(|member| member.name().to_string()).collect());
+        distinct(live.iter().map(|member| format!("{:?}", member.tunnel_key())).collect());
+        distinct(live.iter().filter_map(|member| member.ipv4()).map(|ip| ip.to_string()).collect());
+        distinct(live.iter().map(|member| member.ipv6().to_string()).collect());
+        assert!(live.iter().all(|member| !member.name().is_reserved()));
+        assert!(state.admins().next().is_some(), "nobody is left to decide");
+        for key in &self.revoked {
+            assert!(!state.is_live(key), "a revoked member lives");
+            assert!(state.peer(&self.admin.member_key(), key).is_none(), "a revoked member is a peer");
+        }
+    }
+}
+
+/// What a state says, in words.
+fn describe(state: &State) -> String {
+    let members: Vec<_> = state
+        .members()
+        .map(|m| format!("{:?} {:?} {} {:?} {:?}", m.key(), m.tunnel_key(), m.name(), m.ipv4(), m.standing()))
+        .collect();
+    let invites: Vec<_> = state.invites().map(|invite| format!("{invite:?}")).collect();
+    let admins: Vec<_> = state.admins().collect();
+    format!("{members:?} {invites:?} {admins:?} {:?}", state.lease())
+}
+
+fn member(number: u8) -> SigningKey {
+    SigningKey::from_bytes(&[number % 6 + 1; 32])
+}
+
+fn invite(number: u8) -> SigningKey {
+    SigningKey::from_bytes(&[number % 6 + 100; 32])
+}
+
+fn tunnel(number: u8) -> TunnelKey {
+    TunnelKey::from_bytes(StaticSecret::from_bytes([number % 6 + 50; 32]).public().to_bytes())
+}
+
+fn put_name(body: &mut Vec<u8>, number: Option<u8>) {
+    let names = ["laptop", "nas", "router", "laptop-2", "localhost", "phone"];
+    let name = number.map_or("", |number| names[usize::from(number) % names.len()]);
+    body.push(name.len() as u8);
+    body.extend_from_slice(name.as_bytes());
+}
+
+fn log(data: &[u8]) {
+    let mut feed = Feed::new(data);
+    let mut world = World::new();
+    for _ in 0..24 {
+        if feed.is_empty() {
+            break;
+        }
+        let record = world.record(&mut feed);
+        let how = feed.u8();
+        if how & 0x40 != 0 {
+            world.now += u64::from(how & 0x3f);
+        }
+        let record = if how & 0x80 != 0 { feed.spoil(record) } else { record };
+        let entry = world.entry(record);
+        if how & 0xc0 == 0xc0 {
+            // The same entry, damaged: refused, or not damaged at all.
+            let damaged = feed.spoil(entry.encode());
+            if let Ok(other) = Entry::decode(&damaged)
+                && other != entry
+            {
+                let head = world.state.head();
+                assert!(world.state.apply(&other).is_err(), "a forged entry was taken");
+                assert_eq!(world.state.head(), head);
+            }
+        }
+        world.take(entry);
+    }
+    let mut again = State::new(world.network);
+    for entry in &world.log {
+        again.apply(entry).expect("a log that was taken once is taken again");
+    }
+    assert_eq!(describe(&again), describe(&world.state), "two replays differ");
+    assert_eq!(again.head(), world.state.head());
+    let first = world.log[0].clone();
+    assert_eq!(again.apply(&first), Ok(Applied::Known));
+    assert!(!world.genesis.is_empty());
+}
