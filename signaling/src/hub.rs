@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ginnel_signal_proto::server::{ConnectionId, Input, Outcome, Output, Server, Ticket};
+use ginnel_signal_proto::server::{ConnectionId, Input, LinkId, Outcome, Output, Server, Ticket};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
+use crate::dial::Dialler;
 use crate::storage::Writer;
 use crate::sys;
 
@@ -23,6 +24,12 @@ pub(crate) enum Event {
     Closed { conn: ConnectionId },
     /// Changes came to their end on the disk.
     Stored(Vec<(Ticket, Outcome)>),
+    /// A stream to a fellow server is open.
+    LinkOpened { link: LinkId },
+    /// Bytes came from a fellow server.
+    LinkReceived { link: LinkId, bytes: Vec<u8> },
+    /// A stream to a fellow server ended, or could not be opened.
+    LinkClosed { link: LinkId, why: String },
 }
 
 /// What a connection's writer is given. The machine bounds what waits: it drops a client that does not read.
@@ -38,11 +45,12 @@ pub(crate) struct Hub {
     server: Server,
     writers: BTreeMap<ConnectionId, mpsc::UnboundedSender<Written>>,
     storage: Writer,
+    dialler: Dialler,
 }
 
 impl Hub {
-    pub(crate) fn new(server: Server, storage: Writer) -> Self {
-        Self { server, writers: BTreeMap::new(), storage }
+    pub(crate) fn new(server: Server, storage: Writer, dialler: Dialler) -> Self {
+        Self { server, writers: BTreeMap::new(), storage, dialler }
     }
 
     /// Runs until `stop` turns true, then waits for the disk.
@@ -52,6 +60,8 @@ impl Hub {
         let mut report = tokio::time::interval(REPORT);
         report.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
+        // The machine may have something to do before anything happens.
+        self.drain();
         loop {
             let sleep = until(self.server.poll_timeout());
             tokio::select! {
@@ -97,6 +107,9 @@ impl Hub {
                     self.input(Input::Stored { ticket, outcome });
                 }
             }
+            Event::LinkOpened { link } => self.input(Input::LinkOpened { link }),
+            Event::LinkReceived { link, bytes } => self.input(Input::LinkReceived { link, bytes }),
+            Event::LinkClosed { link, why } => self.input(Input::LinkClosed { link, why }),
         }
     }
 
@@ -122,6 +135,9 @@ impl Hub {
                     }
                 }
                 Output::Store { ticket, change } => self.storage.store(ticket, change),
+                Output::Dial { link, addresses } => self.dialler.dial(link, addresses),
+                Output::LinkWrite { link, bytes } => self.dialler.write(link, bytes),
+                Output::LinkClose { link } => self.dialler.close(link),
             }
         }
     }
@@ -131,6 +147,8 @@ impl Hub {
         tracing::debug!(
             connections = status.connections,
             networks = status.networks,
+            mirrored = status.mirrored,
+            links = status.links,
             held_mail = status.held_mail,
             discards = ?self.server.counters(),
             "status"

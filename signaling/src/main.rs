@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `hub` | one task that owns the signaling machine |
 //! | `quic` | connections |
+//! | `dial` | streams to fellow servers |
 //! | `relay` | one task that owns the STUN and TURN machine, and its sockets |
 //! | `storage` | the database and the thread that writes it |
 //! | `state` | the state folder: lock, keys |
 //! | `public` | own addresses, and where relayed traffic may go |
 
 mod cli;
+mod dial;
 mod hub;
 mod public;
 mod quic;
@@ -38,6 +40,7 @@ use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
 use cli::Args;
+use dial::Dialler;
 use hub::{Event, Hub};
 use public::PrivatePeers;
 use relay::Relay;
@@ -103,7 +106,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
         // At the end nobody is there to be told.
         let _ = answers.blocking_send(Event::Stored(outcomes));
     })?;
-    let hub = tokio::spawn(Hub::new(server, writer).run(queue, stopping));
+    let dialler = Dialler::new(events.clone(), &public);
+    let hub = tokio::spawn(Hub::new(server, writer, dialler).run(queue, stopping));
     let endpoint = quic::endpoint(signaling, &keys.noise)?;
     let accepting = tokio::spawn(quic::accept(endpoint.clone(), events));
     tracing::info!(signaling = signaling_port, stun = stun_port, addresses = ?public, "serving");
@@ -161,7 +165,7 @@ fn beside_another(args: &Args) -> anyhow::Result<()> {
 
 /// The token of the founding string to print, if one is to be printed: the unused one, or a new one.
 fn founding_token(storage: &Storage, stored: &mut Stored, args: &Args) -> anyhow::Result<Option<Token>> {
-    if !args.print_founding && !stored.logs.is_empty() {
+    if !args.print_founding && !(stored.logs.is_empty() && stored.adopted.is_empty()) {
         return Ok(None);
     }
     if let Some((token, _)) = stored.tokens.iter().find(|(_, network)| network.is_none()) {

@@ -166,16 +166,18 @@ async fn write(
     connection.close(VarInt::from_u32(0), b"");
 }
 
-const ALPN: &[u8] = b"ginnel/1";
+/// The protocol inside QUIC.
+pub(crate) const ALPN: &[u8] = b"ginnel/1";
 const ID_LEN: usize = 8;
 /// Bytes in flight per connection and direction.
-const WINDOW: u32 = 128 << 10;
+pub(crate) const WINDOW: u32 = 128 << 10;
 const IDLE_MILLIS: u32 = 60_000;
 /// Connections between their first packet and their first stream.
 const MAX_HANDSHAKES: usize = 1024;
 /// Connections at the level of QUIC, somewhat more than the machine lets in, so that it can say why it refuses.
 const MAX_CONNECTIONS: usize = 8192;
-const MAX_CHUNK: usize = 16 << 10;
+/// Bytes that are taken off a stream at once.
+pub(crate) const MAX_CHUNK: usize = 16 << 10;
 /// How long a client may take none of the bytes that wait for it.
 const STALL: Duration = Duration::from_secs(20);
 /// How long a client may take to acknowledge the last words.

@@ -1,11 +1,14 @@
 //! The database: every network's log and every founding token, on disk before anybody is told.
 //!
-//! SQLite in `signal.db`, journal in WAL mode, synced at every commit. Version 1 (`user_version`):
+//! SQLite in `signal.db`, journal in WAL mode, synced at every commit. Version 2 (`user_version`):
 //!
 //! | table | columns |
 //! |---|---|
 //! | `entry` | `network` (32 bytes), `sequence` (from 0 without gaps), `bytes` (the encoded entry) |
-//! | `token` | `bytes` (16), `made` (Unix seconds), `network` (the one that it founded, or null) |
+//! | `token` | `bytes` (16), `made` (Unix seconds), `network` (the one that it founded, or by which this server became its mirror, or null) |
+//! | `adopted` | `network` (32 bytes), `genesis` (the encoded record): networks that this server mirrors, whose log may have yet to come |
+//!
+//! Version 1 had no `adopted`; it is brought to version 2 when it is opened.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -56,6 +59,11 @@ impl Storage {
         match transaction.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))? {
             0 => {
                 transaction.execute_batch(SCHEMA)?;
+                transaction.execute_batch(SCHEMA_2)?;
+                transaction.pragma_update(None, "user_version", VERSION)?;
+            }
+            1 => {
+                transaction.execute_batch(SCHEMA_2)?;
                 transaction.pragma_update(None, "user_version", VERSION)?;
             }
             VERSION => {}
@@ -82,6 +90,11 @@ impl Storage {
         while let Some(row) = rows.next()? {
             let network = row.get::<_, Option<[u8; 32]>>(1)?.map(NetworkId::from_bytes);
             stored.tokens.push((FoundingToken(Token::from_bytes(row.get(0)?)), network));
+        }
+        let mut query = self.connection.prepare("SELECT network, genesis FROM adopted ORDER BY network")?;
+        let mut rows = query.query([])?;
+        while let Some(row) = rows.next()? {
+            stored.adopted.push((NetworkId::from_bytes(row.get(0)?), row.get(1)?));
         }
         Ok(stored)
     }
@@ -155,13 +168,23 @@ impl Writer {
 fn put(transaction: &Connection, change: &Change) -> rusqlite::Result<()> {
     match change {
         Change::Found { network, token, entry } => {
-            let query = "UPDATE token SET network = ?1 WHERE bytes = ?2 AND network IS NULL";
-            if transaction.execute(query, params![network.as_bytes(), token.0.as_bytes()])? != 1 {
-                return Err(rusqlite::Error::StatementChangedRows(0));
-            }
+            use_token(transaction, token, network)?;
             insert(transaction, network, 0, entry)
         }
+        Change::Adopt { network, token, genesis } => {
+            use_token(transaction, token, network)?;
+            let query = "INSERT INTO adopted (network, genesis) VALUES (?1, ?2)";
+            transaction.execute(query, params![network.as_bytes(), genesis]).map(|_| ())
+        }
         Change::Append { network, sequence, entry } => insert(transaction, network, *sequence, entry),
+    }
+}
+
+fn use_token(transaction: &Connection, token: &FoundingToken, network: &NetworkId) -> rusqlite::Result<()> {
+    let query = "UPDATE token SET network = ?1 WHERE bytes = ?2 AND network IS NULL";
+    match transaction.execute(query, params![network.as_bytes(), token.0.as_bytes()])? {
+        1 => Ok(()),
+        rows => Err(rusqlite::Error::StatementChangedRows(rows)),
     }
 }
 
@@ -176,7 +199,7 @@ fn insert(transaction: &Connection, network: &NetworkId, sequence: u64, entry: &
     }
 }
 
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 const SCHEMA: &str = "
     CREATE TABLE entry (
         network BLOB NOT NULL,
@@ -188,6 +211,12 @@ const SCHEMA: &str = "
         bytes BLOB NOT NULL PRIMARY KEY,
         made INTEGER NOT NULL,
         network BLOB
+    ) WITHOUT ROWID, STRICT;";
+/// What version 2 has beside version 1.
+const SCHEMA_2: &str = "
+    CREATE TABLE adopted (
+        network BLOB NOT NULL PRIMARY KEY,
+        genesis BLOB NOT NULL
     ) WITHOUT ROWID, STRICT;";
 
 /// Changes in one commit.
@@ -243,10 +272,10 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("signal.db");
         let storage = Storage::open(&path).unwrap();
-        storage.connection.pragma_update(None, "user_version", 2).unwrap();
+        storage.connection.pragma_update(None, "user_version", 3).unwrap();
         drop(storage);
         let error = format!("{:#}", Storage::open(&path).err().unwrap());
-        assert!(error.contains("version 2"), "{error}");
+        assert!(error.contains("version 3") && error.contains("newer ginnel-signal"), "{error}");
     }
 
     #[test]

@@ -125,7 +125,9 @@ impl Node {
             },
             Asked::Found if is_final(code) => self.refuse(id, code, text.to_owned()),
             Asked::Fetch if founding && code == Refusal::UnknownNetwork => {}
-            Asked::Found | Asked::Connection | Asked::Fetch => link.trouble = Some(text.to_owned()),
+            Asked::Found | Asked::Connection | Asked::Fetch | Asked::Refill | Asked::FetchSnapshot => {
+                link.trouble = Some(text.to_owned());
+            }
             Asked::Relay => link.credentials_due = Some(now + RELAY_AGAIN),
         }
     }

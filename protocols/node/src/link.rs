@@ -323,7 +323,8 @@ impl Node {
                 let credentials = ginnel_turn::Credentials { username: relay.username, password: relay.password };
                 self.gather.relay_offer(now, id, RelayOffer { servers, credentials });
             }
-            ServerMessage::Pong => {}
+            // Nothing of the kind was asked for.
+            ServerMessage::Pong | ServerMessage::Snapshot { .. } | ServerMessage::Forwarded { .. } => {}
         }
     }
 

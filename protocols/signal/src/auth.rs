@@ -1,11 +1,11 @@
 //! What a client signs to prove a key on one channel.
 //!
 //! The signed message, in the context `ginnel signal auth v1`, is one byte for the role (0 member, 1 joiner by its
-//! invite key, 2 joiner by its node key, 3 founder), the network's id and the hash of the channel's Noise handshake.
+//! invite key, 2 joiner by its node key, 3 founder, 4 mirror), the network's id and the hash of the channel's Noise handshake.
 //! The context keeps the signature apart from every other that the same key makes; the handshake hash ties it to one
 //! channel with one server.
 
-use ginnel_membership::{BadSignature, Context, InviteKey, MemberKey, NetworkId, Signature, SigningKey};
+use ginnel_membership::{BadSignature, Context, InviteKey, MemberKey, NetworkId, SequencerKey, Signature, SigningKey};
 
 /// The role under which a key signs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +14,7 @@ pub(crate) enum SignedRole {
     Invite = 1,
     Joiner = 2,
     Founder = 3,
+    Mirror = 4,
 }
 
 /// Signs `role` in `network` for the channel `binding` with `key`.
@@ -40,6 +41,16 @@ pub(crate) fn verify_invite(
     signature: &Signature,
 ) -> Result<(), BadSignature> {
     key.verify(CONTEXT, &message(SignedRole::Invite, network, binding), signature)
+}
+
+/// Checks what [`sign`] made in [`SignedRole::Mirror`] with the secret half of a server's key.
+pub(crate) fn verify_mirror(
+    key: &SequencerKey,
+    network: &NetworkId,
+    binding: &[u8; 32],
+    signature: &Signature,
+) -> Result<(), BadSignature> {
+    key.verify(CONTEXT, &message(SignedRole::Mirror, network, binding), signature)
 }
 
 fn message(role: SignedRole, network: &NetworkId, binding: &[u8; 32]) -> Vec<u8> {

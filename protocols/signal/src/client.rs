@@ -17,7 +17,7 @@ use rand_core::SeedableRng as _;
 use crate::auth::{self, SignedRole};
 use crate::frame::{self, FrameReader, MAX_FRAME};
 use crate::message::{
-    Claim, ClientMessage, FoundingToken, Refusal, Request, ServerMessage, TooLong, VERSION, printable,
+    Claim, ClientMessage, FoundingToken, Placing, Refusal, Request, ServerMessage, TooLong, VERSION, printable,
 };
 use crate::noise::{Channel, Initiator};
 
@@ -56,6 +56,11 @@ pub enum Credentials {
         /// The token out of the founding string.
         token: Token,
         /// The first admin's key.
+        key: SigningKey,
+    },
+    /// A server of the network.
+    Mirror {
+        /// The key by which it stands in the log's list of servers.
         key: SigningKey,
     },
 }
@@ -309,7 +314,9 @@ impl Client {
                 | ServerMessage::Mail { .. }
                 | ServerMessage::MailRefused { .. }
                 | ServerMessage::Relay(_)
-                | ServerMessage::Pong,
+                | ServerMessage::Pong
+                | ServerMessage::Snapshot { .. }
+                | ServerMessage::Forwarded { .. },
             ) => self.state = State::Authenticating { channel, deadline },
             Err(reason) => self.end(reason),
         }
@@ -364,6 +371,9 @@ fn claim(credentials: &Credentials, network: &NetworkId, binding: &[u8; 32]) -> 
             key: key.member_key(),
             signature: sign(key, SignedRole::Founder),
         },
+        Credentials::Mirror { key } => {
+            Claim::Mirror { key: key.sequencer_key(), signature: sign(key, SignedRole::Mirror) }
+        }
     }
 }
 
@@ -373,7 +383,9 @@ fn open(channel: &mut Channel, frame: &[u8]) -> Result<ServerMessage, Broken> {
         crate::message::Malformed::Version(version) => Broken::Version(version),
         crate::message::Malformed::Body | crate::message::Malformed::Empty => Broken::Malformed,
     })?;
-    if let ServerMessage::Refused { text, .. } = &mut message {
+    if let ServerMessage::Refused { text, .. }
+    | ServerMessage::Forwarded { outcome: Placing::Refused { text, .. }, .. } = &mut message
+    {
         *text = printable(text);
     }
     Ok(message)

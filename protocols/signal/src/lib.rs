@@ -67,8 +67,8 @@ mod noise;
 pub use client::{Client, Credentials};
 pub use frame::{MAX_FRAME, MAX_MESSAGE};
 pub use message::{
-    Claim, ClientMessage, FoundingToken, Head, MailRefusal, Malformed, Refusal, RelayCredentials, RelayOffer, Request,
-    ServerMessage, Standing, Welcome,
+    Claim, ClientMessage, FoundingToken, Head, MailRefusal, Malformed, Placing, Refusal, RelayCredentials, RelayOffer,
+    Request, ServerMessage, Standing, Welcome,
 };
 pub use server::Server;
 

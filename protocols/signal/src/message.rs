@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use ginnel_membership::invite::Token;
-use ginnel_membership::{InviteKey, MemberKey, NetworkId, Signature};
+use ginnel_membership::{InviteKey, MemberKey, NetworkId, SequencerKey, Signature};
 use serde::{Deserialize, Serialize};
 
 use crate::frame::MAX_MESSAGE;
@@ -20,7 +20,9 @@ pub enum ClientMessage {
         /// The role and its proof.
         claim: Claim,
     },
-    /// Registers a new network; founders only.
+    /// Registers a network; founders only. Where the genesis names this server's key, the server orders the network's log
+    /// from here on; where it names another's, the server becomes a mirror, whose log comes by [`Self::Refill`] and from
+    /// the network's other servers.
     Found {
         /// The encoded genesis record.
         genesis: Vec<u8>,
@@ -46,6 +48,31 @@ pub enum ClientMessage {
     Relay,
     /// Asks for a sign of life.
     Ping,
+    /// Hands the server entries that its log lacks; members, admins, founders and mirrors.
+    ///
+    /// Answered, once all that was new is on disk, by one [`ServerMessage::Entries`] without entries, whose head tells how
+    /// far the server's log goes: entries that do not touch its end are left aside. Refused with [`Refusal::Fork`] where an
+    /// entry and the server's own claim one place.
+    Refill {
+        /// The sequence of the first entry in the list.
+        first: u64,
+        /// Encoded entries with consecutive sequences, together at most [`MAX_REFILL`](crate::server::MAX_REFILL) bytes
+        /// with 3 more for each.
+        entries: Vec<Vec<u8>>,
+    },
+    /// Asks for a piece of the newest checkpoint's state; answered by one [`ServerMessage::Snapshot`].
+    FetchSnapshot {
+        /// The first byte wanted.
+        offset: u64,
+    },
+    /// Hands on a record that a client of this mirror asks to append; mirrors only. Answered by one
+    /// [`ServerMessage::Forwarded`].
+    Forward {
+        /// The mirror's own number for this request.
+        number: u64,
+        /// The encoded signed record.
+        record: Vec<u8>,
+    },
 }
 
 /// The role a client claims, with its proof.
@@ -78,6 +105,13 @@ pub enum Claim {
         token: FoundingToken,
         /// The first admin's Ed25519 key.
         key: MemberKey,
+        /// By `key`.
+        signature: Signature,
+    },
+    /// Another server of the network.
+    Mirror {
+        /// The key by which it stands in the log's list of servers.
+        key: SequencerKey,
         /// By `key`.
         signature: Signature,
     },
@@ -129,6 +163,42 @@ pub enum ServerMessage {
     Relay(RelayCredentials),
     /// The answer to `Ping`.
     Pong,
+    /// A piece of the newest checkpoint's state. Pieces of one state all carry the same `entry`; another one means that a
+    /// newer checkpoint took its place, and the client begins anew.
+    Snapshot {
+        /// The encoded log entry that holds the checkpoint.
+        entry: Vec<u8>,
+        /// Bytes of the whole state.
+        total: u64,
+        /// Where this piece begins.
+        offset: u64,
+        /// The piece; empty at the end.
+        bytes: Vec<u8>,
+    },
+    /// What became of a record that was handed on.
+    Forwarded {
+        /// The number out of [`ClientMessage::Forward`].
+        number: u64,
+        /// What became of it.
+        outcome: Placing,
+    },
+}
+
+/// What became of a record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Placing {
+    /// It is in the log, on the sequencer's disk.
+    Placed {
+        /// Its sequence.
+        sequence: u64,
+    },
+    /// It is not.
+    Refused {
+        /// Why, for programs.
+        code: Refusal,
+        /// Why, for people.
+        text: String,
+    },
 }
 
 /// What a server tells every client that it lets in.
@@ -146,6 +216,8 @@ pub struct Welcome {
     pub head: Head,
     /// The server's clock, Unix seconds.
     pub time: u64,
+    /// The sequence of the newest checkpoint whose state [`ClientMessage::FetchSnapshot`] gets.
+    pub checkpoint: Option<u64>,
 }
 
 /// What a client may do.
@@ -159,6 +231,8 @@ pub enum Standing {
     Founder,
     /// Holds an admin key that is no member: may read the log and append.
     Admin,
+    /// A server of the network: may read the log and hand records on.
+    Mirror,
 }
 
 /// Whether a server hands out relay credentials.
@@ -205,6 +279,10 @@ pub enum Request {
     Append,
     /// `Relay`.
     Relay,
+    /// `Refill`.
+    Refill,
+    /// `FetchSnapshot`.
+    FetchSnapshot,
 }
 
 /// Why a server refuses, for programs.
@@ -246,6 +324,12 @@ pub enum Refusal {
     NoRelay,
     /// The message was malformed or out of place.
     Malformed,
+    /// This server cannot reach the one that orders the log, or is not yet sure that its own log is whole; try again.
+    NoSequencer,
+    /// An entry and the server's log, both signed by the sequencer, claim one place. The server keeps its own.
+    Fork,
+    /// The server holds no checkpoint's state.
+    NoCheckpoint,
 }
 
 /// Why mail was not taken.
@@ -385,4 +469,4 @@ pub(crate) fn printable(text: &str) -> String {
 pub const MAX_TEXT: usize = 300;
 
 /// The version byte before every message body.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;

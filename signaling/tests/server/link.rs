@@ -166,6 +166,7 @@ fn placeholder() -> Welcome {
         relay: ginnel_signal_proto::RelayOffer::None,
         head: ginnel_signal_proto::Head { length: 0, hash: [0; 32] },
         time: 0,
+        checkpoint: None,
     }
 }
 

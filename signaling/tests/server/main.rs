@@ -1,6 +1,7 @@
 //! The real binary on loopback, with real clients.
 
 mod link;
+mod mirror;
 mod process;
 mod relay;
 
@@ -106,6 +107,7 @@ async fn network_is_founded_joined_mailed_in_and_survives_a_restart() {
         1,
         Name::new("renamed").expect("a good name"),
         Capabilities::BOTH_SUITES,
+        build::NewKeys::None,
     );
     one.append(record).await;
     let ServerMessage::Entries { first: 5, entries, head } = two.next().await else { panic!("no push") };
@@ -195,8 +197,14 @@ async fn of_many_joiners_with_one_invite_one_comes_in() {
             link.send(ClientMessage::Append { record }).await;
             match link.try_next().await {
                 Ok(ServerMessage::Appended { .. }) => true,
-                Ok(ServerMessage::Refused { request: Request::Append, code: Refusal::Record(_), .. }) => false,
-                Err(Broken::Refused { code: Refusal::InviteUsed, .. }) => false,
+                Ok(ServerMessage::Refused { request: Request::Append, code: Refusal::InviteUsed, text }) => {
+                    assert!(text.contains("joined as node2"), "{text}");
+                    false
+                }
+                Err(Broken::Refused { code: Refusal::InviteUsed, text }) => {
+                    assert!(text.contains("joined as node2"), "{text}");
+                    false
+                }
                 other => panic!("{other:?}"),
             }
         });

@@ -21,6 +21,16 @@ impl State {
         Self { parent: tempfile::tempdir().expect("a temporary folder"), port: free_port() }
     }
 
+    /// Loses the newest entries of every log, as a restored backup would; no server runs.
+    pub(crate) fn forget_entries(&self, count: i64) {
+        let database = rusqlite::Connection::open(self.path().join("signal.db")).expect("a database");
+        let query = "DELETE FROM entry WHERE sequence > (SELECT MAX(sequence) FROM entry) - ?1";
+        assert_eq!(
+            database.execute(query, [count]).expect("a table of entries"),
+            usize::try_from(count).expect("small")
+        );
+    }
+
     fn path(&self) -> PathBuf {
         self.parent.path().join("state")
     }

@@ -63,7 +63,7 @@ impl Host {
             token,
             relay_secret: dice.seed(),
         };
-        let disk = Stored { logs: Vec::new(), tokens: vec![(FoundingToken(Token::from_bytes(token)), None)] };
+        let disk = Stored { tokens: vec![(FoundingToken(Token::from_bytes(token)), None)], ..Stored::default() };
         let (signal, turn) = (signal(now, &keys, &disk, dice), turn(now, &keys, dice));
         Self {
             signal,
@@ -174,7 +174,18 @@ impl Host {
                     }
                 }
             }
+            Change::Adopt { network, token, genesis } => {
+                self.disk.adopted.push((network, genesis));
+                for (known, usage) in &mut self.disk.tokens {
+                    if *known == token {
+                        *usage = Some(network);
+                    }
+                }
+            }
             Change::Append { network, sequence, entry } => {
+                if sequence == 0 {
+                    self.disk.logs.push((network, Vec::new()));
+                }
                 let log = self.disk.logs.iter_mut().find(|(id, _)| *id == network);
                 match log {
                     Some((_, log)) if log.len() as u64 == sequence => log.push(entry),
@@ -197,14 +208,22 @@ impl Host {
 
     fn drain(&mut self, now: Instant) {
         while let Some(output) = self.signal.poll_output() {
-            self.effects.push(match output {
+            let effect = match output {
                 Output::Write { conn, bytes } => Effect::Write(conn, bytes),
                 Output::Close { conn } => {
                     self.connections.remove(&conn);
                     Effect::Close(conn)
                 }
                 Output::Store { ticket, change } => Effect::Store(ticket, change),
-            });
+                Output::Dial { link, .. } => {
+                    // There is one server in this world.
+                    let why = "nobody there".to_owned();
+                    let _ = self.signal.handle_input(now, Input::LinkClosed { link, why });
+                    continue;
+                }
+                Output::LinkWrite { .. } | Output::LinkClose { .. } => continue,
+            };
+            self.effects.push(effect);
         }
         while let Some(output) = self.turn.poll_output() {
             match output {

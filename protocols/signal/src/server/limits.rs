@@ -1,33 +1,64 @@
 //! Bounds and rates of a server, and the token bucket that keeps the rates.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use ginnel_time::Instant;
 
 /// What one server process allows; the defaults suit one process that serves small networks.
+///
+/// A *source* is an IPv4 /24 or an IPv6 /64.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections in all.
+    /// Connections in all: 4,096.
     pub connections: usize,
-    /// Connections from one IPv4 address or IPv6 /64.
+    /// Connections from one source: 1,024.
     pub connections_per_source: usize,
-    /// Connections in all that have not proved a key yet.
+    /// Connections from one address: 256.
+    pub connections_per_address: usize,
+    /// Connections of one network: 3,072, so that no network keeps all others out.
+    pub connections_per_network: usize,
+    /// Connections in all that have not proved a key yet: 512.
     pub unauthenticated: usize,
-    /// New connections from one source.
+    /// Connections from one source that have not proved a key yet: 256.
+    pub unauthenticated_per_source: usize,
+    /// New connections from one source: 20 a second, 400 at once.
     pub opens: Rate,
-    /// Messages on one connection, of any kind.
+    /// Claims from one source that nobody knows: unknown invites, tokens and keys, bad signatures. 1 a second, 60 at once.
+    /// A source over this is refused before anything is verified, known members and servers excepted.
+    pub guesses: Rate,
+    /// Messages on one connection, of any kind: 100 a second, 600 at once; over it the connection ends.
     pub requests: Rate,
-    /// Mail from one member.
+    /// The same for a fellow server, which hands on what its own clients ask: 1,000 a second, 4,000 at once.
+    pub mirror_requests: Rate,
+    /// Mail from one member: 32 a second, 512 at once.
     pub mail: Rate,
-    /// Appends by one member or joiner.
+    /// Mail in one network: 2,000 a second, 20,000 at once.
+    pub network_mail: Rate,
+    /// Appends by one member, or by all joiners of one invite: 2 a second, 100 at once.
     pub appends: Rate,
-    /// Networks in all.
+    /// Appends to one network, those that mirrors hand on included: 100 a second, 2,000 at once.
+    pub network_appends: Rate,
+    /// `Refill` from one member or server: 20 a second, 200 at once.
+    pub refills: Rate,
+    /// `Fetch` and `FetchSnapshot` from one member or by one invite: 50 a second, 1,000 at once, which is 64 MB.
+    pub fetches: Rate,
+    /// Networks in all: 1,024.
     pub networks: usize,
-    /// Entries of one network's log; members' updates may fill three quarters of it, revocations go a quarter beyond.
+    /// Entries of one network's log: 400,000, room for 100,000 members by one invite each and as many updates. Members'
+    /// updates may fill three quarters of it, revocations go a quarter beyond.
     pub log_entries: usize,
-    /// Bytes of mail held for members that are away or slow, over all networks.
+    /// Bytes of the entries of one network's log: 192 MiB.
+    pub log_bytes: usize,
+    /// Bytes of mail held for members that are away or slow, over all networks: 32 MiB.
     pub held_mail: usize,
+    /// The same for one network: 16 MiB.
+    pub held_mail_per_network: usize,
+    /// Bytes written to clients that have not taken them yet, over all connections: 64 MiB; over it the client that has
+    /// left most unread is cut off. One client is cut off at [`MAX_UNSENT`](super::MAX_UNSENT) in any case.
+    pub unsent: usize,
+    /// For how long after its start a server puts no record into the order of a log that it had before: 2 s.
+    pub settle: Duration,
 }
 
 /// A steady rate and how much of it may come at once.
@@ -39,19 +70,38 @@ pub struct Rate {
     pub burst: u32,
 }
 
+impl Rate {
+    const fn new(per_second: u32, burst: u32) -> Self {
+        Self { per_second, burst }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 4096,
-            connections_per_source: 128,
+            connections_per_source: 1024,
+            connections_per_address: 256,
+            connections_per_network: 3072,
             unauthenticated: 512,
-            opens: Rate { per_second: 10, burst: 100 },
-            requests: Rate { per_second: 100, burst: 600 },
-            mail: Rate { per_second: 32, burst: 512 },
-            appends: Rate { per_second: 2, burst: 100 },
+            unauthenticated_per_source: 256,
+            opens: Rate::new(20, 400),
+            guesses: Rate::new(1, 60),
+            requests: Rate::new(100, 600),
+            mirror_requests: Rate::new(1000, 4000),
+            mail: Rate::new(32, 512),
+            network_mail: Rate::new(2000, 20_000),
+            appends: Rate::new(2, 100),
+            network_appends: Rate::new(100, 2000),
+            refills: Rate::new(20, 200),
+            fetches: Rate::new(50, 1000),
             networks: 1024,
-            log_entries: 65_536,
+            log_entries: 400_000,
+            log_bytes: 192 << 20,
             held_mail: 32 << 20,
+            held_mail_per_network: 16 << 20,
+            unsent: 64 << 20,
+            settle: Duration::from_secs(2),
         }
     }
 }
@@ -81,6 +131,12 @@ impl Bucket {
         }
     }
 
+    /// Whether there is an event to take.
+    pub(crate) fn peek(&mut self, now: Instant) -> Taken {
+        self.refill(now);
+        if self.level >= MILLI { Taken::Granted } else { Taken::Empty }
+    }
+
     /// Whether the bucket is as good as new.
     pub(crate) fn is_full(&mut self, now: Instant) -> bool {
         self.refill(now);
@@ -107,17 +163,20 @@ pub(crate) enum Taken {
     Empty,
 }
 
-/// Where connections come from, as far as limits tell sources apart: an IPv4 address or an IPv6 /64.
+/// Where connections come from, as far as limits tell sources apart: an IPv4 /24 or an IPv6 /64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Source {
-    V4(Ipv4Addr),
+    V4([u8; 3]),
     V6([u16; 4]),
 }
 
 impl Source {
     pub(crate) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
-            IpAddr::V4(address) => Self::V4(address),
+            IpAddr::V4(address) => {
+                let [a, b, c, _] = address.octets();
+                Self::V4([a, b, c])
+            }
             IpAddr::V6(address) => {
                 let [a, b, c, d, ..] = Ipv6Addr::segments(&address);
                 Self::V6([a, b, c, d])
@@ -157,10 +216,11 @@ mod tests {
     }
 
     #[test]
-    fn sources_are_addresses_or_slash_64() {
+    fn sources_are_slash_24_or_slash_64() {
         let source = |text: &str| Source::of(text.parse().unwrap());
         assert_eq!(source("2001:db8::1"), source("2001:db8::ffff:1"));
         assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
-        assert_eq!(source("::ffff:192.0.2.1"), source("192.0.2.1"));
+        assert_eq!(source("::ffff:192.0.2.1"), source("192.0.2.77"));
+        assert_ne!(source("192.0.2.1"), source("192.0.3.1"));
     }
 }

@@ -1,7 +1,8 @@
 //! Connections: their bounds, their frames, and what is written to them.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ginnel_membership::{InviteKey, MemberKey, NetworkId};
@@ -10,7 +11,6 @@ use ginnel_time::Instant;
 use super::limits::{Bucket, Limits, Source, Taken};
 use super::{ConnectionId, Discard, Output};
 use crate::frame::{self, FrameReader};
-use crate::mailbox::MAX_MAIL;
 use crate::message::{Refusal, Request, ServerMessage, Standing, printable};
 use crate::noise::{Channel, TAG_LEN};
 
@@ -23,6 +23,12 @@ pub(crate) struct Lines {
     lines: BTreeMap<ConnectionId, Line>,
     unproven: usize,
     sources: BTreeMap<Source, Origin>,
+    /// Connections of each address.
+    addresses: BTreeMap<IpAddr, usize>,
+    /// Bytes written on all connections that the driver has not reported as flushed.
+    unsent: usize,
+    /// Connections that were cut because nobody read at the other end.
+    slow: u64,
     deadlines: BTreeSet<(Instant, ConnectionId)>,
     fallen: Vec<(ConnectionId, Session)>,
     outputs: VecDeque<Output>,
@@ -59,12 +65,16 @@ pub(crate) struct Session {
     pub(crate) invite: Option<InviteKey>,
     /// The founding token, by its place in the server's list.
     pub(crate) token: Option<usize>,
+    /// How much of the log a server may see that was one of the network's once.
+    pub(crate) until: Option<u64>,
 }
 
-/// What is known of one source address.
+/// What is known of one source.
 struct Origin {
     open: usize,
+    unproven: usize,
     opens: Bucket,
+    guesses: Bucket,
 }
 
 /// What a frame is for.
@@ -81,6 +91,9 @@ impl Lines {
             lines: BTreeMap::new(),
             unproven: 0,
             sources: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            unsent: 0,
+            slow: 0,
             deadlines: BTreeSet::new(),
             fallen: Vec::new(),
             outputs: VecDeque::new(),
@@ -92,7 +105,7 @@ impl Lines {
         if self.lines.contains_key(&conn) {
             return Err(Discard::OutOfOrder);
         }
-        if let Err(discard) = self.allow(now, Source::of(from.ip())) {
+        if let Err(discard) = self.allow(now, from.ip()) {
             self.outputs.push_back(Output::Close { conn });
             return Err(discard);
         }
@@ -105,20 +118,52 @@ impl Lines {
         Ok(())
     }
 
-    fn allow(&mut self, now: Instant, source: Source) -> Result<(), Discard> {
+    fn allow(&mut self, now: Instant, address: IpAddr) -> Result<(), Discard> {
+        let source = Source::of(address);
         if self.lines.len() >= self.limits.connections || self.unproven >= self.limits.unauthenticated {
             return Err(Discard::Full);
         }
         if !self.sources.contains_key(&source) && self.sources.len() >= MAX_SOURCES {
             return Err(Discard::Full);
         }
-        let opens = self.limits.opens;
-        let origin = self.sources.entry(source).or_insert_with(|| Origin { open: 0, opens: Bucket::new(now, opens) });
-        if origin.open >= self.limits.connections_per_source || origin.opens.take(now) == Taken::Empty {
+        let limits = &self.limits;
+        let origin = self.sources.entry(source).or_insert_with(|| Origin {
+            open: 0,
+            unproven: 0,
+            opens: Bucket::new(now, limits.opens),
+            guesses: Bucket::new(now, limits.guesses),
+        });
+        let of_address = self.addresses.get(&address).copied().unwrap_or_default();
+        if origin.open >= limits.connections_per_source
+            || origin.unproven >= limits.unauthenticated_per_source
+            || of_address >= limits.connections_per_address
+            || origin.opens.take(now) == Taken::Empty
+        {
             return Err(Discard::SourceLimit);
         }
         origin.open += 1;
+        origin.unproven += 1;
+        *self.addresses.entry(address).or_default() += 1;
         Ok(())
+    }
+
+    /// Whether the source of a connection may still try keys that nobody knows.
+    pub(crate) fn guesses(&mut self, now: Instant, conn: ConnectionId) -> Taken {
+        let source = self.source_of(conn);
+        let origin = source.and_then(|source| self.sources.get_mut(&source));
+        origin.map_or(Taken::Granted, |origin| origin.guesses.peek(now))
+    }
+
+    /// Notes that the source of a connection tried a key that nobody knows.
+    pub(crate) fn charge_guess(&mut self, now: Instant, conn: ConnectionId) {
+        let source = self.source_of(conn);
+        if let Some(origin) = source.and_then(|source| self.sources.get_mut(&source)) {
+            origin.guesses.take(now);
+        }
+    }
+
+    fn source_of(&self, conn: ConnectionId) -> Option<Source> {
+        self.lines.get(&conn).map(|line| Source::of(line.from.ip()))
     }
 
     /// Adds bytes to a connection's stream.
@@ -156,13 +201,19 @@ impl Lines {
     }
 
     /// Notes that a connection proved who it is.
-    pub(crate) fn admit(&mut self, conn: ConnectionId, session: Session) {
+    pub(crate) fn admit(&mut self, now: Instant, conn: ConnectionId, session: Session) {
         let Some(line) = self.lines.get_mut(&conn) else { return };
         let was = std::mem::replace(&mut line.phase, Phase::Hello);
         line.phase = match was {
             Phase::Unproven { channel } => {
                 self.deadlines.remove(&(line.deadline, conn));
                 self.unproven -= 1;
+                if let Some(origin) = self.sources.get_mut(&Source::of(line.from.ip())) {
+                    origin.unproven = origin.unproven.saturating_sub(1);
+                }
+                if session.standing == Standing::Mirror {
+                    line.requests = Bucket::new(now, self.limits.mirror_requests);
+                }
                 Phase::Open { channel, session }
             }
             other @ (Phase::Hello | Phase::Open { .. }) => other,
@@ -204,7 +255,9 @@ impl Lines {
     /// The driver got `bytes` more bytes off to the client.
     pub(crate) fn flushed(&mut self, conn: ConnectionId, bytes: usize) -> Result<(), Discard> {
         let line = self.lines.get_mut(&conn).ok_or(Discard::UnknownConnection)?;
-        line.unsent = line.unsent.saturating_sub(bytes);
+        let bytes = bytes.min(line.unsent);
+        line.unsent -= bytes;
+        self.unsent = self.unsent.saturating_sub(bytes);
         Ok(())
     }
 
@@ -215,11 +268,31 @@ impl Lines {
         let encoded = message.encode().expect("the server cuts its answers to fit");
         let sealed = channel.seal(&encoded).expect("counters of 64 bits do not run out");
         if line.unsent + sealed.len() > MAX_UNSENT {
-            tracing::debug!(conn = conn.0, "client does not read; connection dropped");
-            self.close(conn);
+            self.cut(conn);
         } else {
             self.write(conn, frame::encode(&sealed));
+            self.cut_the_slowest();
         }
+    }
+
+    /// Holds the bound on all unsent bytes by cutting off whoever has left most of them unread.
+    fn cut_the_slowest(&mut self) {
+        while self.unsent > self.limits.unsent {
+            let slowest = self.lines.iter().max_by_key(|(_, line)| line.unsent).map(|(conn, _)| *conn);
+            let Some(conn) = slowest else { return };
+            self.cut(conn);
+        }
+    }
+
+    fn cut(&mut self, conn: ConnectionId) {
+        tracing::debug!(conn = conn.0, "client does not read; connection dropped");
+        self.slow = self.slow.saturating_add(1);
+        self.close(conn);
+    }
+
+    /// How many clients were cut off since the last call because they did not read.
+    pub(crate) fn take_slow(&mut self) -> u64 {
+        std::mem::take(&mut self.slow)
     }
 
     /// Refuses one request.
@@ -243,6 +316,9 @@ impl Lines {
     /// Forgets a connection; whether there was one.
     pub(crate) fn forget(&mut self, conn: ConnectionId) -> bool {
         let Some(line) = self.lines.remove(&conn) else { return false };
+        let address = line.from.ip();
+        self.unsent = self.unsent.saturating_sub(line.unsent);
+        let unproven = usize::from(!matches!(line.phase, Phase::Open { .. }));
         match line.phase {
             Phase::Open { session, .. } => self.fallen.push((conn, session)),
             Phase::Hello | Phase::Unproven { .. } => {
@@ -250,8 +326,15 @@ impl Lines {
                 self.deadlines.remove(&(line.deadline, conn));
             }
         }
-        if let Some(origin) = self.sources.get_mut(&Source::of(line.from.ip())) {
+        if let Some(origin) = self.sources.get_mut(&Source::of(address)) {
             origin.open = origin.open.saturating_sub(1);
+            origin.unproven = origin.unproven.saturating_sub(unproven);
+        }
+        if let Entry::Occupied(mut open) = self.addresses.entry(address) {
+            *open.get_mut() = open.get().saturating_sub(1);
+            if *open.get() == 0 {
+                open.remove();
+            }
         }
         true
     }
@@ -272,7 +355,7 @@ impl Lines {
 
     /// Forgets sources without connections whose bucket is full; whether any are left.
     pub(crate) fn sweep(&mut self, now: Instant) -> bool {
-        self.sources.retain(|_, origin| origin.open > 0 || !origin.opens.is_full(now));
+        self.sources.retain(|_, origin| origin.open > 0 || !(origin.opens.is_full(now) && origin.guesses.is_full(now)));
         self.sources.values().any(|origin| origin.open == 0)
     }
 
@@ -300,6 +383,7 @@ impl Lines {
     fn write(&mut self, conn: ConnectionId, bytes: Vec<u8>) {
         if let Some(line) = self.lines.get_mut(&conn) {
             line.unsent += bytes.len();
+            self.unsent += bytes.len();
             self.outputs.push_back(Output::Write { conn, bytes });
         }
     }
@@ -336,7 +420,7 @@ pub const PROOF_DEADLINE: Duration = Duration::from_secs(5);
 pub const MAX_UNSENT: usize = 512 << 10;
 
 /// Most bytes of one frame from a client that has proved its key.
-pub const MAX_CLIENT_FRAME: usize = MAX_MAIL + 256;
+pub const MAX_CLIENT_FRAME: usize = 16 << 10;
 
 /// Mail is written to a client while fewer bytes than this wait for it, and held otherwise.
 const MAIL_WINDOW: usize = 128 << 10;

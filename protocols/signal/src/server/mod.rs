@@ -8,34 +8,65 @@
 //! Nothing of an entry leaves the server before the driver says that it is on disk. The driver hands the stores to its
 //! disk in the order in which they came out, and answers in that order; once one of a network has failed, it fails all
 //! later ones of that network that it was given before its answer to the first.
+//!
+//! # Several servers
+//! One server of a network, the sequencer, orders its log; the others are mirrors: they hold a copy, serve their own
+//! clients from it, and hand on what is to be appended. A mirror that cannot reach the sequencer refuses appends with
+//! [`Refusal::NoSequencer`] and goes on with all else.
+//!
+//! Two entries signed for one place are a fork, which every member would take for fraud. So that an honest server never
+//! makes one,
+//! * a sequencer orders nothing for [`Limits::settle`] after its start, and no longer than needed beyond that while a
+//!   fellow hands back entries that its disk has lost;
+//! * it asks its fellows in that time, and so learns where the log was moved to another sequencer;
+//! * a mirror that an admins' record makes the sequencer asks the old one to order that record, and orders it itself only
+//!   where the old one cannot be reached.
+//!
+//! What remains is a sequencer that lives, but that the new one cannot reach: it goes on ordering until it is reached or
+//! stopped, and the two histories part. Whoever moves a sequencer away from a server stops that server first.
 
 mod admission;
+mod answers;
+mod append;
+mod contract;
+mod fellows;
 mod limits;
 mod line;
+mod log;
 mod network;
 mod post;
+mod refill;
 mod request;
+mod takeover;
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use ginnel_membership::{MemberKey, NetworkId, ServerKeys, SigningKey};
+use ginnel_membership::NetworkId;
 use ginnel_time::Instant;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
-use zeroize::Zeroizing;
 
-use crate::message::{FoundingToken, Refusal, RelayCredentials, Request, ServerMessage, Standing, VERSION};
+use crate::message::{FoundingToken, Placing, Refusal, VERSION};
 use crate::noise;
 
+pub use append::FORWARD_PATIENCE;
+pub use contract::{
+    Change, Config, ConnectionId, Discard, Input, LINK_REST_MAX, LinkId, Outcome, Output, RelayIssuer, Status, Stored,
+    Ticket,
+};
 pub use limits::{Limits, Rate};
 pub use line::{MAX_CLIENT_FRAME, MAX_UNSENT, PROOF_DEADLINE};
-pub use network::BadLog;
+pub use log::{BadLog, SNAPSHOT_PIECE};
 pub use post::{LIFETIME, PER_PAIR, PER_RECIPIENT};
+pub use refill::MAX_REFILL;
+pub use takeover::TAKEOVER_PATIENCE;
 
+use answers::Answers;
+use fellows::Link;
 use line::{Arrival, Lines};
-use network::{Advance, Network};
+use log::{Log, Role};
+use network::{Network, Settling};
 
 /// One signaling server: every connection, every network's log, and the mail that waits.
 ///
@@ -46,202 +77,19 @@ pub struct Server {
     clock: WallClock,
     lines: Lines,
     networks: BTreeMap<NetworkId, Network>,
+    links: BTreeMap<LinkId, Link>,
+    link_deadlines: BTreeSet<(Instant, LinkId)>,
+    next_link: u64,
+    answers: Answers,
+    next_forward: u64,
+    /// When networks wait for something: forwards, the pause after a start.
+    agenda: BTreeSet<(Instant, NetworkId)>,
     tokens: Vec<(FoundingToken, TokenUse)>,
     stores: BTreeMap<Ticket, Storing>,
     next_ticket: u64,
     sweep: Option<Instant>,
     counters: BTreeMap<Discard, u64>,
     now: Instant,
-}
-
-/// What a server is set up with.
-pub struct Config {
-    /// The X25519 secret that clients know the public half of.
-    pub noise: Zeroizing<[u8; 32]>,
-    /// The key that signs log entries.
-    pub sequencer: SigningKey,
-    /// UDP ports that answer STUN, best first.
-    pub stun_ports: Vec<u16>,
-    /// Makes relay credentials for a member at a Unix time; `None` where no relay is offered.
-    pub relay: Option<RelayIssuer>,
-    /// Bounds and rates.
-    pub limits: Limits,
-}
-
-impl Config {
-    /// The public halves of the server's keys, as invites and founding strings name them.
-    pub fn keys(&self) -> ServerKeys {
-        let noise = x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from(*self.noise)).to_bytes();
-        ServerKeys { signing: self.sequencer.sequencer_key().to_bytes(), noise }
-    }
-}
-
-/// Makes relay credentials for a member at a Unix time.
-pub type RelayIssuer = Box<dyn Fn(u64, &MemberKey) -> RelayCredentials + Send + Sync>;
-
-/// What a server starts from: what its driver stored.
-#[derive(Clone, Debug, Default)]
-pub struct Stored {
-    /// Every network's log: encoded entries in order.
-    pub logs: Vec<(NetworkId, Vec<Vec<u8>>)>,
-    /// Every founding token, with the network that it founded.
-    pub tokens: Vec<(FoundingToken, Option<NetworkId>)>,
-}
-
-/// A connection, as the driver numbers it; a number is never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnectionId(pub u64);
-
-/// One request to store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
-
-/// What a server is told.
-#[derive(Debug)]
-pub enum Input {
-    /// A client opened its stream.
-    Opened {
-        /// The connection.
-        conn: ConnectionId,
-        /// Where it comes from.
-        from: SocketAddr,
-    },
-    /// Bytes from a client, cut anywhere.
-    Received {
-        /// The connection.
-        conn: ConnectionId,
-        /// The bytes.
-        bytes: Vec<u8>,
-    },
-    /// That many bytes of earlier writes went out to a client.
-    Flushed {
-        /// The connection.
-        conn: ConnectionId,
-        /// How many bytes.
-        bytes: usize,
-    },
-    /// A connection ended from the other side, or broke.
-    Closed {
-        /// The connection.
-        conn: ConnectionId,
-    },
-    /// A store came to its end.
-    Stored {
-        /// Which one.
-        ticket: Ticket,
-        /// How.
-        outcome: Outcome,
-    },
-    /// The wall clock, in Unix seconds; told often enough to follow its corrections.
-    Wall(u64),
-    /// A founding token was made and is on disk.
-    Token(FoundingToken),
-}
-
-/// How a store ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It is on disk for good.
-    Durable,
-    /// It is not, and will not be.
-    Failed,
-}
-
-/// What a server wants done.
-#[derive(Debug)]
-pub enum Output {
-    /// Write these bytes to a connection.
-    Write {
-        /// The connection.
-        conn: ConnectionId,
-        /// The bytes.
-        bytes: Vec<u8>,
-    },
-    /// Close a connection once what was written is out; the server has forgotten it.
-    Close {
-        /// The connection.
-        conn: ConnectionId,
-    },
-    /// Put this on disk and answer with [`Input::Stored`].
-    Store {
-        /// Names the answer.
-        ticket: Ticket,
-        /// What to put there.
-        change: Change,
-    },
-}
-
-/// What is to be stored.
-#[derive(Clone, Debug)]
-pub enum Change {
-    /// The first entry of a new network, and with it the use of a founding token.
-    Found {
-        /// The network.
-        network: NetworkId,
-        /// The token that it uses up.
-        token: FoundingToken,
-        /// The encoded entry 0.
-        entry: Vec<u8>,
-    },
-    /// One more entry.
-    Append {
-        /// The network.
-        network: NetworkId,
-        /// The entry's sequence: the number of entries that the log has without it.
-        sequence: u64,
-        /// The encoded entry.
-        entry: Vec<u8>,
-    },
-}
-
-/// An input that the server could not use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
-#[non_exhaustive]
-pub enum Discard {
-    /// No such connection; it may just have been closed from this side.
-    #[error("no such connection")]
-    UnknownConnection,
-    /// No such store; its network may have been rolled back.
-    #[error("no such store")]
-    UnknownTicket,
-    /// A connection number used twice, or stores answered in another order.
-    #[error("input out of order")]
-    OutOfOrder,
-    /// Too many connections in all.
-    #[error("too many connections")]
-    Full,
-    /// Too many connections from one source.
-    #[error("too many connections from one source")]
-    SourceLimit,
-    /// Too many requests on one connection.
-    #[error("too many requests on one connection")]
-    RequestLimit,
-    /// A frame of a length that is not allowed.
-    #[error("frame of a length that is not allowed")]
-    FrameLength,
-    /// Another version of the protocol.
-    #[error("another version of the protocol")]
-    Version,
-    /// A handshake or frame that does not verify: damaged, or for another server key.
-    #[error("bytes that do not verify")]
-    BadSeal,
-    /// A message that does not decode or is out of place.
-    #[error("malformed message")]
-    Malformed,
-    /// A client that could not prove what it claims.
-    #[error("client not admitted")]
-    NotAdmitted,
-}
-
-/// What a server is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// Connections, whether or not they have proved a key.
-    pub connections: usize,
-    /// Networks.
-    pub networks: usize,
-    /// Bytes of mail that wait.
-    pub held_mail: usize,
 }
 
 /// How a founding token stands.
@@ -255,7 +103,13 @@ enum TokenUse {
 /// What a ticket stands for.
 enum Storing {
     Entry(NetworkId),
-    Genesis { network: Box<Network>, token: usize, conn: ConnectionId },
+    /// A network founded or taken up, and the entries to put into it then.
+    Genesis {
+        network: Box<Network>,
+        token: usize,
+        conn: ConnectionId,
+        refill: Vec<Vec<u8>>,
+    },
 }
 
 /// The wall clock, carried on by the boot clock between two tellings.
@@ -274,26 +128,58 @@ impl Server {
     /// Makes a server from what was stored, at `now`, which is `unix` in Unix seconds.
     ///
     /// # Errors
-    /// [`BadLog`] where a stored log does not replay, or is ordered by another key.
+    /// [`BadLog`] where a stored log does not replay.
     pub fn new(seed: [u8; 32], config: Config, stored: Stored, now: Instant, unix: u64) -> Result<Self, BadLog> {
         let mut networks = BTreeMap::new();
         for (id, entries) in stored.logs {
-            networks.insert(id, Network::restore(id, config.sequencer.clone(), &entries)?);
+            let log = Log::restore(id, config.sequencer.clone(), entries)?;
+            networks.insert(id, Network::new(log, now, &config.limits));
+        }
+        for (id, genesis) in stored.adopted {
+            if networks.contains_key(&id) {
+                continue;
+            }
+            let log = Log::adopt(id, config.sequencer.clone(), &genesis);
+            let log = log.map_err(|why| BadLog { network: id, sequence: 0, why: why.to_string() })?;
+            networks.insert(id, Network::new(log, now, &config.limits));
         }
         let usage = |network: Option<NetworkId>| network.map_or(TokenUse::Unused, TokenUse::Founded);
-        Ok(Self {
+        let mut server = Self {
             lines: Lines::new(config.limits.clone()),
             config,
             rng: ChaCha20Rng::from_seed(seed),
             clock: WallClock { unix, told: now },
             networks,
+            links: BTreeMap::new(),
+            link_deadlines: BTreeSet::new(),
+            next_link: 0,
+            answers: Answers::default(),
+            next_forward: 0,
+            agenda: BTreeSet::new(),
             tokens: stored.tokens.into_iter().map(|(token, network)| (token, usage(network))).collect(),
             stores: BTreeMap::new(),
             next_ticket: 0,
             sweep: None,
             counters: BTreeMap::new(),
             now,
-        })
+        };
+        server.begin();
+        Ok(server)
+    }
+
+    /// Lets every network take its place among its servers.
+    fn begin(&mut self) {
+        let pause = self.config.limits.settle;
+        let ids: Vec<NetworkId> = self.networks.keys().copied().collect();
+        for id in ids {
+            let Some(network) = self.networks.get_mut(&id) else { continue };
+            if network.log.role() == Role::Sequencer && !pause.is_zero() {
+                let until = self.now + pause;
+                network.settling = Some(Settling { until, length: u64::MAX });
+                self.agenda.insert((until, id));
+            }
+            self.reconcile(id);
+        }
     }
 
     /// Takes one input.
@@ -310,6 +196,9 @@ impl Server {
                 self.lines.forget(conn);
                 Ok(())
             }
+            Input::LinkOpened { link } => self.link_opened(link),
+            Input::LinkReceived { link, bytes } => self.link_received(link, bytes),
+            Input::LinkClosed { link, why } => self.link_closed(link, &why),
             Input::Stored { ticket, outcome } => self.stored(ticket, outcome),
             Input::Wall(unix) => {
                 self.clock = WallClock { unix, told: self.now };
@@ -323,8 +212,7 @@ impl Server {
         self.reap();
         self.arm_sweep();
         if let Err(discard) = result {
-            let count = self.counters.entry(discard).or_default();
-            *count = count.saturating_add(1);
+            self.count(discard);
         }
         result
     }
@@ -333,6 +221,8 @@ impl Server {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.now = self.now.max(now);
         self.lines.expire(self.now);
+        self.expire_links();
+        self.expire_agenda();
         self.reap();
         if self.sweep.is_some_and(|at| at <= self.now) {
             self.sweep = None;
@@ -356,12 +246,21 @@ impl Server {
         if !self.lines.is_quiet() {
             return Some(self.now);
         }
-        [self.lines.deadline(), self.sweep].into_iter().flatten().min()
+        let link = self.link_deadlines.first().map(|(due, _)| *due);
+        let agenda = self.agenda.first().map(|(due, _)| *due);
+        [self.lines.deadline(), self.sweep, link, agenda].into_iter().flatten().min()
     }
 
     /// What the server is doing.
     pub fn status(&self) -> Status {
-        Status { connections: self.lines.len(), networks: self.networks.len(), held_mail: self.held_mail() }
+        let mirrored = |network: &&Network| network.log.role() == Role::Mirror;
+        Status {
+            connections: self.lines.len(),
+            networks: self.networks.len(),
+            held_mail: self.held_mail(),
+            mirrored: self.networks.values().filter(mirrored).count(),
+            links: self.links_up(),
+        }
     }
 
     /// How often each kind of input was of no use.
@@ -412,59 +311,44 @@ impl Server {
 
     fn stored(&mut self, ticket: Ticket, outcome: Outcome) -> Result<(), Discard> {
         match self.stores.remove(&ticket).ok_or(Discard::UnknownTicket)? {
-            Storing::Genesis { network, token, conn } => self.founded(*network, token, conn, outcome),
+            Storing::Genesis { network, token, conn, refill } => {
+                self.installed(*network, token, conn, &refill, outcome);
+            }
             Storing::Entry(id) => {
                 let network = self.networks.get_mut(&id).ok_or(Discard::UnknownTicket)?;
                 match outcome {
                     Outcome::Durable => {
-                        let advance = network.advance(ticket).ok_or(Discard::OutOfOrder)?;
-                        self.publish(id, advance);
+                        let settled = network.log.advance(ticket).ok_or(Discard::OutOfOrder)?;
+                        self.settled(id, settled);
                     }
-                    Outcome::Failed => self.roll_back(id),
+                    Outcome::Failed => self.undo(id),
                 }
             }
         }
         Ok(())
     }
 
-    /// Tells everybody about an entry that is on disk, and lets its consequences happen.
-    fn publish(&mut self, id: NetworkId, advance: Advance) {
-        for conn in &advance.askers {
-            self.lines.say(*conn, &ServerMessage::Appended { sequence: advance.sequence });
-        }
-        let Some(network) = self.networks.get(&id) else { return };
-        let push =
-            ServerMessage::Entries { first: advance.sequence, entries: vec![advance.entry], head: network.head() };
-        let present: Vec<ConnectionId> = network.connections().collect();
-        for conn in present {
-            let sees_log =
-                |server: &Self| server.lines.session(conn).is_some_and(|session| session.standing != Standing::Joiner);
-            // Whom the entry puts out sees it first: a member believes the log and no server.
-            let saw = sees_log(self);
-            if saw {
-                self.lines.say(conn, &push);
-            }
-            self.review(conn);
-            if !saw && sees_log(self) {
-                self.lines.say(conn, &push);
-            }
-        }
-    }
-
     /// Undoes what the disk did not take.
-    fn roll_back(&mut self, id: NetworkId) {
-        tracing::error!(network = %id, "storage failed; undoing the appends that were waiting for it");
+    fn undo(&mut self, id: NetworkId) {
+        tracing::error!(network = %id, "storage failed; undoing what was waiting for it");
         let Some(network) = self.networks.get_mut(&id) else { return };
-        for asker in network.roll_back(self.config.sequencer.clone()) {
-            let text = "the server could not write to its disk";
-            self.lines.refuse(asker, Request::Append, Refusal::Storage, text);
-        }
+        let entries_of_others = network.log.backlog() > 0;
+        let askers = network.log.roll_back();
+        network.unpublished = None;
         self.stores.retain(|_, storing| !matches!(storing, Storing::Entry(network) if *network == id));
+        self.answer_all(askers, &Placing::Refused { code: Refusal::Storage, text: refill::NO_DISK.to_owned() });
+        if entries_of_others {
+            self.fail_refills(id);
+            self.sync_links(id);
+        }
+        self.pump(id);
     }
 
     /// Takes connections that fell out of their networks.
     fn reap(&mut self) {
+        (0..self.lines.take_slow()).for_each(|_| self.count(Discard::SlowClient));
         while let Some((conn, session)) = self.lines.take_fallen() {
+            self.answers.forget(conn);
             if let Some(network) = self.networks.get_mut(&session.network) {
                 network.leave(conn, &session.key);
             }
@@ -479,6 +363,16 @@ impl Server {
 
     fn held_mail(&self) -> usize {
         self.networks.values().map(Network::held_mail).sum()
+    }
+
+    fn store_under(&mut self, ticket: Ticket, storing: Storing, change: Change) {
+        self.stores.insert(ticket, storing);
+        self.lines.emit(Output::Store { ticket, change });
+    }
+
+    fn count(&mut self, discard: Discard) {
+        let count = self.counters.entry(discard).or_default();
+        *count = count.saturating_add(1);
     }
 
     fn ticket(&mut self) -> Ticket {

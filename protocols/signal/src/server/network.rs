@@ -1,41 +1,89 @@
-//! One network: its log, who of it is here, and its mail.
+//! One network: its log, who of it is here, its mail, and what waits to be ordered.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use ginnel_membership::record::{BadGenesis, network_id};
 use ginnel_membership::state::InviteStanding;
-use ginnel_membership::{Entry, InviteKey, MemberKey, NetworkId, Placed, Refusal as Rejection, Sequencer, SigningKey};
+use ginnel_membership::{InviteKey, MemberKey, NetworkId, SequencerKey, Server as ServerRecord};
 use ginnel_time::Instant;
 
+use super::answers::Asker;
 use super::limits::{Bucket, Limits, Rate, Taken};
+use super::log::{Log, Role};
 use super::post::{Piece, Post};
-use super::{ConnectionId, Ticket};
-use crate::frame::MAX_MESSAGE;
-use crate::message::{Head, Standing};
+use super::{ConnectionId, LinkId};
+use crate::message::Standing;
 
 /// A network as the server holds it.
 pub(crate) struct Network {
-    id: NetworkId,
-    /// Ahead of `entries` by what is in `pending`.
-    sequencer: Sequencer,
-    /// Encoded entries that are on disk.
-    entries: Vec<Vec<u8>>,
-    head: [u8; 32],
-    genesis: Vec<u8>,
-    pending: VecDeque<Pending>,
+    pub(crate) log: Log,
+    /// Records that wait for their turn at the disk, or for the end of `settling`.
+    pub(crate) queue: VecDeque<Waiting>,
+    /// Records handed on to the sequencer, by this server's numbers.
+    pub(crate) forwards: BTreeMap<u64, Forward>,
+    /// Whether the log was moved to another sequencer in a place that this server has filled itself.
+    pub(crate) moved: bool,
+    /// Until when nothing is ordered, so that entries that this server's disk has lost can come back first.
+    pub(crate) settling: Option<Settling>,
+    /// A record that makes this server the sequencer, while it makes sure that the old one is gone.
+    pub(crate) takeover: Option<Takeover>,
+    /// Whether the server that orders the log has been asked in vain more than once; others may know better.
+    pub(crate) astray: bool,
+    /// Links to fellow servers.
+    pub(crate) links: BTreeMap<SequencerKey, LinkId>,
+    /// Clients that handed entries in and wait for the disk.
+    pub(crate) refillers: BTreeSet<ConnectionId>,
+    /// The first entry on disk that clients have not been told of, while more are on their way.
+    pub(crate) unpublished: Option<u64>,
+    /// Until when no entries are taken because the disk has failed.
+    pub(crate) paused: Option<Instant>,
     /// Everybody who proved a key of this network, joiners included.
     connections: BTreeMap<ConnectionId, MemberKey>,
     /// The newest connection of each key that is no mere joiner.
     present: BTreeMap<MemberKey, ConnectionId>,
     rates: BTreeMap<Account, Rates>,
+    appends: Bucket,
+    mail: Bucket,
     post: Post,
 }
 
-/// An entry on its way to the disk.
-struct Pending {
-    ticket: Ticket,
-    entry: Entry,
-    askers: Vec<ConnectionId>,
+/// A record that waits for its turn.
+pub(crate) struct Waiting {
+    pub(crate) record: Vec<u8>,
+    pub(crate) askers: Vec<Asker>,
+}
+
+/// A record on its way to the sequencer and back.
+pub(crate) struct Forward {
+    pub(crate) record: Vec<u8>,
+    pub(crate) askers: Vec<Asker>,
+    pub(crate) deadline: Instant,
+    pub(crate) stage: Stage,
+}
+
+/// How far a forward has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The link is not up.
+    Held,
+    /// The sequencer has it.
+    Sent,
+    /// The sequencer has put it here; the entry has yet to come.
+    Placed(u64),
+}
+
+/// The pause after a start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settling {
+    pub(crate) until: Instant,
+    /// How long the log was when `until` was last moved.
+    pub(crate) length: u64,
+}
+
+/// The pause before taking over.
+pub(crate) struct Takeover {
+    pub(crate) record: Vec<u8>,
+    pub(crate) askers: Vec<Asker>,
+    pub(crate) until: Instant,
 }
 
 /// Who is charged: joiners by their invite, since they may bring as many node keys as they like.
@@ -45,12 +93,23 @@ pub(crate) enum Account {
     Invite(InviteKey),
 }
 
+/// What is charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Service {
+    Mail,
+    Append,
+    Refill,
+    Fetch,
+}
+
 struct Rates {
     mail: Bucket,
     appends: Bucket,
+    refills: Bucket,
+    fetches: Bucket,
 }
 
-/// How a key or an invite stands in the log.
+/// How a key stands in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeyState {
     Member,
@@ -68,178 +127,55 @@ pub(crate) enum InviteState {
     Unknown,
 }
 
-/// What became of a record.
-pub(crate) enum Sequenced {
-    /// It has been in the log before.
-    Known(u64),
-    /// It is on its way to the disk already; the asker is noted.
-    Underway,
-    /// It is to be stored.
-    New { sequence: u64, entry: Vec<u8> },
-}
-
-/// An entry that reached the disk.
-pub(crate) struct Advance {
-    pub(crate) sequence: u64,
-    pub(crate) entry: Vec<u8>,
-    pub(crate) askers: Vec<ConnectionId>,
-}
-
-/// A stored log that cannot be served.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("log of network {network}, entry {sequence}: {why}")]
-pub struct BadLog {
-    /// The network.
-    pub network: NetworkId,
-    /// The first entry that is wrong.
-    pub sequence: u64,
-    /// What is wrong with it.
-    pub why: String,
-}
-
 impl Network {
-    /// Founds a network: orders its genesis, which is not on disk yet.
-    pub(crate) fn found(
-        id: NetworkId,
-        key: SigningKey,
-        unix: u64,
-        genesis: &[u8],
-    ) -> Result<(Self, Vec<u8>), Rejection> {
-        if network_id(genesis) != id {
-            return Err(BadGenesis::OtherNetwork.into());
-        }
-        let (sequencer, entry) = Sequencer::found(key, unix, genesis)?;
-        let mut network = Self::empty(id, sequencer, genesis.to_vec());
-        network.settle(&entry);
-        Ok((network, entry.encode()))
-    }
-
-    /// Replays a stored log.
-    pub(crate) fn restore(id: NetworkId, key: SigningKey, stored: &[Vec<u8>]) -> Result<Self, BadLog> {
-        let bad = |sequence, why: String| BadLog { network: id, sequence, why };
-        let mut entries = Vec::with_capacity(stored.len());
-        for (sequence, encoded) in (0..).zip(stored) {
-            entries.push(Entry::decode(encoded).map_err(|why| bad(sequence, why.to_string()))?);
-        }
-        let Some(genesis) = entries.first() else { return Err(bad(0, "the log is empty".to_owned())) };
-        let own = key.sequencer_key();
-        let sequencer = Sequencer::resume(key, id, &entries).map_err(|why| bad(0, why.to_string()))?;
-        if sequencer.state().sequencer() != Some(own) {
-            return Err(bad(0, "the log is ordered by another server's key".to_owned()));
-        }
-        let mut network = Self::empty(id, sequencer, genesis.record.clone());
-        entries.iter().for_each(|entry| network.settle(entry));
-        Ok(network)
-    }
-
-    fn empty(id: NetworkId, sequencer: Sequencer, genesis: Vec<u8>) -> Self {
+    pub(crate) fn new(log: Log, now: Instant, limits: &Limits) -> Self {
         Self {
-            id,
-            sequencer,
-            entries: Vec::new(),
-            head: id.to_bytes(),
-            genesis,
-            pending: VecDeque::new(),
+            log,
+            queue: VecDeque::new(),
+            forwards: BTreeMap::new(),
+            moved: false,
+            settling: None,
+            takeover: None,
+            astray: false,
+            links: BTreeMap::new(),
+            refillers: BTreeSet::new(),
+            unpublished: None,
+            paused: None,
             connections: BTreeMap::new(),
             present: BTreeMap::new(),
             rates: BTreeMap::new(),
+            appends: Bucket::new(now, limits.network_appends),
+            mail: Bucket::new(now, limits.network_mail),
             post: Post::default(),
         }
     }
 
-    fn settle(&mut self, entry: &Entry) {
-        self.entries.push(entry.encode());
-        self.head = entry.hash();
-    }
-
-    /// Orders a record, unless it is ordered already.
-    pub(crate) fn append(
-        &mut self,
-        unix: u64,
-        record: &[u8],
-        ticket: Ticket,
-        asker: ConnectionId,
-    ) -> Result<Sequenced, Rejection> {
-        match self.sequencer.prepare(unix, record)? {
-            Placed::Existing(entry) => {
-                let underway = self.pending.iter_mut().find(|pending| pending.entry.sequence == entry.sequence);
-                Ok(match underway {
-                    Some(pending) => {
-                        pending.askers.push(asker);
-                        Sequenced::Underway
-                    }
-                    None => Sequenced::Known(entry.sequence),
-                })
-            }
-            Placed::New(entry) => {
-                self.sequencer.apply(&entry).expect("an entry made for the log's end continues it");
-                let (sequence, encoded) = (entry.sequence, entry.encode());
-                self.pending.push_back(Pending { ticket, entry, askers: vec![asker] });
-                Ok(Sequenced::New { sequence, entry: encoded })
-            }
-        }
-    }
-
-    /// Whether as much is on its way to the disk as may be.
-    pub(crate) fn is_congested(&self) -> bool {
-        self.pending.len() >= MAX_PENDING
-    }
-
-    /// The oldest entry on its way reached the disk; `None` where `ticket` names another.
-    pub(crate) fn advance(&mut self, ticket: Ticket) -> Option<Advance> {
-        if self.pending.front()?.ticket != ticket {
-            return None;
-        }
-        let Pending { entry, askers, .. } = self.pending.pop_front()?;
-        self.settle(&entry);
-        Some(Advance { sequence: entry.sequence, entry: entry.encode(), askers })
-    }
-
-    /// Forgets what is on its way to the disk; returns who asked for it.
-    pub(crate) fn roll_back(&mut self, key: SigningKey) -> Vec<ConnectionId> {
-        let entries: Vec<Entry> = self
-            .entries
-            .iter()
-            .map(|encoded| Entry::decode(encoded).expect("settled entries are our own encoding"))
-            .collect();
-        self.sequencer = Sequencer::resume(key, self.id, &entries).expect("settled entries were applied before");
-        self.pending.drain(..).flat_map(|pending| pending.askers).collect()
-    }
-
-    /// Entries from `from` on, as many as fit into one message.
-    pub(crate) fn fetch(&self, from: u64) -> Vec<Vec<u8>> {
-        let start = usize::try_from(from).unwrap_or(usize::MAX);
-        let mut room = MAX_MESSAGE - ENTRIES_OVERHEAD;
-        let mut chunk = Vec::new();
-        for entry in self.entries.iter().skip(start) {
-            let Some(left) = room.checked_sub(entry.len() + ENTRY_OVERHEAD) else { break };
-            room = left;
-            chunk.push(entry.clone());
-        }
-        chunk
-    }
-
-    /// Whether the record is the one that founded the network.
-    pub(crate) fn is_genesis(&self, record: &[u8]) -> bool {
-        self.genesis == record
-    }
-
-    /// The end of what is on disk.
-    pub(crate) fn head(&self) -> Head {
-        Head { length: self.length(), hash: self.head }
-    }
-
-    pub(crate) fn length(&self) -> u64 {
-        self.entries.len() as u64
-    }
-
     pub(crate) const fn id(&self) -> NetworkId {
-        self.id
+        self.log.id()
+    }
+
+    /// Whether this server may put a record in order now.
+    pub(crate) fn may_order(&self) -> bool {
+        self.log.role() == Role::Sequencer && self.settling.is_none() && self.log.is_idle() && !self.moved
+    }
+
+    /// The fellow servers that this server should have links to.
+    pub(crate) fn fellows(&self, own: &SequencerKey) -> Vec<ServerRecord> {
+        let orderer = self.log.orderer();
+        let asks_all = self.settling.is_some() || self.takeover.is_some() || self.astray || orderer == *own;
+        let wanted = |server: &&ServerRecord| {
+            let key = server.keys.sequencer();
+            key != *own && (asks_all || key == orderer)
+        };
+        if self.log.role() == Role::Sequencer && self.settling.is_none() {
+            return Vec::new();
+        }
+        self.log.servers().iter().filter(wanted).cloned().collect()
     }
 
     /// How a key stands.
     pub(crate) fn key_state(&self, key: &MemberKey) -> KeyState {
-        let state = self.sequencer.state();
+        let state = self.log.state();
         if state.is_revoked(key) {
             KeyState::Revoked
         } else if state.is_live(key) {
@@ -253,7 +189,7 @@ impl Network {
 
     /// How an invite stands at a Unix time.
     pub(crate) fn invite_state(&self, invite: &InviteKey, unix: u64) -> InviteState {
-        match self.sequencer.state().invite(invite) {
+        match self.log.state().invite(invite) {
             None => InviteState::Unknown,
             Some(info) => match info.standing {
                 InviteStanding::Void => InviteState::Unknown,
@@ -264,12 +200,25 @@ impl Network {
         }
     }
 
+    /// Says who used an invite.
+    pub(crate) fn used_by(&self, invite: &InviteKey) -> String {
+        let state = self.log.state();
+        let winner = match state.invite(invite).map(|info| info.standing) {
+            Some(InviteStanding::Used(member)) => state.member(&member),
+            Some(InviteStanding::Open | InviteStanding::Void) | None => None,
+        };
+        match winner {
+            Some(member) => format!("the invite was used by another machine, which joined as {}", member.name()),
+            None => "the invite was used by another machine".to_owned(),
+        }
+    }
+
     /// Notes a connection; returns the one that it replaces.
     pub(crate) fn enter(&mut self, conn: ConnectionId, key: MemberKey, standing: Standing) -> Option<ConnectionId> {
         self.connections.insert(conn, key);
         match standing {
             Standing::Joiner => None,
-            Standing::Member | Standing::Founder | Standing::Admin => {
+            Standing::Member | Standing::Founder | Standing::Admin | Standing::Mirror => {
                 self.present.insert(key, conn).filter(|older| *older != conn)
             }
         }
@@ -278,6 +227,7 @@ impl Network {
     /// Forgets a connection.
     pub(crate) fn leave(&mut self, conn: ConnectionId, key: &MemberKey) {
         self.connections.remove(&conn);
+        self.refillers.remove(&conn);
         if self.present.get(key) == Some(&conn) {
             self.present.remove(key);
         }
@@ -288,24 +238,41 @@ impl Network {
         self.connections.keys().copied()
     }
 
+    /// How many connections the network has.
+    pub(crate) fn presence(&self) -> usize {
+        self.connections.len()
+    }
+
     /// The newest connection of a key.
     pub(crate) fn connection_of(&self, key: &MemberKey) -> Option<ConnectionId> {
         self.present.get(key).copied()
     }
 
-    /// Takes one piece of mail out of `account`'s rate.
-    pub(crate) fn charge_mail(&mut self, now: Instant, account: Account, limits: &Limits) -> Taken {
-        self.rates(now, account, limits).mail.take(now)
-    }
-
-    /// Takes one append out of `account`'s rate.
-    pub(crate) fn charge_append(&mut self, now: Instant, account: Account, limits: &Limits) -> Taken {
-        self.rates(now, account, limits).appends.take(now)
-    }
-
-    fn rates(&mut self, now: Instant, account: Account, limits: &Limits) -> &mut Rates {
+    /// Takes one use of a service out of `account`'s rate, and of the network's where there is one.
+    pub(crate) fn charge(&mut self, now: Instant, account: Account, service: Service, limits: &Limits) -> Taken {
         let fresh = |rate: Rate| Bucket::new(now, rate);
-        self.rates.entry(account).or_insert_with(|| Rates { mail: fresh(limits.mail), appends: fresh(limits.appends) })
+        let rates = self.rates.entry(account).or_insert_with(|| Rates {
+            mail: fresh(limits.mail),
+            appends: fresh(limits.appends),
+            refills: fresh(limits.refills),
+            fetches: fresh(limits.fetches),
+        });
+        let of_account = match service {
+            Service::Mail => rates.mail.take(now),
+            Service::Append => rates.appends.take(now),
+            Service::Refill => rates.refills.take(now),
+            Service::Fetch => rates.fetches.take(now),
+        };
+        match (of_account, service) {
+            (Taken::Empty, _) | (Taken::Granted, Service::Refill | Service::Fetch) => of_account,
+            (Taken::Granted, Service::Mail) => self.mail.take(now),
+            (Taken::Granted, Service::Append) => self.charge_forward(now),
+        }
+    }
+
+    /// Takes one append out of the network's rate alone: a mirror has charged its client's.
+    pub(crate) fn charge_forward(&mut self, now: Instant) -> Taken {
+        self.appends.take(now)
     }
 
     /// Keeps mail for somebody who is away or slow.
@@ -336,15 +303,10 @@ impl Network {
     /// Forgets what is too old; whether anything is left to forget.
     pub(crate) fn sweep(&mut self, now: Instant) -> bool {
         self.post.expire(now);
-        self.rates.retain(|_, rates| !(rates.mail.is_full(now) && rates.appends.is_full(now)));
+        self.rates.retain(|_, rates| {
+            let buckets = [&mut rates.mail, &mut rates.appends, &mut rates.refills, &mut rates.fetches];
+            !buckets.into_iter().all(|bucket| bucket.is_full(now))
+        });
         !self.post.is_empty() || !self.rates.is_empty()
     }
 }
-
-/// Entries of one network on their way to the disk.
-const MAX_PENDING: usize = 256;
-
-/// Version, variant, first sequence, count, head: at most this many bytes.
-const ENTRIES_OVERHEAD: usize = 64;
-/// The length before one entry.
-const ENTRY_OVERHEAD: usize = 3;

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 
-use super::world::{UNIX, World, address, charter, key, keys};
+use super::world::{UNIX, World, address, charter, key, keys, limits};
 use crate::auth::{self, SignedRole};
 use crate::client::{Broken, Credentials};
 use crate::frame::{self, FrameReader, MAX_FRAME};
@@ -65,7 +65,12 @@ fn written(server: &mut Server, from: ConnectionId) -> Vec<Vec<u8>> {
     while let Some(output) = server.poll_output() {
         match output {
             Output::Write { conn, bytes } if conn == from => all.push(bytes),
-            Output::Write { .. } | Output::Close { .. } | Output::Store { .. } => {}
+            Output::Write { .. }
+            | Output::Close { .. }
+            | Output::Store { .. }
+            | Output::Dial { .. }
+            | Output::LinkWrite { .. }
+            | Output::LinkClose { .. } => {}
         }
     }
     all
@@ -170,7 +175,7 @@ fn other_versions_are_told_ours() {
     let (mut world, _) = World::founded(1);
     let conn = ConnectionId(5000);
     world.server.handle_input(world.now, Input::Opened { conn, from: address(1) }).unwrap();
-    assert_eq!(push(&mut world, conn, vec![0, 2, 9, 9]), Err(Discard::Version));
+    assert_eq!(push(&mut world, conn, vec![0, 2, 99, 9]), Err(Discard::Version));
     assert_eq!(written(&mut world.server, conn), [vec![0, 1, VERSION]]);
 }
 
@@ -194,11 +199,12 @@ fn connections_are_bounded_in_all_and_per_source() {
         connections_per_source: 4,
         unauthenticated: 8,
         opens: Rate { per_second: 1, burst: 6 },
-        ..Limits::default()
+        ..limits()
     };
     let (mut world, founded) = World::founded_with(limits, 10);
     let open = |world: &mut World, conn, source| {
-        world.server.handle_input(world.now, Input::Opened { conn: ConnectionId(conn), from: address(source) })
+        let from = ([198, 51, source, 7], 5000).into();
+        world.server.handle_input(world.now, Input::Opened { conn: ConnectionId(conn), from })
     };
     for conn in 0..4 {
         assert_eq!(open(&mut world, 5000 + conn, 1), Ok(()));
@@ -217,7 +223,8 @@ fn connections_are_bounded_in_all_and_per_source() {
     }
     assert_eq!(refused, 14, "six at once, then the rate");
     for n in 1..=10 {
-        world.connect_from(address(100 + n), keys(), founded.network, Credentials::Member { key: key(n) });
+        let from = ([198, 51, 100 + n, 7], 5000).into();
+        world.connect_from(from, keys(), founded.network, Credentials::Member { key: key(n) });
     }
     assert_eq!(world.server.status().connections, 10);
     assert_eq!(open(&mut world, 7000, 9), Err(Discard::Full));
@@ -229,7 +236,7 @@ fn requests_mail_and_appends_have_their_rates() {
         requests: Rate { per_second: 10, burst: 100 },
         mail: Rate { per_second: 1, burst: 3 },
         appends: Rate { per_second: 1, burst: 2 },
-        ..Limits::default()
+        ..limits()
     };
     let (mut world, founded) = World::founded_with(limits, 2);
     let one = world.member(founded.network, 1);
@@ -255,6 +262,7 @@ fn requests_mail_and_appends_have_their_rates() {
             n + 1,
             ginnel_membership::Name::new("other").unwrap(),
             ginnel_membership::Capabilities::BOTH_SUITES,
+            build::NewKeys::None,
         );
         world.send(one, ClientMessage::Append { record });
     }
@@ -303,7 +311,7 @@ fn client_that_does_not_read_gets_its_mail_later_and_is_cut_off_in_the_end() {
 
 #[test]
 fn held_mail_is_bounded_over_all() {
-    let limits = Limits { held_mail: 10_000, ..Limits::default() };
+    let limits = Limits { held_mail: 10_000, ..limits() };
     let (mut world, founded) = World::founded_with(limits, 3);
     let sender = world.member(founded.network, 1);
     for to in [2, 2, 3] {
@@ -318,12 +326,12 @@ fn held_mail_is_bounded_over_all() {
 
 #[test]
 fn full_log_takes_no_more_but_revocations() {
-    let limits = Limits { log_entries: 4, ..Limits::default() };
+    let limits = Limits { log_entries: 4, ..limits() };
     let (mut world, founded) = World::founded_with(limits, 1);
     let one = world.member(founded.network, 1);
     let name = ginnel_membership::Name::new("other").unwrap();
     let suites = ginnel_membership::Capabilities::BOTH_SUITES;
-    let update = build::update_record(&founded.network, &key(1), 1, name, suites);
+    let update = build::update_record(&founded.network, &key(1), 1, name, suites, build::NewKeys::None);
     world.send(one, ClientMessage::Append { record: update });
     assert_eq!(code(&world.take(one, 1)[0]), Refusal::TooLarge, "updates leave room for others");
     let admin = world.connect(founded.network, Credentials::Member { key: founded.admin.clone() });
@@ -385,7 +393,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn decoders_never_panic_and_encodings_are_unique(bytes in proptest::collection::vec(any::<u8>(), 0..300), variant in 0_u8..9) {
+    fn decoders_never_panic_and_encodings_are_unique(bytes in proptest::collection::vec(any::<u8>(), 0..300), variant in 0_u8..11) {
         let mut body = bytes;
         body.splice(0..0, [VERSION, variant]);
         if let Ok(message) = ClientMessage::decode(&body) {

@@ -44,6 +44,7 @@ fn welcome() -> ServerMessage {
         relay: RelayOffer::None,
         head: Head { length: 0, hash: [0; 32] },
         time: 0,
+        checkpoint: None,
     })
 }
 

@@ -51,11 +51,12 @@ pub(super) fn key(n: u8) -> SigningKey {
 }
 
 pub(super) fn keys() -> ServerKeys {
-    config(Limits::default()).keys()
+    config(limits()).keys()
 }
 
-fn sequencer() -> SigningKey {
-    key(0x5e)
+/// The default limits without a pause after the start.
+pub(super) fn limits() -> Limits {
+    Limits { settle: Duration::ZERO, ..Limits::default() }
 }
 
 pub(super) fn charter(seed: u64) -> Founded {
@@ -81,7 +82,7 @@ pub(super) fn address(n: u8) -> SocketAddr {
 }
 
 impl Disk {
-    fn put(&mut self, change: &Change) -> Outcome {
+    pub(super) fn put(&mut self, change: &Change) -> Outcome {
         if self.fails {
             return Outcome::Failed;
         }
@@ -94,7 +95,18 @@ impl Disk {
                     }
                 }
             }
+            Change::Adopt { network, token, genesis } => {
+                self.stored.adopted.push((network, genesis));
+                for (known, usage) in &mut self.stored.tokens {
+                    if *known == token {
+                        *usage = Some(network);
+                    }
+                }
+            }
             Change::Append { network, sequence, entry } => {
+                if sequence == 0 {
+                    self.stored.logs.push((network, Vec::new()));
+                }
                 let log = &mut self.stored.logs.iter_mut().find(|(id, _)| *id == network).unwrap().1;
                 if log.len() as u64 != sequence {
                     return Outcome::Failed;
@@ -107,9 +119,14 @@ impl Disk {
 }
 
 pub(super) fn config(limits: Limits) -> Config {
+    config_of(0, limits)
+}
+
+/// What server number `n` is set up with.
+pub(super) fn config_of(n: u8, limits: Limits) -> Config {
     Config {
-        noise: Zeroizing::new([0x51; 32]),
-        sequencer: sequencer(),
+        noise: Zeroizing::new([0x51 + n; 32]),
+        sequencer: key(0x5e + n),
         stun_ports: vec![3478],
         relay: Some(Box::new(|unix, key| RelayCredentials {
             username: format!("{}:{key:?}", unix + 3600),
@@ -124,8 +141,8 @@ pub(super) fn config(limits: Limits) -> Config {
 impl World {
     pub(super) fn new() -> Self {
         Self::with(
-            Limits::default(),
-            Stored { logs: Vec::new(), tokens: vec![(FoundingToken(Token::from_bytes(TOKEN)), None)] },
+            limits(),
+            Stored { tokens: vec![(FoundingToken(Token::from_bytes(TOKEN)), None)], ..Stored::default() },
         )
     }
 
@@ -137,7 +154,7 @@ impl World {
 
     /// A world with a founded network whose members are nodes 1 to `members`, nobody connected.
     pub(super) fn founded(members: u8) -> (Self, Founded) {
-        Self::founded_with(Limits::default(), members)
+        Self::founded_with(limits(), members)
     }
 
     pub(super) fn founded_with(limits: Limits, members: u8) -> (Self, Founded) {
@@ -334,6 +351,9 @@ impl World {
                     self.server.handle_input(self.now, Input::Stored { ticket, outcome }).unwrap();
                 }
             },
+            Output::Dial { .. } | Output::LinkWrite { .. } | Output::LinkClose { .. } => {
+                panic!("{output:?}: one server")
+            }
         }
     }
 }

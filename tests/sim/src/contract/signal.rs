@@ -7,7 +7,7 @@ use ginnel_membership::invite::Token;
 use ginnel_membership::{Name, ServerKeys, SigningKey};
 use ginnel_signal_proto::client::{Input as ClientInput, Output as ClientOutput};
 use ginnel_signal_proto::server::{
-    Change, Config, ConnectionId, Input as ServerInput, Limits, Outcome, Output as ServerOutput, Stored, Ticket,
+    Change, Config, ConnectionId, Input as ServerInput, Limits, LinkId, Outcome, Output as ServerOutput, Stored, Ticket,
 };
 use ginnel_signal_proto::{Client, ClientMessage, Credentials, FoundingToken, Server};
 use ginnel_time::Instant;
@@ -51,7 +51,7 @@ fn server(now: Instant, dice: &mut Dice) -> Server {
         limits: Limits::default(),
     };
     let tokens = vec![(FoundingToken(Token::from_bytes(TOKEN)), None)];
-    Server::new(dice.seed(), config, Stored { logs: Vec::new(), tokens }, now, UNIX).expect("nothing is stored")
+    Server::new(dice.seed(), config, Stored { tokens, ..Stored::default() }, now, UNIX).expect("nothing is stored")
 }
 
 fn client(dice: &mut Dice, founded: &Founded) -> Client {
@@ -61,7 +61,7 @@ fn client(dice: &mut Dice, founded: &Founded) -> Client {
 
 /// Something to say.
 fn message(dice: &mut Dice, founded: &Founded) -> ClientMessage {
-    match dice.below(6) {
+    match dice.below(9) {
         0 => ClientMessage::Found { genesis: founded.genesis.clone() },
         1 => ClientMessage::Fetch { from: dice.below(4) },
         2 => {
@@ -72,6 +72,9 @@ fn message(dice: &mut Dice, founded: &Founded) -> ClientMessage {
         }
         3 => ClientMessage::Mail { to: founded.admin.member_key(), bytes: garbage(dice) },
         4 => ClientMessage::Relay,
+        5 => ClientMessage::Refill { first: dice.below(4), entries: vec![garbage(dice)] },
+        6 => ClientMessage::FetchSnapshot { offset: dice.below(100_000) },
+        7 => ClientMessage::Forward { number: dice.below(4), record: garbage(dice) },
         _ => ClientMessage::Ping,
     }
 }
@@ -119,7 +122,10 @@ impl AsClient {
                     let _ =
                         self.server.handle_input(self.now, ServerInput::Stored { ticket, outcome: Outcome::Durable });
                 }
-                ServerOutput::Close { .. } => {}
+                ServerOutput::Close { .. }
+                | ServerOutput::Dial { .. }
+                | ServerOutput::LinkWrite { .. }
+                | ServerOutput::LinkClose { .. } => {}
             }
         }
     }
@@ -174,6 +180,8 @@ struct AsServer {
     /// What clients wrote and the server has not seen.
     up: Vec<(ConnectionId, Vec<u8>)>,
     stores: Vec<(Ticket, Change)>,
+    /// Links to fellow servers that the server asked for.
+    dialled: Vec<LinkId>,
     next: u64,
 }
 
@@ -214,6 +222,14 @@ impl Subject for AsServer {
                 let outcome = if dice.chance(100) { Outcome::Failed } else { Outcome::Durable };
                 ServerInput::Stored { ticket, outcome }
             }
+            22..26 if !self.dialled.is_empty() => {
+                let link = self.dialled[index(dice, self.dialled.len())];
+                match dice.below(4) {
+                    0 => ServerInput::LinkClosed { link, why: "gone".to_owned() },
+                    1 => ServerInput::LinkReceived { link, bytes: garbage(dice) },
+                    _ => ServerInput::LinkOpened { link },
+                }
+            }
             12..22 if !self.lines.is_empty() => {
                 let place = index(dice, self.lines.len());
                 let said = message(dice, &self.founded);
@@ -247,6 +263,8 @@ impl Subject for AsServer {
             }
             ServerOutput::Close { conn } => self.lines.retain(|(id, _)| *id != conn),
             ServerOutput::Store { ticket, change } => self.stores.push((ticket, change)),
+            ServerOutput::Dial { link, .. } => self.dialled.push(link),
+            ServerOutput::LinkWrite { .. } | ServerOutput::LinkClose { .. } => {}
         }
         self.client_writes();
         Some(text)
@@ -270,6 +288,6 @@ fn signaling_client_obeys() {
 fn signaling_server_obeys() {
     obeys("signaling server", 800, &["Write", "Close", "Found", "Append"], |now, dice| {
         let (lines, up, stores) = (Vec::new(), Vec::new(), Vec::new());
-        AsServer { server: server(now, dice), founded: founded(dice), lines, up, stores, next: 0 }
+        AsServer { server: server(now, dice), founded: founded(dice), lines, up, stores, dialled: Vec::new(), next: 0 }
     });
 }
