@@ -126,6 +126,17 @@ pub fn iperf3(client: &Host, server: &Host, address: IpAddr, load: Load) -> Resu
     parse_iperf3(&report, load.protocol)
 }
 
+/// The resident memory of a process, in KiB.
+///
+/// # Errors
+/// When it has ended.
+pub fn resident(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("a program has ended")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a program has ended")?;
+    let number = line.split_whitespace().next().and_then(|number| number.parse().ok());
+    number.context("read the memory of a program")
+}
+
 /// Counts the routers between `from` and the public machine `to`, by datagrams whose TTL grows.
 ///
 /// # Errors

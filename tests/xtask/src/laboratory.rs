@@ -1,10 +1,12 @@
 //! The programmes of the laboratory: each builds what it needs, installs what is missing, and says what it found.
 
+use std::fmt::Display;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use ginnel_lab::cases::{self, CaseResult};
-use ginnel_lab::scenario::{Programs, bad_input, demo, life, pairs, wireguard};
+use ginnel_lab::scenario::{Programs, bad_input, crash, demo, flood, life, pairs, revoke, servers_down, wireguard};
 use ginnel_lab::{Lab, setup};
 
 use crate::cargo;
@@ -31,10 +33,46 @@ pub(crate) fn demo(form: Form) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// How long the programmes are that can be longer or shorter.
+#[derive(Clone, Copy, clap::Args)]
+pub(crate) struct Length {
+    /// How long each flood is, in seconds.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// How many kills.
+    #[arg(long, default_value_t = 500)]
+    rounds: u64,
+    /// How long links are watched without servers, in minutes.
+    #[arg(long, default_value_t = 10)]
+    minutes: u64,
+}
+
 /// Runs one programme by name.
-pub(crate) fn lab(name: &str, form: Form, only: Option<&str>) -> Result<ExitCode> {
+pub(crate) fn lab(name: &str, form: Form, only: Option<&str>, length: Length) -> Result<ExitCode> {
     let programs = prepare()?;
+    let tell = |line: &str| {
+        if form == Form::Text {
+            cargo::say(line)
+        }
+    };
     match name {
+        "flood" => {
+            let report =
+                flood::run(&programs, length.seconds, only.unwrap_or_default(), &|row| tell(&row.to_string()))?;
+            conclude(&report, &report.complaints(), form)
+        }
+        "crash" => {
+            let report = crash::run(&programs, length.rounds, &tell)?;
+            conclude(&report, &report.complaints(), form)
+        }
+        "servers-down" => {
+            let report = servers_down::run(&programs, Duration::from_secs(length.minutes * 60), &tell)?;
+            conclude(&report, &report.complaints(), form)
+        }
+        "revoke" => {
+            let report = revoke::run(&programs, &tell)?;
+            conclude(&report, &report.complaints(), form)
+        }
         "check" => Ok(close(&cases::run_self_checks(only.unwrap_or_default()), form)),
         "wireguard" => {
             Ok(close(&wireguard::run(&programs, only.unwrap_or_default(), &|case| tell_case(form, case)), form))
@@ -53,9 +91,7 @@ pub(crate) fn lab(name: &str, form: Form, only: Option<&str>) -> Result<ExitCode
             }
             Ok(if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        other => {
-            bail!("there is no laboratory programme {other}; there are check, wireguard, pairs, life and bad-input")
-        }
+        other => bail!("there is no laboratory programme {other}; there are {PROGRAMMES}"),
     }
 }
 
@@ -75,6 +111,7 @@ pub(crate) fn count(tally: &mut Tally, extent: Extent) -> Result<()> {
         for case in more {
             tally.count(&format!("lab: {}", case.name), outcome(&case));
         }
+        hard_times(tally, &programs);
     }
     let begun = demo::run(&programs, &|line| cargo::say(line));
     tally.count("demo", begun.map(|account| format!("{} links", account.links.len())).map_err(|e| format!("{e:#}")));
@@ -86,6 +123,32 @@ pub(crate) fn count(tally: &mut Tally, extent: Extent) -> Result<()> {
         tally.count(&name, pairs::complaint(*pair, row).map_or_else(|| Ok(in_words(row)), Err));
     }
     Ok(())
+}
+
+/// The programmes of floods, deaths and dead servers, shorter than by themselves. Floods run alone, the others together.
+fn hard_times(tally: &mut Tally, programs: &Programs) {
+    let quiet = |_: &str| {};
+    let (servers, revoked, killed) = std::thread::scope(|scope| {
+        let servers = scope.spawn(move || servers_down::run(programs, SUITE_WATCH, &quiet));
+        let revoked = scope.spawn(move || revoke::run(programs, &quiet));
+        let killed = crash::run(programs, SUITE_KILLS, &quiet);
+        (servers.join(), revoked.join(), killed)
+    });
+    let servers = servers.unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked")));
+    let revoked = revoked.unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked")));
+    judge(tally, "lab: servers-down", servers, servers_down::Report::complaints);
+    judge(tally, "lab: revoke", revoked, revoke::Report::complaints);
+    judge(tally, "lab: crash", killed, crash::Report::complaints);
+    let flooded = flood::run(programs, SUITE_FLOOD, "", &|_| {});
+    judge(tally, "lab: flood", flooded, flood::Report::complaints);
+}
+
+fn judge<R: Display>(tally: &mut Tally, name: &str, report: Result<R>, complaints: impl Fn(&R) -> Vec<String>) {
+    let outcome = report.map_err(|error| format!("{error:#}")).and_then(|report| {
+        let complaints = complaints(&report);
+        if complaints.is_empty() { Ok(report.to_string()) } else { Err(format!("{}\n{report}", complaints.join("\n"))) }
+    });
+    tally.count(name, outcome);
 }
 
 fn run_pairs(programs: &Programs, form: Form, only: Option<&str>) -> Result<(pairs::Table, Vec<String>)> {
@@ -127,6 +190,18 @@ fn prepare() -> Result<Programs> {
         bail!("the programs do not build");
     }
     Programs::beside_this_one()
+}
+
+/// Prints what a programme found, and what is wrong with it.
+fn conclude<R: serde::Serialize + Display>(report: &R, complaints: &[String], form: Form) -> Result<ExitCode> {
+    match form {
+        Form::Json => cargo::tell(&serde_json::json!({ "report": report, "complaints": complaints }).to_string()),
+        Form::Text => cargo::tell(&report.to_string()),
+    }
+    for complaint in complaints {
+        cargo::say(&format!("complaint: {complaint}"));
+    }
+    Ok(if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn close(cases: &[CaseResult], form: Form) -> ExitCode {
@@ -175,6 +250,11 @@ fn in_words(row: &pairs::Row) -> String {
     )
 }
 
+const PROGRAMMES: &str = "check, wireguard, pairs, life, bad-input, flood, crash, servers-down and revoke";
+/// How long the suite watches links without servers, how often it kills, and how long it floods, in seconds.
+const SUITE_WATCH: Duration = Duration::from_secs(60);
+const SUITE_KILLS: u64 = 40;
+const SUITE_FLOOD: u64 = 3;
 const QUICK_CHECKS: &str = "port-restricted";
 const QUICK_WIREGUARD: &str = "initiates";
 const QUICK_PAIRS: [pairs::Combination; 2] = [

@@ -36,7 +36,7 @@ enum Task {
     },
     /// Runs one of the laboratory's programmes.
     Lab {
-        /// Which one: `check`, `wireguard`, `pairs`, `life` or `bad-input`.
+        /// Which one; a wrong name lists them all.
         name: String,
         /// Prints one JSON object on standard output.
         #[arg(long = "json", num_args = 0, default_missing_value = "json", value_parser = as_json, default_value = "text")]
@@ -44,6 +44,8 @@ enum Task {
         /// Runs only the rows or cases whose names contain this.
         #[arg(long)]
         only: Option<String>,
+        #[command(flatten)]
+        length: laboratory::Length,
     },
     /// Checks format, lints, purity of the protocol crates and dependencies, without running tests.
     Check,
@@ -64,7 +66,7 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Test { quick } => suite::run(if quick { suite::Extent::Quick } else { suite::Extent::Full }),
         Task::Demo { form } => laboratory::demo(form),
-        Task::Lab { name, form, only } => laboratory::lab(&name, form, only.as_deref()),
+        Task::Lab { name, form, only, length } => laboratory::lab(&name, form, only.as_deref(), length),
         Task::Check => suite::check_only(),
     }
 }

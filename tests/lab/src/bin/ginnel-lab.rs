@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use ginnel_lab::cases::{self, CaseResult};
-use ginnel_lab::scenario::{Programs, bad_input};
+use ginnel_lab::scenario::{Programs, bad_input, crash, flood, revoke, servers_down};
 use ginnel_lab::{Lab, NatKind, setup};
 
 #[derive(Parser)]
@@ -34,6 +34,29 @@ enum Verb {
         #[arg(default_value = "")]
         filter: String,
     },
+    /// Floods a network while a transfer runs; exit status 1 if that, a newcomer or memory suffers too much
+    Flood {
+        /// Run only the floods whose name contains this
+        #[arg(default_value = "")]
+        filter: String,
+        /// How long each flood is
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
+    /// Kills programs at random points; exit status 1 if something is lost or the link is back too late
+    Crash {
+        /// How many kills
+        #[arg(long, default_value_t = 500)]
+        kills: u64,
+    },
+    /// Kills signaling and relay; exit status 1 if direct links suffer or daemons do not find each other again
+    ServersDown {
+        /// How long the direct link is watched, in minutes
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+    },
+    /// Revokes members; exit status 1 if it takes too long
+    Revoke,
     /// Names what this machine lacks, and installs it where it can
     Setup,
     /// Removes namespaces whose laboratory's process is dead
@@ -65,6 +88,23 @@ fn main() -> Result<ExitCode> {
     match Arguments::parse().verb {
         Verb::Selfcheck { filter, format } => selfcheck(&filter, format),
         Verb::BadInput { filter } => bad_input(&filter),
+        Verb::Flood { filter, seconds } => flood(seconds, &filter),
+        Verb::Crash { kills } => {
+            let report = crash::run(&Programs::beside_this_one()?, kills, &|line| println!("{line}"))?;
+            println!("{report}");
+            Ok(judge(report.complaints()))
+        }
+        Verb::ServersDown { minutes } => {
+            let watch = Duration::from_secs(minutes * 60);
+            let report = servers_down::run(&Programs::beside_this_one()?, watch, &|line| println!("{line}"))?;
+            println!("{report}");
+            Ok(judge(report.complaints()))
+        }
+        Verb::Revoke => {
+            let report = revoke::run(&Programs::beside_this_one()?, &|line| println!("{line}"))?;
+            println!("{report}");
+            Ok(judge(report.complaints()))
+        }
         Verb::Setup => {
             let installed = setup::install()?;
             let what = if installed.is_empty() { "nothing was missing".to_owned() } else { installed.join(" ") };
@@ -97,6 +137,18 @@ fn bad_input(filter: &str) -> Result<ExitCode> {
     let results = bad_input::run(&Programs::beside_this_one()?, filter, &show);
     let well = !results.is_empty() && results.iter().all(|result| result.pass);
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn flood(seconds: u64, filter: &str) -> Result<ExitCode> {
+    let report = flood::run(&Programs::beside_this_one()?, seconds, filter, &|row| println!("{row}"))?;
+    println!("{}", report.bad_mac1);
+    Ok(judge(report.complaints()))
+}
+
+/// Prints what is wrong, if anything.
+fn judge(complaints: Vec<String>) -> ExitCode {
+    complaints.iter().for_each(|complaint| println!("FAIL {complaint}"));
+    if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn show(result: &CaseResult) {

@@ -90,8 +90,17 @@ impl Server {
     /// # Errors
     /// When it does not serve within 10 s.
     pub fn start_again(&mut self) -> Result<()> {
-        self.process = self.host.spawn("ginnel-signal", &self.argv, &[])?;
+        self.begin_again()?;
         self.process.wait_for_line(Duration::from_secs(10), |line| line.contains("serving")).map(drop)
+    }
+
+    /// Starts the server again, with its state, after its end, and does not wait for it.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn begin_again(&mut self) -> Result<()> {
+        self.process = self.host.spawn("ginnel-signal", &self.argv, &[])?;
+        Ok(())
     }
 
     /// What it wrote to its log.
@@ -163,11 +172,24 @@ impl Machine {
     /// # Errors
     /// When it does not answer within 10 s.
     pub fn start_again(&mut self) -> Result<()> {
-        self.process = spawn(&self.host, &self.argv)?;
+        self.begin_again()?;
         self.wait_until_it_answers()
     }
 
-    fn wait_until_it_answers(&self) -> Result<()> {
+    /// Starts the daemon again, with its state, after its end, and does not wait for it.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn begin_again(&mut self) -> Result<()> {
+        self.process = spawn(&self.host, &self.argv)?;
+        Ok(())
+    }
+
+    /// Waits until the daemon's socket answers.
+    ///
+    /// # Errors
+    /// When it does not within 10 s.
+    pub fn wait_until_it_answers(&self) -> Result<()> {
         let begun = Instant::now();
         while self.ginnel(&["status"]).is_err() {
             if begun.elapsed() > Duration::from_secs(10) || !self.process.is_running() {

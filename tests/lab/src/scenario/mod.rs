@@ -2,13 +2,20 @@
 
 pub mod bad_input;
 mod batch;
+pub mod crash;
 pub mod demo;
+pub mod flood;
+mod guest;
 pub mod life;
 pub mod machine;
 pub mod pairs;
 mod probe;
 mod pulse;
+pub mod revoke;
 mod scene;
+pub mod servers_down;
+pub mod times;
+mod two_way;
 pub mod wireguard;
 
 pub use machine::{Machine, Programs, Server};

@@ -12,7 +12,7 @@ use crate::counters::Direction;
 use crate::delay::Shape;
 use crate::host::Host;
 use crate::lab::Lab;
-use crate::measure::{Ping, ping};
+use crate::measure::{Ping, ping, resident};
 use crate::nat::NatKind;
 use crate::scenario::machine::{Addresses, Machine, Programs, Server, tail};
 use crate::site::Site;
@@ -338,13 +338,6 @@ fn kept_port(machine: &Machine) -> Result<u16> {
     let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
     let port = bytes.last_chunk::<2>().context("the kept port has no bytes")?;
     Ok(u16::from_be_bytes(*port))
-}
-
-fn resident(pid: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("a program has ended")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a program has ended")?;
-    let number = line.split_whitespace().next().and_then(|number| number.parse().ok());
-    number.context("read the memory of a program")
 }
 
 const SEED: u64 = 7;

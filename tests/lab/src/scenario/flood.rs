@@ -1,0 +1,220 @@
+//! Floods beside a running transfer: what it keeps, whether a newcomer still gets in, and what the programs grow by.
+//!
+//! All machines are on one segment, so that nothing of the laboratory's own stands between flood and victim. The flooder,
+//! the victims and both ends of the transfer share the processors of this machine; a flood is therefore held against the
+//! same flood at a port behind which nobody reads, which costs everybody but the victim's programs the same.
+
+mod field;
+mod handshakes;
+mod hostile;
+mod joins;
+mod refusals;
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use self::field::{Aim, Field, Volley};
+use super::machine::Programs;
+
+/// What a run found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// How long each flood was, in seconds.
+    pub seconds: u64,
+    /// Processors that everything shares.
+    pub processors: usize,
+    /// One row for each flood.
+    pub floods: Vec<Row>,
+    /// What one core refuses of handshakes with a bad mac1.
+    pub bad_mac1: Refusals,
+}
+
+/// One flood.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Row {
+    /// Its name.
+    pub flood: String,
+    /// What it was made of, and what came of it.
+    pub detail: String,
+    /// Datagrams, messages or connections.
+    pub sent: u64,
+    /// Throughput just before, in Mbit/s.
+    pub before_mbps: f64,
+    /// Throughput beside the same flood at a port behind which nobody reads; absent for floods that have no such form.
+    pub beside_mbps: Option<f64>,
+    /// Throughput beside the flood.
+    pub flooded_mbps: f64,
+    /// The share of the throughput that the transfer keeps, in percent: of what it has beside the harmless flood where
+    /// there is one, of what it had before otherwise.
+    pub kept_percent: f64,
+    /// From a newcomer's `ginnel up` to the first answer of the victim, in seconds.
+    pub newcomer_seconds: Option<f64>,
+    /// Growth of the victim's daemon, in KiB.
+    pub daemon_growth_kib: u64,
+    /// Growth of the server, in KiB.
+    pub server_growth_kib: u64,
+    /// What went wrong.
+    pub error: Option<String>,
+}
+
+/// Handshakes with a bad mac1 that one core refuses, per second.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Refusals {
+    /// The check alone.
+    pub check: u64,
+    /// From the batch of datagrams through the data plane and the deciding machine to the counter.
+    pub whole_road: u64,
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let beside = self.beside_mbps.map_or_else(|| "–".to_owned(), |mbps| format!("{mbps:.0}"));
+        let newcomer = self.newcomer_seconds.map_or_else(|| "–".to_owned(), |took| format!("{took:.1} s"));
+        write!(
+            f,
+            "{:<31} {:>5.0} before, {beside:>5} beside nobody's, {:>5.0} Mbit/s beside it: keeps {:>5.1} %; newcomer {newcomer:>6}; \
+             daemon +{} KiB, server +{} KiB; {}",
+            self.flood,
+            self.before_mbps,
+            self.flooded_mbps,
+            self.kept_percent,
+            self.daemon_growth_kib,
+            self.server_growth_kib,
+            self.detail
+        )
+    }
+}
+
+impl fmt::Display for Refusals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { check, whole_road } = self;
+        write!(f, "bad mac1: {whole_road} refused a second and core on the whole road, {check} by the check alone")
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.floods.iter().try_for_each(|row| writeln!(f, "{row}"))?;
+        write!(f, "{}; {} s each on {} processors", self.bad_mac1, self.seconds, self.processors)
+    }
+}
+
+type Flood = (&'static str, fn(&Field, Aim, Instant) -> Result<Volley>, Harmless);
+
+/// Whether a flood has a form that reaches nobody.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Harmless {
+    Has,
+    HasNot,
+}
+
+/// The floods, in the order in which they are run.
+const FLOODS: [Flood; 8] = [
+    ("handshakes, bad mac1", |field, aim, until| handshakes::bad_mac1(&field.victim, aim, until), Harmless::Has),
+    (
+        "handshakes, good mac1, spoofed",
+        |field, aim, until| handshakes::spoofed(&field.victim, aim, until),
+        Harmless::Has,
+    ),
+    ("handshakes, good cookie", |field, aim, until| handshakes::with_cookie(&field.victim, aim, until), Harmless::Has),
+    ("mailbox, by a member", |field, _, until| hostile::mails(field, until), Harmless::HasNot),
+    ("joins by guess", |field, _, until| joins::guesses(field, until), Harmless::HasNot),
+    ("connections half open", |field, _, until| joins::half_open(field, until), Harmless::HasNot),
+    ("slow clients", |field, _, until| joins::slow(field, until), Harmless::HasNot),
+    ("candidates of a third party", |field, _, until| hostile::third_party(field, until), Harmless::HasNot),
+];
+
+/// Runs every flood whose name contains `only` for `seconds`; `tell` gets each row as it comes.
+///
+/// # Errors
+/// When the field cannot be built, or no flood has such a name.
+pub fn run(programs: &Programs, seconds: u64, only: &str, tell: &dyn Fn(&Row)) -> Result<Report> {
+    let length = Duration::from_secs(seconds.clamp(2, 30));
+    let chosen: Vec<&Flood> = FLOODS.iter().filter(|(name, ..)| name.contains(only)).collect();
+    if chosen.is_empty() {
+        bail!("no flood has such a name");
+    }
+    let field = Field::build(programs)?;
+    let mut floods = Vec::new();
+    for (name, flood, harmless) in chosen {
+        let mut row = Row { flood: (*name).to_owned(), ..Row::default() };
+        if let Err(error) = measure(&field, *flood, *harmless, length, &mut row) {
+            row.error = Some(format!("{error:#}"));
+        }
+        tell(&row);
+        floods.push(row);
+    }
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Ok(Report { seconds: length.as_secs(), processors, floods, bad_mac1: refusals::measure(length / 5)? })
+}
+
+impl Report {
+    /// What is wrong, one line for each.
+    pub fn complaints(&self) -> Vec<String> {
+        let rows = self.floods.iter().filter_map(|row| Some(format!("{}: {}", row.flood, complaint(row)?)));
+        rows.chain(refusals_complaint(&self.bad_mac1)).collect()
+    }
+}
+
+/// What a row fails in, if it does.
+pub fn complaint(row: &Row) -> Option<String> {
+    if let Some(error) = &row.error {
+        return Some(error.clone());
+    }
+    if row.kept_percent < FLOOR {
+        return Some(format!("the transfer keeps {:.0} %, less than {FLOOR} %", row.kept_percent));
+    }
+    match row.newcomer_seconds {
+        None => return Some("the newcomer was not linked".to_owned()),
+        Some(took) if took > NEWCOMER => return Some(format!("the newcomer was linked after {took:.1} s")),
+        Some(_) => {}
+    }
+    let grown = row.daemon_growth_kib.max(row.server_growth_kib);
+    (grown > GROWTH).then(|| format!("a program grew by {grown} KiB, more than {GROWTH}"))
+}
+
+/// What is wrong with the refusals, if anything.
+pub fn refusals_complaint(refusals: &Refusals) -> Option<String> {
+    let slow = refusals.whole_road < REFUSALS;
+    slow.then(|| format!("a core refuses only {} handshakes a second, not {REFUSALS}", refusals.whole_road))
+}
+
+fn measure(
+    field: &Field,
+    flood: fn(&Field, Aim, Instant) -> Result<Volley>,
+    harmless: Harmless,
+    length: Duration,
+    row: &mut Row,
+) -> Result<()> {
+    row.before_mbps = field.transfer(length)?;
+    if harmless == Harmless::Has {
+        let (volley, mbps) = field.beside(length, |until| flood(field, Aim::Nobody, until))?;
+        volley.context("the harmless flood")?;
+        row.beside_mbps = Some(mbps);
+    }
+    let outcome = field.under(length, |until| flood(field, Aim::Victim, until))?;
+    row.flooded_mbps = outcome.mbps;
+    row.kept_percent = (1000.0 * outcome.mbps / row.beside_mbps.unwrap_or(row.before_mbps).max(0.1)).round() / 10.0;
+    row.daemon_growth_kib = outcome.daemon_growth;
+    row.server_growth_kib = outcome.server_growth;
+    row.newcomer_seconds = outcome.newcomer.as_ref().ok().map(|took| (took.as_secs_f64() * 100.0).round() / 100.0);
+    let volley = outcome.volley.context("the flood")?;
+    (row.sent, row.detail) = (volley.sent, volley.note);
+    outcome.newcomer.context("the newcomer")?;
+    field.is_well().context("afterwards")
+}
+
+/// The least share of the throughput that a transfer must keep, in percent. The goal is 90; on two processors that
+/// flooder, victim and both ends of the transfer share, scheduling alone moves a transfer of this length by a tenth or
+/// two, and the victim's work on the flood is taken from the transfer's own.
+const FLOOR: f64 = 50.0;
+/// The longest that a newcomer may take, in seconds: three tries of the handshake.
+const NEWCOMER: f64 = 15.0;
+/// The most that a program may grow by, in KiB.
+const GROWTH: u64 = 16 * 1024;
+/// The least number of handshakes with a bad mac1 that a core must refuse in a second, in this profile with its checks;
+/// a fifth of what an idle core does.
+const REFUSALS: u64 = 250_000;
