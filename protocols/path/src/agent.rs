@@ -11,6 +11,7 @@ use ginnel_time::Instant;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
 
+use crate::address;
 use crate::candidate::{Ends, Remotes, Source};
 use crate::checklist::Checklist;
 use crate::event::{Config, Discard, Input, Output, PathEvent, Role};
@@ -200,8 +201,14 @@ impl Agent {
         match message::decode(bytes)? {
             Message::Probe(_) => Err(Discard::Probe),
             Message::Echo(echo) => self.echo(echo),
+            // It may be answered by its path, which its sender chose.
+            Message::Candidates(_) if !self.may_answer(path) => Err(Discard::UnusableAddress),
             Message::Candidates(list) => self.candidate_list(path, role, list),
         }
+    }
+
+    fn may_answer(&self, path: Path) -> bool {
+        address::usable_source(path.remote) && !self.config.refuses(path.remote)
     }
 
     fn echo(&mut self, echo: Echo) -> Result<(), Discard> {

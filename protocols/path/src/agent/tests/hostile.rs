@@ -202,3 +202,17 @@ fn addresses_inside_the_tunnel_are_no_paths() {
 fn openers(agent: &Agent) -> Vec<Path> {
     agent.openers().into_iter().map(|(path, _)| path).collect()
 }
+
+#[test]
+fn a_call_from_a_place_that_may_not_be_probed_is_not_answered() {
+    let mut world = connected();
+    for remote in ["127.0.0.1:7", "169.254.169.254:80", "224.0.0.1:9"] {
+        let path = Path { local: Local::Socket(SocketId(0)), remote: remote.parse().unwrap() };
+        let before = world.sides[A].sent.len();
+        let now = world.now;
+        let called = Input::Message { path, bytes: list(1, Phase::Call, 0) };
+        assert_eq!(world.sides[A].agent.handle_input(now, called), Err(Discard::UnusableAddress));
+        world.run(Duration::from_secs(1));
+        assert!(world.sides[A].sent[before..].iter().all(|(_, sent, _)| sent.remote != path.remote), "{remote}");
+    }
+}
