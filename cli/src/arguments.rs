@@ -77,6 +77,10 @@ pub(crate) enum Verb {
     Leave(Leave),
     /// Show the membership log
     Log,
+    /// Tell what happens, as it happens, until interrupted
+    ///
+    /// With --json one object per line. --timeout ends it without an error.
+    Events(Events),
 }
 
 #[derive(Args, Debug)]
@@ -151,6 +155,13 @@ pub(crate) struct Revoke {
 pub(crate) struct Ip {
     /// Name, address or key of the peer; this machine when left out
     pub(crate) peer: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Events {
+    /// End after so many events; with --timeout, exit with 7 when fewer came
+    #[arg(short = 'c', long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) count: Option<u32>,
 }
 
 #[derive(Args, Debug)]

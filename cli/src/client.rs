@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use ginnel_local_api::{ApiError, Body, Document, ErrorReply, Exit, Request};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::Response;
+use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -22,6 +23,17 @@ pub(crate) struct Answer {
     text: String,
 }
 
+/// Whether the reader of a stream wants more of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    More,
+    Enough,
+}
+
+/// The task that moves a connection's bytes, which ends with this.
+#[derive(Debug)]
+struct Driver(tokio::task::JoinHandle<()>);
+
 impl Client {
     /// A client of the daemon at `socket`; without a `timeout` each request gets what suits it.
     pub(crate) const fn new(socket: PathBuf, timeout: Option<Duration>) -> Self {
@@ -34,19 +46,9 @@ impl Client {
     /// The daemon's own error, or one that says why it could not be asked.
     pub(crate) async fn ask(&self, request: &Request) -> Result<Answer, ApiError> {
         // The daemon keeps to the request's deadline and says so itself; the margin lets that answer arrive.
-        let limit = match request {
-            Request::Ping(_) | Request::Up(_) => request.deadline().saturating_add(MARGIN),
-            Request::Status
-            | Request::Peers
-            | Request::Ip(_)
-            | Request::Log
-            | Request::Down
-            | Request::InviteCreate(_)
-            | Request::InviteList
-            | Request::InviteRevoke(_)
-            | Request::Revoke(_)
-            | Request::Leave => self.timeout.unwrap_or(request.deadline().saturating_add(MARGIN)),
-        };
+        let deadline = request.deadline().saturating_add(MARGIN);
+        let has_own_limit = matches!(request, Request::Ping(_) | Request::Up(_));
+        let limit = self.timeout.filter(|_| !has_own_limit).unwrap_or(deadline);
         match tokio::time::timeout(limit.min(FOREVER), self.exchange(request)).await {
             Ok(result) => result,
             Err(_) => Err(ApiError::new(
@@ -58,11 +60,60 @@ impl Client {
         }
     }
 
+    /// Gives each line of a stream to `each`, until that has enough, the time is over, or the daemon ends the stream.
+    /// Tells whether `each` had enough.
+    ///
+    /// # Errors
+    /// The daemon's own error, or one that says why it could not be asked or why the stream broke.
+    pub(crate) async fn listen(
+        &self,
+        request: &Request,
+        mut each: impl FnMut(&str) -> Result<Flow, ApiError>,
+    ) -> Result<Flow, ApiError> {
+        let listening = async {
+            let (response, _driver) = self.send(request).await?;
+            if !response.status().is_success() {
+                return Err(self.refused(response).await);
+            }
+            let mut body = response.into_body();
+            let mut held = Vec::new();
+            while let Some(frame) = body.frame().await {
+                let Ok(bytes) = frame.map_err(|error| broken(&error))?.into_data() else { continue };
+                held.extend_from_slice(&bytes);
+                while let Some(end) = held.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = held.drain(..=end).collect();
+                    let line = std::str::from_utf8(&line).map_err(|error| broken(&error))?;
+                    if each(line.trim_end())? == Flow::Enough {
+                        return Ok(Flow::Enough);
+                    }
+                }
+                if held.len() > LARGEST_LINE {
+                    return Err(broken(&io::Error::from(io::ErrorKind::InvalidData)));
+                }
+            }
+            Err(broken(&io::Error::from(io::ErrorKind::UnexpectedEof)))
+        };
+        match self.timeout {
+            Some(limit) => tokio::time::timeout(limit.min(FOREVER), listening).await.unwrap_or(Ok(Flow::More)),
+            None => listening.await,
+        }
+    }
+
     async fn exchange(&self, request: &Request) -> Result<Answer, ApiError> {
+        let (response, _driver) = self.send(request).await?;
+        if !response.status().is_success() {
+            return Err(self.refused(response).await);
+        }
+        let text = String::from_utf8(whole(response).await?.into()).map_err(|error| broken(&error))?;
+        Ok(Answer { text })
+    }
+
+    /// Sends a request; the connection lasts as long as what comes with the response.
+    async fn send(&self, request: &Request) -> Result<(Response<Incoming>, Driver), ApiError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| unreachable(&self.socket, &error))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
-        let driver = tokio::spawn(connection);
+        let driver = Driver(tokio::spawn(async move { drop(connection.await) }));
         let endpoint = request.endpoint();
         let message = hyper::Request::builder()
             .method(endpoint.method().as_str())
@@ -72,28 +123,35 @@ impl Client {
             .body(Full::new(Bytes::from(request.body())))
             .expect("method, path and headers are constants");
         let response = sender.send_request(message).await.map_err(|error| broken(&error))?;
+        Ok((response, driver))
+    }
+
+    async fn refused(&self, response: Response<Incoming>) -> ApiError {
         let status = response.status();
-        let body = Limited::new(response.into_body(), LARGEST_REPLY)
-            .collect()
-            .await
-            .map_err(|error| broken(error.as_ref()))?
-            .to_bytes();
-        driver.abort();
-        if status.is_success() {
-            let text = String::from_utf8(body.into()).map_err(|error| broken(&error))?;
-            return Ok(Answer { text });
-        }
+        let body = match whole(response).await {
+            Ok(body) => body,
+            Err(error) => return error,
+        };
         match serde_json::from_slice::<ErrorReply>(&body) {
-            Ok(reply) => Err(reply.error),
-            Err(_) => {
-                Err(ApiError::new(Exit::Failed, "not-a-daemon", format!("the daemon answered with HTTP {status}"))
-                    .with_hint(format!(
-                        "Check that {} is the socket of ginneld and of this version.",
-                        self.socket.display()
-                    )))
-            }
+            Ok(reply) => reply.error,
+            Err(_) => ApiError::new(Exit::Failed, "not-a-daemon", format!("the daemon answered with HTTP {status}"))
+                .with_hint(format!(
+                    "Check that {} is the socket of ginneld and of this version.",
+                    self.socket.display()
+                )),
         }
     }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Bytes, ApiError> {
+    let body = Limited::new(response.into_body(), LARGEST_REPLY).collect().await;
+    Ok(body.map_err(|error| broken(error.as_ref()))?.to_bytes())
 }
 
 impl Answer {
@@ -154,3 +212,5 @@ const MARGIN: Duration = Duration::from_secs(2);
 const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 /// More than a log of 100,000 entries takes.
 const LARGEST_REPLY: usize = 64 << 20;
+/// More than any event takes.
+const LARGEST_LINE: usize = 1 << 20;

@@ -3,6 +3,7 @@
 
 mod arguments;
 mod client;
+mod events;
 mod output;
 mod ping;
 mod settings;

@@ -10,6 +10,7 @@ use ginnel_local_api::{
 
 use crate::arguments::{self, Arguments, InviteAction, InviteCreate, Verb};
 use crate::client::{Answer, Client};
+use crate::events;
 use crate::output::{Output, clean};
 use crate::ping;
 use crate::settings::Settings;
@@ -40,6 +41,7 @@ pub(crate) async fn run(arguments: &Arguments, settings: &Settings, output: &Out
         Verb::Ip(options) => ip(options, &client, output).await,
         Verb::Leave(options) => leave(options, &client, output).await,
         Verb::Log => log(&client, output).await,
+        Verb::Events(options) => events::run(options, &client, output).await,
     };
     match (result, named_peer(&arguments.verb)) {
         (Err(error), Some(peer)) if error.exit == Exit::NotFound => Err(with_nearest_peer(error, peer, &client).await),
@@ -295,7 +297,7 @@ async fn log(client: &Client, output: &Output) -> Result<Exit, ApiError> {
 }
 
 /// The text with its 64-digit keys cut to their first eight digits, which is what every verb takes.
-fn short(text: &str) -> String {
+pub(crate) fn short(text: &str) -> String {
     let is_key = |word: &&str| word.len() == 64 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
     let words = clean(text);
     let cut = words.split(' ').map(|word| {
@@ -378,7 +380,14 @@ fn named_peer(verb: &Verb) -> Option<&str> {
         Verb::Ping(options) => Some(&options.peer),
         Verb::Revoke(options) => Some(&options.peer),
         Verb::Ip(options) => options.peer.as_deref(),
-        Verb::Up(_) | Verb::Down | Verb::Status | Verb::Peers | Verb::Invite(_) | Verb::Leave(_) | Verb::Log => None,
+        Verb::Up(_)
+        | Verb::Down
+        | Verb::Status
+        | Verb::Peers
+        | Verb::Invite(_)
+        | Verb::Leave(_)
+        | Verb::Log
+        | Verb::Events(_) => None,
     }
 }
 

@@ -134,6 +134,30 @@ fn ping_names_the_path_of_each_reply_and_tells_silence_by_its_exit_code() {
 }
 
 #[test]
+fn events_are_told_line_by_line_until_there_are_enough() {
+    let stream = concat!(
+        r#"{"schema":"ginnel.event/1","ginnel_version":"0.1.0","time":"2026-09-21T14:13:20Z","network":null,"type":"listening"}"#,
+        "\n",
+        r#"{"schema":"ginnel.event/1","ginnel_version":"0.1.0","time":"2026-09-21T14:13:21Z","network":"home","type":"linked","peer":"lap\u001btop"}"#,
+        "\n",
+        r#"{"schema":"ginnel.event/1","ginnel_version":"0.1.0","time":"2026-09-21T14:13:22Z","network":"home","type":"eclipse"}"#,
+        "\n",
+        r#"{"schema":"ginnel.event/1","ginnel_version":"0.1.0","time":"2026-09-21T14:13:23Z","network":null,"type":"overrun","missed":3}"#,
+        "\n",
+    );
+    let daemon = Daemon::answering(vec![(200, stream), (200, stream), (200, stream)]);
+    let words = ginnel(daemon.path(), &["events", "--count", "1"]);
+    assert_eq!(words.status.code(), Some(0), "{}", text(&words.stderr));
+    assert_eq!(text(&words.stdout), "2026-09-21T14:13:21Z  home: linked with lap\u{fffd}top\n");
+    assert!(daemon.request().starts_with("GET /v1/events HTTP/1.1\r\n"));
+    let json = ginnel(daemon.path(), &["events", "--json", "-c", "2"]);
+    assert_eq!(text(&json.stdout).lines().count(), 3);
+    let overrun = ginnel(daemon.path(), &["events"]);
+    assert_eq!(overrun.status.code(), Some(1));
+    assert!(text(&overrun.stderr).contains("3 events are missing"), "{}", text(&overrun.stderr));
+}
+
+#[test]
 fn what_cannot_be_undone_is_not_done_without_a_word() {
     let folder = TempDir::new().unwrap();
     for arguments in [&["leave"][..], &["revoke", "laptop"]] {

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use ginnel_forward::PeerId;
-use ginnel_local_api::{self as local_api, ApiError, Exit, Timestamp};
+use ginnel_local_api::{self as local_api, ApiError, Effect, EventKind, Exit, Timestamp};
 use ginnel_membership::NetworkId;
-use ginnel_node::{Failure, Family, Input, Node, Output, Port, Reply, RequestId, ServerId, TunState};
+use ginnel_node::{Failure, Family, Input, Node, Notice, Output, Port, Reply, RequestId, ServerId, TunState};
 use ginnel_path::SocketId;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::api::Call;
+use crate::api::{Call, Events};
 use crate::clock;
 use crate::data::{DataCommand, DataEvent, DataHandle};
 use crate::hosts::Hosts;
@@ -38,6 +38,8 @@ pub struct Control {
     pub netlink: Netlink,
     /// The hosts file, when names are written to it.
     pub hosts: Option<Hosts>,
+    /// Where what happens is told.
+    pub events: Events,
     /// When the daemon started.
     pub started: Timestamp,
     /// State between inputs.
@@ -57,6 +59,8 @@ pub struct Tasks {
     own: Pair,
     /// Whether a socket of each family, IPv4 first, was given out.
     had: [bool; 2],
+    /// Whether the disk was in trouble when that was last told.
+    told_trouble: bool,
 }
 
 struct Stream {
@@ -92,6 +96,7 @@ impl Tasks {
             clashes: Vec::new(),
             own,
             had: [false; 2],
+            told_trouble: false,
         }
     }
 }
@@ -120,6 +125,7 @@ impl Control {
                 self.drain().await?;
             }
             self.state.handle_timeout(clock::now());
+            self.tell_trouble();
             let timeout = [self.node.poll_timeout(), self.state.poll_timeout()].into_iter().flatten().min();
             // Whatever is ready has the same chance: packets may keep the data thread's channel full for long.
             tokio::select! {
@@ -141,6 +147,27 @@ impl Control {
         }
         self.shut_down().await;
         Ok(())
+    }
+
+    /// Tells readers of events when the disk begins to fail, and when it is well again.
+    fn tell_trouble(&mut self) {
+        let trouble = self.state.trouble();
+        if trouble.is_some() == self.tasks.told_trouble {
+            return;
+        }
+        self.tasks.told_trouble = trouble.is_some();
+        let text = trouble.map_or_else(
+            || "this machine's state is on the disk again".to_owned(),
+            |trouble| format!("this machine's state is not on the disk: {}", trouble.text),
+        );
+        self.events.tell(None, EventKind::Alarm { text });
+    }
+
+    fn tell_notice(&self, notice: Notice) {
+        if self.events.is_heard() {
+            let network = self.node.status(clock::now()).network;
+            self.events.tell(network.map(|network| network.name), translate::event(notice));
+        }
     }
 
     async fn take_event(&mut self, event: DataEvent) -> Result<()> {
@@ -201,7 +228,7 @@ impl Control {
                     // The keys of that network are not to be found in the generation before either.
                     self.state.forget_previous(clock::now(), STATE);
                 }
-                Output::Notice(notice) => tracing::debug!(?notice, "notice"),
+                Output::Notice(notice) => self.tell_notice(notice),
                 Output::Reply { id, reply } => self.answer(id, reply),
             }
         }
@@ -305,7 +332,7 @@ impl Control {
                 Ok(())
             }
             Asked::Node(request) => {
-                if call.request.endpoint().must_last()
+                if call.request.endpoint().effect() == Effect::Lasting
                     && let Err(trouble) = self.state.check(clock::now())
                 {
                     let message = format!("nothing was changed, as it could not be kept: {trouble}");
@@ -365,7 +392,7 @@ impl Control {
     fn answer(&mut self, id: RequestId, reply: Result<Reply, Failure>) {
         let Some(pending) = self.tasks.calls.remove(&id) else { return };
         let status = self.node.status(clock::now());
-        let lost = self.state.trouble().filter(|_| pending.request.endpoint().must_last());
+        let lost = self.state.trouble().filter(|_| pending.request.endpoint().effect() == Effect::Lasting);
         let answer = match (reply, lost) {
             (Ok(_), Some(trouble)) => {
                 let message = format!("it is done, but a restart will not know of it: {}", trouble.text);

@@ -28,3 +28,11 @@ mod sys;
 pub mod translate;
 pub mod tun;
 pub mod udp;
+
+/// Keeps the process's memory, which holds private keys, out of core files and from other processes of its user.
+///
+/// # Errors
+/// When the kernel refuses, which it has no reason to.
+pub fn protect_memory() -> std::io::Result<()> {
+    sys::protect_memory()
+}

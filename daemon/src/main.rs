@@ -14,7 +14,7 @@ use ginnel_membership::NetworkId;
 use ginnel_node::{BadState, ConfigPeer, ConfigPeerKind, Debug, Node, Resume};
 use ginnel_path::Policy;
 use ginnel_tunnel::{PresharedKey, PublicKey, StaticSecret, Suite};
-use ginneld::api::{ControlSocket, Options as SocketOptions};
+use ginneld::api::{ControlSocket, Events, Options as SocketOptions};
 use ginneld::clock;
 use ginneld::config::{Config, ConfigError, Mode, Peer, PeerKind};
 use ginneld::control::{Control, STATE, STATE_VERSION, Tasks, folder, log_name, own_sockets};
@@ -88,6 +88,9 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
+    if let Err(error) = ginneld::protect_memory() {
+        tracing::warn!("a core file of this process would hold its keys: {error}");
+    }
     if let Some(task) = arguments.task.take() {
         return match transfer(task, arguments.state) {
             Ok(()) => ExitCode::SUCCESS,
@@ -158,6 +161,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     let state_folder = arguments.state.unwrap_or_else(|| folder("STATE_DIRECTORY", "/var/lib/ginnel"));
     let socket = arguments.socket.unwrap_or_else(|| folder("RUNTIME_DIRECTORY", "/run/ginnel").join("ginneld.sock"));
     let mut state = Keeper::new(StateFolder::open(&state_folder)?);
+    let resume = resume(&mut state)?;
     let netlink = Netlink::open()?;
     let control_socket =
         ControlSocket::bind(&SocketOptions { path: socket.clone(), admin_group: config.control.admin_group.clone() })?;
@@ -173,12 +177,12 @@ async fn run(arguments: Arguments) -> Result<()> {
     let hosts_file = arguments.hosts.unwrap_or_else(|| config.names.hosts_file.clone());
     let hosts = config.names.write_hosts.then(|| Hosts::new(hosts_file, &arguments.interface));
     let own = own_sockets(&mut state, config.interface.listen_port)?;
-    let resume = resume(&mut state)?;
     let node = Node::new(clock::now(), node_config(config).await?, resume).context("take up the saved state")?;
 
     let (calls_sender, calls) = mpsc::channel(CALLS);
     let (stop_api, api_stopped) = tokio::sync::oneshot::channel::<()>();
-    let api = tokio::spawn(control_socket.serve(calls_sender, async {
+    let events_out = Events::default();
+    let api = tokio::spawn(control_socket.serve(calls_sender, events_out.clone(), async {
         // Either end of the channel means the same.
         let _ = api_stopped.await;
     }));
@@ -191,6 +195,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         tun,
         netlink,
         hosts,
+        events: events_out,
         started: Timestamp::from_unix(clock::unix_now()),
         tasks: Tasks::new(own),
     };

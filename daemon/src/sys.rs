@@ -21,6 +21,15 @@ pub(crate) fn boot_clock() -> Instant {
     Instant::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
 }
 
+/// Keeps this process's memory out of core files and from other processes of its user: it holds private keys.
+pub(crate) fn protect_memory() -> io::Result<()> {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `none` is a valid rlimit that the kernel reads.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) })?;
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }).map(|_| ())
+}
+
 /// Sets a socket option that is an `int`.
 pub(crate) fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
     // SAFETY: the option's value is a live i32 and its length is given; the descriptor is open while borrowed.

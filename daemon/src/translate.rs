@@ -7,8 +7,8 @@ use std::time::Duration;
 use ginnel_forward::{PeerCounters, PeerId, Shields};
 use ginnel_local_api::{self as api, ApiError, Exit, Timestamp};
 use ginnel_node::{
-    Failure, FailureCode, InviteReport, InviteState, LogLine, NetworkReport, NetworkState, PathKind, PathReport,
-    PeerReport, PeerSource, Reply, Request, Status, UpOutcome,
+    Failure, FailureCode, InviteReport, InviteState, LogLine, NetworkReport, NetworkState, Notice, PathKind,
+    PathReport, PeerReport, PeerSource, Reply, Request, Status, UpOutcome,
 };
 use ginnel_path::Local;
 use ginnel_time::Instant;
@@ -49,6 +49,8 @@ pub fn request(request: &api::Request) -> Asked {
         api::Request::Peers => return Asked::Report(Report::Peers),
         api::Request::Ip(ip) => return Asked::Report(Report::Ip(ip.peer.clone())),
         api::Request::Log => Request::Log,
+        // The socket's own task tells of events.
+        api::Request::Events => return Asked::Report(Report::Status),
         api::Request::Ping(ping) => Request::Ping { peer: ping.peer.clone(), timeout: ping.timeout() },
         api::Request::Up(up) => Request::Up {
             ticket: up.invite_or_founding.as_ref().map(|ticket| ticket.expose().to_owned()),
@@ -128,6 +130,23 @@ pub fn failure(asked: &api::Request, failure: Failure) -> Result<api::Reply, Api
     };
     let error = ApiError::new(exit, code, failure.message);
     Err(if failure.hint.is_empty() { error } else { error.with_hint(failure.hint) })
+}
+
+/// Turns what happened into a line of the event stream.
+pub fn event(notice: Notice) -> api::EventKind {
+    match notice {
+        Notice::Joined { name, id } => api::EventKind::Joined { peer: name, id },
+        Notice::Left { name, id, by } => api::EventKind::Left { peer: name, id, by },
+        Notice::Updated { name, id } => api::EventKind::Updated { peer: name, id },
+        Notice::InviteUsed { invite, name } => api::EventKind::InviteUsed { invite, peer: name },
+        Notice::Linked { peer } => api::EventKind::Linked { peer },
+        Notice::PathChanged { peer, path } => api::EventKind::PathChanged { peer, path: path_report(&path, None) },
+        Notice::Lost { peer } => api::EventKind::Lost { peer },
+        Notice::ServerUp { server } => api::EventKind::ServerUp { server },
+        Notice::ServerDown { server, reason } => api::EventKind::ServerDown { server, reason },
+        Notice::Alarm { text } => api::EventKind::Alarm { text },
+        Notice::Clock { ahead_seconds } => api::EventKind::Clock { ahead_s: ahead_seconds },
+    }
 }
 
 /// Makes a document of the node's status.

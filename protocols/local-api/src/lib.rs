@@ -14,6 +14,7 @@
 //! | peers | `GET /v1/peers` | read | `ginnel.peers/1` |
 //! | ip | `POST /v1/ip` | read | `ginnel.ip/1` |
 //! | log | `GET /v1/log` | read | `ginnel.log/1` |
+//! | events | `GET /v1/events` | read | lines of `ginnel.event/1` |
 //! | ping | `POST /v1/ping` | operate | `ginnel.ping/1` |
 //! | up | `POST /v1/up` | operate | `ginnel.up/1` |
 //! | down | `POST /v1/down` | operate | `ginnel.down/1` |
@@ -23,6 +24,15 @@
 //! | revoke | `POST /v1/revoke` | admin | `ginnel.revoke/1` |
 //! | leave | `POST /v1/leave` | admin | `ginnel.leave/1` |
 //!
+//! The answer to `events` has no end: one JSON object per line, as things happen, until either side closes. See [`Event`].
+//!
+//! A user has at most 32 connections and 100 requests a second (200 at once); all users together have 128 connections,
+//! of which 32 are kept for callers of the highest tier. A request's head has 5 s to arrive, its body another 5 s. A
+//! connection without an event stream is closed after ten minutes.
+//!
+//! Every request that changes something leaves one line in the daemon's log: who asked (user and process), for what, and
+//! what came of it.
+//!
 //! # Rules of the format
 //! * Every reply carries `schema` and `ginnel_version`; within a schema's version keys are only added.
 //! * Readers ignore unknown keys; the daemon refuses unknown keys in a request, so a misspelt option is not lost.
@@ -31,7 +41,9 @@
 #![forbid(unsafe_code)]
 
 mod document;
+mod endpoint;
 mod error;
+mod event;
 mod nearest;
 mod reply;
 mod request;
@@ -39,15 +51,16 @@ mod status;
 mod timestamp;
 
 pub use document::{Body, Document};
+pub use endpoint::{Effect, Endpoint, Method, Tier};
 pub use error::{ApiError, ErrorReply, Exit};
+pub use event::{Event, EventKind};
 pub use nearest::nearest;
 pub use reply::{
     Down, InviteCreated, InviteList, InviteState, InviteSummary, InviteVoided, Ip, Left, Log, LogEntry, Peers,
     PingReply, Reply, Revoked, Up, UpOutcome, Verdict,
 };
 pub use request::{
-    Endpoint, InviteCreateRequest, InviteRevokeRequest, IpRequest, Method, PingRequest, Request, RevokeRequest, Secret,
-    Tier, UpRequest,
+    InviteCreateRequest, InviteRevokeRequest, IpRequest, PingRequest, Request, RevokeRequest, Secret, UpRequest,
 };
 pub use status::{
     Daemon, Health, Network, NetworkState, OwnNode, PathKind, PathReport, Peer, PeerKind, ServerReport, Severity,

@@ -3,173 +3,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ApiError, Exit, MAX_BODY};
-
-/// What a caller needs to be allowed to use an endpoint; each tier includes those before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Tier {
-    /// See, without endpoints and keys.
-    Read,
-    /// See everything, probe, start and stop.
-    Operate,
-    /// Change who is in the network.
-    Admin,
-}
-
-impl fmt::Display for Tier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Read => "read",
-            Self::Operate => "operate",
-            Self::Admin => "admin",
-        })
-    }
-}
-
-/// HTTP method of an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    /// Asks without a body.
-    Get,
-    /// Asks with a body, or changes something.
-    Post,
-}
-
-impl Method {
-    /// The method as HTTP writes it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Get => "GET",
-            Self::Post => "POST",
-        }
-    }
-}
-
-/// The things that can be asked of the daemon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// Everything the daemon knows.
-    Status,
-    /// The peers alone.
-    Peers,
-    /// The addresses of this machine or of a peer.
-    Ip,
-    /// The membership log.
-    Log,
-    /// One probe to a peer and its echo.
-    Ping,
-    /// Founds, joins or starts a network.
-    Up,
-    /// Stops the network without leaving it.
-    Down,
-    /// Makes an invite.
-    InviteCreate,
-    /// Lists invites.
-    InviteList,
-    /// Voids an invite.
-    InviteRevoke,
-    /// Puts a member out of the network for good.
-    Revoke,
-    /// Leaves the network and forgets its keys.
-    Leave,
-}
-
-impl Endpoint {
-    /// Every endpoint.
-    pub const ALL: [Self; 12] = [
-        Self::Status,
-        Self::Peers,
-        Self::Ip,
-        Self::Log,
-        Self::Ping,
-        Self::Up,
-        Self::Down,
-        Self::InviteCreate,
-        Self::InviteList,
-        Self::InviteRevoke,
-        Self::Revoke,
-        Self::Leave,
-    ];
-
-    /// Its HTTP method.
-    pub const fn method(self) -> Method {
-        match self {
-            Self::Status | Self::Peers | Self::Log | Self::InviteList => Method::Get,
-            Self::Ip
-            | Self::Ping
-            | Self::Up
-            | Self::Down
-            | Self::InviteCreate
-            | Self::InviteRevoke
-            | Self::Revoke
-            | Self::Leave => Method::Post,
-        }
-    }
-
-    /// Its path.
-    pub const fn path(self) -> &'static str {
-        match self {
-            Self::Status => "/v1/status",
-            Self::Peers => "/v1/peers",
-            Self::Ip => "/v1/ip",
-            Self::Log => "/v1/log",
-            Self::Ping => "/v1/ping",
-            Self::Up => "/v1/up",
-            Self::Down => "/v1/down",
-            Self::InviteCreate => "/v1/invite/create",
-            Self::InviteList => "/v1/invite/list",
-            Self::InviteRevoke => "/v1/invite/revoke",
-            Self::Revoke => "/v1/revoke",
-            Self::Leave => "/v1/leave",
-        }
-    }
-
-    /// What a caller needs to be allowed to use it.
-    pub const fn tier(self) -> Tier {
-        match self {
-            Self::Status | Self::Peers | Self::Ip | Self::Log => Tier::Read,
-            Self::Ping | Self::Up | Self::Down => Tier::Operate,
-            Self::InviteCreate | Self::InviteList | Self::InviteRevoke | Self::Revoke | Self::Leave => Tier::Admin,
-        }
-    }
-
-    /// Whether what it changes has to be on this machine's disk before it counts.
-    pub const fn must_last(self) -> bool {
-        match self {
-            Self::Up | Self::Down | Self::Leave => true,
-            Self::Status
-            | Self::Peers
-            | Self::Ip
-            | Self::Log
-            | Self::Ping
-            | Self::InviteCreate
-            | Self::InviteList
-            | Self::InviteRevoke
-            | Self::Revoke => false,
-        }
-    }
-
-    /// Reads the body of a request to this endpoint.
-    ///
-    /// # Errors
-    /// An error of [`Exit::Usage`] that says what is wrong with the body.
-    pub fn request(self, body: &[u8]) -> Result<Request, ApiError> {
-        Ok(match self {
-            Self::Status => Request::Status,
-            Self::Peers => Request::Peers,
-            Self::Ip => Request::Ip(read(body)?),
-            Self::Log => Request::Log,
-            Self::Ping => Request::Ping(read(body)?),
-            Self::Up => Request::Up(read(body)?),
-            Self::Down => Request::Down,
-            Self::InviteCreate => Request::InviteCreate(read(body)?),
-            Self::InviteList => Request::InviteList,
-            Self::InviteRevoke => Request::InviteRevoke(read(body)?),
-            Self::Revoke => Request::Revoke(read(body)?),
-            Self::Leave => Request::Leave,
-        })
-    }
-}
+use crate::{ApiError, Endpoint, Exit, MAX_BODY};
 
 /// One request, with what it asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,6 +16,8 @@ pub enum Request {
     Ip(IpRequest),
     /// The membership log.
     Log,
+    /// What happens from now on, as it happens.
+    Events,
     /// One probe to a peer and its echo.
     Ping(PingRequest),
     /// Founds, joins or starts a network.
@@ -208,6 +44,7 @@ impl Request {
             Self::Peers => Endpoint::Peers,
             Self::Ip(_) => Endpoint::Ip,
             Self::Log => Endpoint::Log,
+            Self::Events => Endpoint::Events,
             Self::Ping(_) => Endpoint::Ping,
             Self::Up(_) => Endpoint::Up,
             Self::Down => Endpoint::Down,
@@ -222,13 +59,28 @@ impl Request {
     /// The body as it goes over the socket; empty where there is nothing to say.
     pub fn body(&self) -> Vec<u8> {
         match self {
-            Self::Status | Self::Peers | Self::Log | Self::Down | Self::InviteList | Self::Leave => Vec::new(),
+            Self::Status | Self::Peers | Self::Log | Self::Events | Self::Down | Self::InviteList | Self::Leave => {
+                Vec::new()
+            }
             Self::Ip(body) => write(body),
             Self::Ping(body) => write(body),
             Self::Up(body) => write(body),
             Self::InviteCreate(body) => write(body),
             Self::InviteRevoke(body) => write(body),
             Self::Revoke(body) => write(body),
+        }
+    }
+
+    /// Whom or what it is about, for the daemon's log; never a secret.
+    pub fn subject(&self) -> Option<&str> {
+        match self {
+            Self::Ip(ip) => ip.peer.as_deref(),
+            Self::Ping(ping) => Some(&ping.peer),
+            Self::Up(up) => up.name.as_deref(),
+            Self::InviteCreate(invite) => invite.name.as_deref(),
+            Self::InviteRevoke(invite) => Some(&invite.id),
+            Self::Revoke(revoke) => Some(&revoke.peer),
+            Self::Status | Self::Peers | Self::Log | Self::Events | Self::Down | Self::InviteList | Self::Leave => None,
         }
     }
 
@@ -239,7 +91,7 @@ impl Request {
             Self::Ping(ping) => ping.timeout() + Duration::from_secs(1),
             Self::Up(up) => Duration::from_millis(up.timeout_ms).min(LONGEST),
             Self::InviteCreate(_) | Self::InviteRevoke(_) | Self::Revoke(_) | Self::Leave => CHANGE,
-            Self::Status | Self::Peers | Self::Ip(_) | Self::Log | Self::Down | Self::InviteList => READ,
+            Self::Status | Self::Peers | Self::Ip(_) | Self::Log | Self::Events | Self::Down | Self::InviteList => READ,
         }
     }
 }
@@ -351,7 +203,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
+pub(crate) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
     if body.len() > MAX_BODY {
         return Err(ApiError::new(
             Exit::Usage,
@@ -361,7 +213,9 @@ fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
     }
     let body = if body.iter().all(u8::is_ascii_whitespace) { b"{}" } else { body };
     serde_json::from_slice(body).map_err(|error| {
-        ApiError::new(Exit::Usage, "bad-request", format!("the request's body is not understood: {error}"))
+        // The error quotes the body, and whatever stands in it must not reach a terminal as it is.
+        let quoted: String = error.to_string().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        ApiError::new(Exit::Usage, "bad-request", format!("the request's body is not understood: {quoted}"))
             .with_hint("The program that asked may be of another version than the daemon; bring both to the same one.")
     })
 }
@@ -392,6 +246,7 @@ mod tests {
             Request::Peers,
             Request::Ip(IpRequest { peer: Some("laptop".into()) }),
             Request::Log,
+            Request::Events,
             Request::Ping(PingRequest { peer: "laptop".into(), timeout_ms: 10, seq: 2 }),
             Request::Up(UpRequest {
                 invite_or_founding: Some(Secret::from("ginnel-invite-x".to_owned())),
@@ -433,13 +288,5 @@ mod tests {
         assert_eq!(Request::Ping(ping).deadline(), Duration::from_secs(61));
         let up = UpRequest { timeout_ms: u64::MAX, ..UpRequest::default() };
         assert_eq!(Request::Up(up).deadline(), Duration::from_secs(300));
-    }
-
-    #[test]
-    fn changing_endpoints_are_not_of_the_lowest_tier() {
-        for endpoint in Endpoint::ALL {
-            let reads = matches!(endpoint, Endpoint::Status | Endpoint::Peers | Endpoint::Ip | Endpoint::Log);
-            assert_eq!(endpoint.tier() == Tier::Read, reads, "{endpoint:?}");
-        }
     }
 }
