@@ -52,6 +52,11 @@ impl Member {
         &self.name
     }
 
+    /// The name it wished for, which another may have had first.
+    pub const fn wish(&self) -> &Name {
+        &self.wish
+    }
+
     /// Its IPv4 address; `None` when the range was exhausted.
     pub const fn ipv4(&self) -> Option<Ipv4Addr> {
         self.ipv4

@@ -205,6 +205,11 @@ impl State {
         self.ledger.as_ref().map(|ledger| &ledger.genesis)
     }
 
+    /// The genesis as it stands in the log; `None` until it is in.
+    pub fn genesis_record(&self) -> Option<&[u8]> {
+        self.ledger.as_ref().map(|ledger| ledger.genesis_record.as_slice())
+    }
+
     /// The network's name; `None` until the genesis is in.
     pub fn name(&self) -> Option<&Name> {
         self.genesis().map(|genesis| &genesis.name)

@@ -111,6 +111,17 @@ fn secrets_stay_out_of_debug() {
 }
 
 #[test]
+fn token_matches_as_a_whole_only() {
+    let token = Token::from_bytes([7; 16]);
+    assert!(token.matches(&Token::from_bytes([7; 16])));
+    for place in 0..16 {
+        let mut other = [7; 16];
+        other[place] ^= 1;
+        assert!(!token.matches(&Token::from_bytes(other)), "byte {place} does not count");
+    }
+}
+
+#[test]
 fn strings_stay_short() {
     let long = |letter: &str| Server {
         addresses: vec![format!("{}.{}:4433", letter.repeat(60), letter.repeat(60)); 4],
