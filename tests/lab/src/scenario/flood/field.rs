@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::handshakes::Victim;
 use super::hostile::Hostile;
+use crate::counters::{Direction, Meter};
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::measure::{Load, Protocol, Towards, iperf3, ping, resident};
@@ -104,6 +105,12 @@ impl Field {
         Ok((flow.bits_per_second / 1e5).round() / 10.0)
     }
 
+    /// Counts what comes from the enemy, under any of its addresses, to the victim's port.
+    pub(super) fn meter(&self) -> Result<Meter> {
+        let (enemy, port) = (self.enemy.ipv4(), self.victim.at.port());
+        self.ada.host().count_bytes(Direction::In, &format!("ip saddr {{ {enemy}, {SPOOFED} }} udp dport {port}"))
+    }
+
     /// The transfer beside a flood from the enemy's machine.
     pub(super) fn beside(
         &self,
@@ -188,6 +195,8 @@ const SINK: u16 = 9;
 /// How long a flood runs before the transfer begins.
 const WARM_UP: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Where spoofed addresses are from.
+const SPOOFED: &str = "198.18.0.0/15";
 /// Addresses of the enemy's besides its own.
 const MANY: &str = "198.19.255.0/24";
 /// Addresses that it may bind and that answers do not find back to.

@@ -221,3 +221,28 @@ const MOST_BEHIND: u64 = 256;
 const UDP: u8 = 17;
 /// The protocol number under which the kernel takes whole IPv4 packets.
 const RAW: i32 = 255;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forged_packet_is_whole() {
+        let at = |last, port| SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, last), port);
+        let bytes = packet(at(1, 4000), at(2, 5000), &[7; 152]);
+        assert_eq!(bytes.len(), 180);
+        assert_eq!(bytes[2..4], 180_u16.to_be_bytes(), "the length of the packet");
+        assert_eq!(bytes[12..20], [192, 0, 2, 1, 192, 0, 2, 2]);
+        assert_eq!(bytes[20..24], [0x0F, 0xA0, 0x13, 0x88]);
+        assert_eq!(bytes[24..28], [0, 160, 0, 0], "the length of the datagram, and no checksum");
+        assert_eq!(bytes[28..], [7; 152]);
+    }
+
+    #[test]
+    fn a_flood_keeps_its_pace_and_ends() {
+        let until = Instant::now() + Duration::from_millis(200);
+        let sent = paced(10_000, until, Ok).expect("nothing fails");
+        assert!((1..=2_100).contains(&sent), "{sent}");
+        assert!(Instant::now() >= until);
+    }
+}
