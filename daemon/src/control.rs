@@ -223,6 +223,9 @@ impl Control {
                 Output::StoreEntries { network, entries } => {
                     self.state.append(clock::now(), &log_name(&network), entries);
                 }
+                Output::StoreSnapshot { network, snapshot, entry } => {
+                    self.state.restart(clock::now(), &log_name(&network), snapshot, entry);
+                }
                 Output::ForgetLog(network) => {
                     self.state.forget(clock::now(), &log_name(&network));
                     // The keys of that network are not to be found in the generation before either.

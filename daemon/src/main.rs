@@ -225,7 +225,7 @@ fn resume(state: &mut Keeper) -> Result<Resume> {
         Some(network) => state.read_log(&log_name(&NetworkId::from_bytes(network)))?.unwrap_or_default(),
         None => Journal::default(),
     };
-    Ok(Resume { state: Some(bytes.to_vec()), entries: journal.entries })
+    Ok(Resume { state: Some(bytes.to_vec()), snapshot: journal.snapshot, entries: journal.entries })
 }
 
 async fn node_config(config: Config) -> Result<ginnel_node::Config> {

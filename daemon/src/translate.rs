@@ -108,6 +108,10 @@ pub fn reply(asked: &api::Request, reply: Reply, status: &Status) -> Result<api:
         (_, Reply::Revoked { name, id }) => api::Revoked { name, id }.into(),
         (api::Request::InviteRevoke(invite), Reply::Done) => api::InviteVoided { id: invite.id.clone() }.into(),
         (api::Request::Down, Reply::Done) => api::Down { stopped: vec![network()] }.into(),
+        (_, Reply::Proposed { proposal, missing, what }) => {
+            let text = format!("{missing} more admins must sign this: {what}");
+            return Err(ApiError::new(Exit::Denied, "proposed", text).with_hint(format!("`ginnel cosign {proposal}`")));
+        }
         (_, Reply::Left { network }) => api::Left { network }.into(),
         (_, Reply::Done | Reply::Pong { .. }) => {
             return Err(ApiError::new(Exit::Failed, "bad-answer", "the daemon gave an answer to another question"));

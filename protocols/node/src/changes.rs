@@ -1,21 +1,37 @@
 //! What entries of the log change on this machine, and whom it tells.
 
 use ginnel_membership::state::Standing;
-use ginnel_membership::{Change, MemberKey, SignedRecord};
-use ginnel_time::Instant;
+use ginnel_membership::{Admission, Change, MemberKey, SignedRecord};
 
+use crate::io::Output;
 use crate::network::Network;
 use crate::node::Node;
 use crate::notice::Notice;
 
 impl Node {
-    /// Puts the changes of entries that were just applied into effect.
-    pub(crate) fn take_changes(&mut self, _now: Instant, changes: &[Change]) {
-        if let Some(network) = &self.network {
-            let notices: Vec<Notice> = changes.iter().flat_map(|change| network.notices(change)).collect();
-            notices.into_iter().for_each(|notice| self.notice(notice));
+    /// Replaces the stored log by the state that its newest checkpoint vouches for and the entries since, once that makes
+    /// it much shorter.
+    pub(crate) fn compact_log(&mut self) {
+        let Some(network) = &self.network else { return };
+        let state = &network.state;
+        let (Some(checkpoint), Some(snapshot)) = (state.checkpoint(), state.checkpoint_snapshot()) else { return };
+        if checkpoint.length < network.stored_from.saturating_add(MUCH_SHORTER) {
+            return;
         }
-        self.sync_members();
+        let Some(mut entries) = network.tail.from(checkpoint.length) else { return };
+        let Some(entry) = entries.next().map(<[u8]>::to_vec) else { return };
+        let entries: Vec<Vec<u8>> = entries.map(<[u8]>::to_vec).collect();
+        self.store_snapshot(snapshot.to_vec(), entry, checkpoint.length);
+        if let Some(network) = self.network.as_ref().map(|network| network.saved.id()).filter(|_| !entries.is_empty()) {
+            self.outputs.push_back(Output::StoreEntries { network, entries });
+        }
+    }
+
+    pub(crate) fn store_snapshot(&mut self, snapshot: Vec<u8>, entry: Vec<u8>, length: u64) {
+        let Some(network) = &mut self.network else { return };
+        network.stored_from = length;
+        let id = network.saved.id();
+        self.outputs.push_back(Output::StoreSnapshot { network: id, snapshot, entry });
     }
 
     /// Tells an alarm that has come up.
@@ -29,7 +45,7 @@ impl Node {
 
 impl Network {
     /// A change as events.
-    fn notices(&self, change: &Change) -> Vec<Notice> {
+    pub(crate) fn notices(&self, change: &Change) -> Vec<Notice> {
         let name = |key: &MemberKey| self.state.member(key).map(|member| member.name().as_str().to_owned());
         match change {
             Change::Joined(key) => {
@@ -87,6 +103,15 @@ impl Network {
         keys.iter().map(name).collect::<Vec<_>>().join(", ")
     }
 
+    /// Whether a member that this machine has not known is kept out, because nobody with the right to has vouched for the log
+    /// for too long, and the rules are strict.
+    pub(crate) fn is_held_back(&self, member: &MemberKey, time: u64) -> bool {
+        let vouched = self.state.lease().map_or(0, |lease| lease.time);
+        self.state.admitting(time) == Admission::Closed
+            && self.state.member(member).is_some_and(|member| member.joined() > vouched)
+            && self.saved.recent.remotes(member).is_empty()
+    }
+
     /// Why this machine is a member no more, in words; `None` while it is one or is about to become one.
     pub(crate) fn why_out(&self) -> Option<String> {
         let me = self.key();
@@ -99,3 +124,6 @@ impl Network {
         Some(format!("{by} revoked its membership{ordered}"))
     }
 }
+
+/// Entries that a compaction must save.
+const MUCH_SHORTER: u64 = 256;

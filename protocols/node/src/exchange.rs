@@ -86,6 +86,7 @@ impl Node {
     }
 
     pub(crate) fn begin_attempt(&mut self, now: Instant, id: PeerId, began: Instant, patience: Duration) {
+        self.wake(now, id);
         let (stamp, reserve) = self.stamper.stamp(now);
         if reserve.is_some() {
             self.persist();
@@ -109,7 +110,7 @@ impl Node {
             return;
         };
         let ladder = if matches!(peer.ways, Ways::Agent { .. }) { COPIES } else { NO_COPIES };
-        peer.attempt = Some(Attempt::new(now, (began, patience), (initiator, bytes), index, jitter, ladder));
+        peer.attempt = Some(Box::new(Attempt::new(now, (began, patience), (initiator, bytes), index, jitter, ladder)));
         self.indices.insert(index.0, IndexUse::Attempt(id));
         self.send_attempt(now, id);
     }
@@ -149,7 +150,7 @@ impl Node {
         match self.peers.get(&id).map(|peer| &peer.ways) {
             Some(Ways::Agent { agent, .. }) => agent.openers(),
             Some(Ways::Endpoint(Some(path))) => vec![(*path, None)],
-            Some(Ways::Endpoint(None)) | None => Vec::new(),
+            Some(Ways::Endpoint(None) | Ways::Dormant) | None => Vec::new(),
         }
     }
 
@@ -169,6 +170,7 @@ impl Node {
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.unanswered = true;
                 }
+                self.doze(id);
             }
         }
     }
@@ -214,6 +216,7 @@ impl Node {
             Received::read(identity, bytes, &mut |key: &PublicKey| by_key.contains_key(&(identity_id, *key)))
                 .map_err(|_| Discard::BadInitiation)?;
         let id = *by_key.get(&(identity_id, received.remote())).ok_or(Discard::UnknownPeer)?;
+        self.wake(now, id);
         if matches!(road, Road::Mailbox(from) if from != id) {
             return Err(Discard::ForeignMail);
         }
@@ -255,10 +258,12 @@ impl Node {
 
     /// Answers the copy of an initiation that was answered already, on the road by which the copy came.
     fn answer_copy(&mut self, now: Instant, road: Road, bytes: &[u8], candidates: &[Candidate]) -> bool {
-        let known = self.peers.iter_mut().find_map(|(id, peer)| {
-            let answered = peer.answered.as_mut().filter(|answered| answered.until > now)?;
-            same_message(&answered.initiation, bytes).then_some((*id, answered))
+        let peers = &mut self.peers;
+        let known = self.awake.iter().find_map(|id| {
+            let answered = peers.get(id)?.answered.as_ref().filter(|answered| answered.until > now)?;
+            same_message(&answered.initiation, bytes).then_some(*id)
         });
+        let known = known.and_then(|id| Some((id, peers.get_mut(&id)?.answered.as_mut()?)));
         let Some((id, answered)) = known else { return false };
         match road {
             Road::Path(path) => {
@@ -495,6 +500,7 @@ impl Node {
                 network.gossip.forget(id);
             }
             self.went_cold(now, id);
+            self.doze(id);
         }
     }
 

@@ -50,7 +50,9 @@ impl Node {
     /// Whether a selected path or the relay is on a socket.
     fn carries(&self, socket: SocketId) -> bool {
         let on = |local: Local| local == Local::Socket(socket);
-        let selected = self.peers.values().any(|peer| match &peer.ways {
+        let awake = self.awake.iter().filter_map(|id| self.peers.get(id));
+        let selected = { awake }.any(|peer| match &peer.ways {
+            Ways::Dormant => false,
             Ways::Agent { primary, backup, .. } => {
                 primary.is_some_and(|(path, _)| on(path.local)) || backup.is_some_and(|path| on(path.local))
             }

@@ -174,6 +174,11 @@ impl Gather {
         self.recount();
     }
 
+    /// Forgets what a server that is gone from the network offered; an address that it holds is kept while it lives.
+    pub(crate) fn forget_relay(&mut self, server: ServerId) {
+        self.relay_offers.retain(|(from, _)| *from != server);
+    }
+
     /// Takes a STUN datagram that came in on one of our sockets.
     pub(crate) fn handle_stun(
         &mut self,

@@ -290,6 +290,7 @@ impl Node {
         taken.map_err(|_| Discard::BadGossip)?;
         if last && length > before {
             self.ask(now, id, 0);
+            self.sync_servers(now);
         }
         Ok(())
     }

@@ -158,6 +158,7 @@ impl Node {
 
     /// Tells a peer's agent where it was last reached, when no server brings anything newer.
     pub(crate) fn recall(&mut self, now: Instant, id: PeerId) {
+        self.wake(now, id);
         let Some(network) = self.network.as_ref().filter(|network| !network.is_connected()) else { return };
         let Some(member) = self.peers.get(&id).and_then(|peer| peer.profile.member) else { return };
         // As a host's address it goes out at full TTL: there is nobody to arrange a punch with.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ginnel_forward::{Command, Event};
-use ginnel_membership::NetworkId;
+use ginnel_membership::{NetworkId, Rights};
 use ginnel_path::SocketId;
 use ginnel_time::Tai64n;
 
@@ -120,6 +120,16 @@ pub enum Output {
         /// Encoded entries, in order.
         entries: Vec<Vec<u8>>,
     },
+    /// What is stored of a network's log is replaced by a snapshot and the log entry that vouches for it, durably before the
+    /// next output is carried out; entries after that one follow.
+    StoreSnapshot {
+        /// The network.
+        network: NetworkId,
+        /// The snapshot.
+        snapshot: Vec<u8>,
+        /// The encoded entry of its checkpoint.
+        entry: Vec<u8>,
+    },
     /// The log of a network that this machine has left is no longer wanted.
     ForgetLog(NetworkId),
     /// Something happened that a user may want to know.
@@ -216,6 +226,52 @@ pub enum Request {
     },
     /// Lists the membership log.
     Log,
+    /// Gives the network one more server.
+    ServerAdd {
+        /// The founding string of the server.
+        founding: String,
+    },
+    /// Takes a server out of the network.
+    ServerRemove {
+        /// Its address or the start of its key.
+        server: String,
+    },
+    /// Makes a server the one that orders the log.
+    ServerPromote {
+        /// Its address or the start of its key.
+        server: String,
+    },
+    /// Makes a member an admin.
+    AdminAdd {
+        /// Name, address or key of the member.
+        peer: String,
+    },
+    /// Takes an admin's rights.
+    AdminRemove {
+        /// Name, address or key of the member, or the start of the admin's key.
+        peer: String,
+    },
+    /// Sets how many admins must agree.
+    AdminThreshold {
+        /// How many.
+        threshold: u8,
+    },
+    /// Adds this machine's signature to what another admin has proposed.
+    Cosign {
+        /// The proposal as it was printed.
+        proposal: String,
+    },
+    /// Changes the rules.
+    Policy {
+        /// Whether nobody new is let in once the last lease is too old; unchanged when absent.
+        strict: Option<bool>,
+        /// A member and the rights of an admin that it gets; none takes them away.
+        delegate: Option<(String, Option<Rights>)>,
+    },
+    /// Lets newcomers start from what the log means at present.
+    Checkpoint,
+    /// Replaces this machine's keys in the network.
+    RotateKeys,
 }
 
 /// The answer to a request that was carried out.
@@ -260,6 +316,15 @@ pub enum Reply {
     Left {
         /// Its name.
         network: String,
+    },
+    /// Other admins must agree first.
+    Proposed {
+        /// The string for them to sign.
+        proposal: String,
+        /// How many of them.
+        missing: u8,
+        /// What it is, in words.
+        what: String,
     },
     /// A member was revoked.
     Revoked {

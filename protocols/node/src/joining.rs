@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ginnel_membership::build::{invite_record, lease_record, member_record};
-use ginnel_membership::{Capabilities, Name, TunnelKey};
+use ginnel_membership::{Capabilities, Name, Rights, TunnelKey};
 use ginnel_signal_proto::{ClientMessage, Head, Refusal, Request as Asked};
 use ginnel_time::Instant;
 use ginnel_tunnel::Suite;
@@ -23,6 +23,8 @@ impl Node {
         let Some(network) = &mut self.network else { return };
         let length = network.state.head().0;
         let trouble = trouble.or_else(|| network.disagreement(head));
+        self.note_head(now, id, head);
+        let Some(network) = &mut self.network else { return };
         let Some(link) = network.links.get_mut(&id) else { return };
         let broken = trouble.is_some();
         if broken {
@@ -40,9 +42,10 @@ impl Node {
 
     /// The log is as long as the server's: does this machine's own membership have to be written?
     pub(crate) fn caught_up(&mut self, now: Instant, id: ServerId) {
-        let capabilities = self.capabilities();
+        let (capabilities, time) = (self.capabilities(), self.time(now));
         let Some(network) = &mut self.network else { return };
         if network.is_member() {
+            self.sync_servers(now);
             self.became_member(now, id);
             return;
         }
@@ -64,7 +67,7 @@ impl Node {
             return;
         }
         if let Some(admin) = founder.filter(|_| !known) {
-            let expires = self.stamper.unix_seconds(now).saturating_add(FOUNDER_INVITE_LIFE);
+            let expires = time.saturating_add(FOUNDER_INVITE_LIFE);
             let record = invite_record(&network_id, &admin.signing(), invite.invite_key(), expires, None);
             link.append(now, Purpose::Own, record);
         }
@@ -98,6 +101,9 @@ impl Node {
     pub(crate) fn appended(&mut self, now: Instant, id: ServerId) {
         let Some(network) = &mut self.network else { return };
         let unread = network.state.head().0 == 0;
+        if network.is_recruit(id) {
+            return self.recruited(now, id);
+        }
         let Some(link) = network.links.get_mut(&id) else { return };
         if unread {
             // The genesis is on the server's disk now; a fetch before that was refused.
@@ -113,6 +119,9 @@ impl Node {
         tracing::debug!(?asked, ?code, text, "the server refuses");
         let Some(network) = &mut self.network else { return };
         let founding = matches!(network.saved.stage, Stage::Founding { .. });
+        if network.is_recruit(id) {
+            return self.recruiting_failed(id, text);
+        }
         let Some(link) = network.links.get_mut(&id) else { return };
         match asked {
             Asked::Append => match link.appended(now) {
@@ -125,7 +134,18 @@ impl Node {
             },
             Asked::Found if is_final(code) => self.refuse(id, code, text.to_owned()),
             Asked::Fetch if founding && code == Refusal::UnknownNetwork => {}
-            Asked::Found | Asked::Connection | Asked::Fetch | Asked::Refill | Asked::FetchSnapshot => {
+            Asked::FetchSnapshot => {
+                link.checkpoint = None;
+                link.download = None;
+                self.fetch_from_all(now);
+            }
+            Asked::Refill if code == Refusal::Fork => {
+                link.trouble = Some(text.to_owned());
+                network.alarm = Some(text.to_owned());
+                self.report_alarm();
+            }
+            Asked::Refill => tracing::debug!(text, "the server does not take what it lacks"),
+            Asked::Found | Asked::Connection | Asked::Fetch => {
                 link.trouble = Some(text.to_owned());
             }
             Asked::Relay => link.credentials_due = Some(now + RELAY_AGAIN),
@@ -173,14 +193,15 @@ impl Node {
 
     /// Signs a lease when this machine is an admin and the last one grows old.
     pub(crate) fn renew_lease(&mut self, now: Instant) {
-        let wall = self.stamper.unix_seconds(now);
+        let wall = self.time(now);
         let Some(network) = &mut self.network else { return };
-        let Some(admin) = &network.saved.admin else { return };
+        let signer = network.admin_keys().into_iter().next().or_else(|| network.delegate_key(Rights::LEASE));
+        let Some(signer) = signer else { return };
         let fresh = network.state.lease_age(wall).is_some_and(|age| age.as_secs() < LEASE_RENEW);
         if fresh || wall == 0 || !network.is_member() {
             return;
         }
-        let record = lease_record(&network.saved.id(), &admin.signing(), network.state.head(), wall);
+        let record = lease_record(&network.saved.id(), &signer, network.state.head(), wall);
         let up = network.links.values_mut().find(|link| link.status == LinkStatus::Up);
         if let Some(link) = up.filter(|link| !link.is_appending(&Purpose::Lease)) {
             link.append(now, Purpose::Lease, record);

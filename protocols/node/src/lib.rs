@@ -39,11 +39,14 @@
 
 mod attempt;
 mod changes;
+mod clock;
 mod counters;
 mod exchange;
+mod fetching;
 mod fresh;
 mod gather;
 mod gossip;
+mod govern;
 mod greet;
 mod io;
 mod joining;
@@ -59,7 +62,10 @@ mod ping;
 mod recent;
 mod report;
 mod requests;
+mod roster;
+mod rotation;
 mod saved;
+mod servers;
 mod stamp;
 mod status;
 mod tail;
@@ -77,4 +83,5 @@ pub use report::{
     Administration, HealthReport, InviteReport, InviteState, LogLine, NetworkReport, NetworkState, PathKind,
     PathReport, PeerReport, PeerSource, ServerReport, Status,
 };
+pub use roster::{Holder, Roster, RosterAdmin, RosterDelegate, RosterServer, ServerRole};
 pub use saved::BadState;

@@ -5,15 +5,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ginnel_membership::Server;
-use ginnel_membership::invite::Token;
 use ginnel_path::address::{Reach, reach};
 use ginnel_signal_proto::client::{Broken, Input as ClientInput, Output as ClientOutput};
 use ginnel_signal_proto::{
-    Client, ClientMessage, Credentials, Refusal, RelayOffer as ServerRelay, ServerMessage, Standing, Welcome,
+    Client, ClientMessage, Head, Refusal, RelayOffer as ServerRelay, ServerMessage, Standing, Welcome,
 };
 use ginnel_time::Instant;
 use rand_core::RngCore;
 
+use crate::Discard;
+use crate::fetching::{Download, Piece};
 use crate::gather::RelayOffer;
 use crate::greet::Reason;
 use crate::io::{FailureCode, Output, RequestId, ServerId};
@@ -42,6 +43,13 @@ pub(crate) struct Link {
     pub(crate) stun: Vec<SocketAddr>,
     /// Why the server cannot help with a join, when that is sure.
     pub(crate) hopeless: Option<Hopeless>,
+    /// The sequence of the checkpoint from which a newcomer can start.
+    pub(crate) checkpoint: Option<u64>,
+    pub(crate) download: Option<Download>,
+    /// The end of the server's log as it last told it.
+    pub(crate) head: Option<Head>,
+    /// When the server is handed what it lacks.
+    pub(crate) refill: Option<Instant>,
 }
 
 /// Why a server cannot help with a join.
@@ -93,6 +101,10 @@ impl Link {
             up_since: None,
             stun: Vec::new(),
             hopeless: None,
+            checkpoint: None,
+            download: None,
+            head: None,
+            refill: None,
         }
     }
 
@@ -153,6 +165,9 @@ impl Link {
         self.client = None;
         self.appends.clear();
         self.credentials_due = None;
+        self.download = None;
+        self.refill = None;
+        self.head = None;
         self.retry = again.map(|pause| now + pause);
     }
 }
@@ -161,16 +176,7 @@ impl Node {
     pub(crate) fn server_opened(&mut self, now: Instant, id: ServerId, remote: SocketAddr) {
         let seed = self.seed();
         let Some(network) = &mut self.network else { return };
-        let credentials = match &network.saved.stage {
-            Stage::Founding { token, .. } => Credentials::Founder {
-                token: Token::from_bytes(*token),
-                key: network.saved.admin.as_ref().unwrap_or(&network.saved.member).signing(),
-            },
-            Stage::Joining { invite } => {
-                Credentials::Joiner { invite: invite.signing(), key: network.saved.member.signing() }
-            }
-            Stage::Member => Credentials::Member { key: network.saved.member.signing() },
-        };
+        let credentials = network.credentials(id);
         let network_id = network.saved.id();
         let Some(link) = network.links.get_mut(&id).filter(|link| link.status == LinkStatus::Connecting) else {
             return;
@@ -217,6 +223,10 @@ impl Node {
 
     /// A server that had let us in is gone.
     fn server_lost(&mut self, now: Instant, server: String, reason: String) {
+        if self.network.as_ref().is_some_and(|network| network.state.head().0 == 0) {
+            // It may have been the one that a snapshot came from.
+            self.fetch_from_all(now);
+        }
         self.notice(Notice::ServerDown { server, reason });
         if !self.network.as_ref().is_some_and(Network::is_connected) {
             self.plan_greetings(now, Reason::Abandoned);
@@ -254,19 +264,21 @@ impl Node {
     pub(crate) fn link_ready(&mut self, now: Instant, id: ServerId) {
         let Some(network) = &mut self.network else { return };
         network.refused = None;
+        let recruit = network.is_recruit(id);
         let member = matches!(network.saved.stage, Stage::Member);
         let stage = network.saved.stage.clone();
-        let from = network.state.head().0;
         let Some(link) = network.links.get_mut(&id) else { return };
         link.status = LinkStatus::Up;
         link.up_since = Some(now);
         link.trouble = None;
         link.hopeless = None;
         let server = link.name();
+        if recruit {
+            return self.recruit_ready(now, id);
+        }
         if let Stage::Founding { genesis, .. } = stage {
             link.say(now, ClientMessage::Found { genesis });
         }
-        link.say(now, ClientMessage::Fetch { from });
         self.notice(Notice::ServerUp { server });
         if member {
             self.plan_greetings(now, Reason::Welcomed);
@@ -284,9 +296,15 @@ impl Node {
         let crowded = is_crowded(reason);
         let pause = if crowded { RETRY_MAX } else { link.next_pause(now) } + jitter;
         link.close(now, Some(pause));
+        if network.is_recruit(id) {
+            return self.recruiting_failed(id, &reason.to_string());
+        }
+        let Some(link) = network.links.get_mut(&id) else { return };
         if let Broken::Refused { code, text } = reason
             && is_final(*code)
         {
+            // With keys that were asked for, one of the two pairs is the right one.
+            network.next_keys_tried = !network.next_keys_tried && network.saved.next_keys.is_some();
             self.refuse(id, *code, text.clone());
         } else if matches!(reason, Broken::WrongServer | Broken::HandshakeRefused) {
             link.hopeless = Some(Hopeless::Wrong(reason.to_string()));
@@ -324,13 +342,19 @@ impl Node {
                 self.gather.relay_offer(now, id, RelayOffer { servers, credentials });
             }
             // Nothing of the kind was asked for.
-            ServerMessage::Pong | ServerMessage::Snapshot { .. } | ServerMessage::Forwarded { .. } => {}
+            ServerMessage::Snapshot { entry, total, offset, bytes } => {
+                self.take_piece(now, id, Piece { entry, total, offset, bytes });
+            }
+            // Those are for servers.
+            ServerMessage::Forwarded { .. } => self.counters.count(Discard::BadServerMessage),
+            ServerMessage::Pong => {}
         }
     }
 
     pub(crate) fn welcomed(&mut self, now: Instant, id: ServerId, welcome: &Welcome) {
         let Some(network) = &mut self.network else { return };
         let Some(link) = network.links.get_mut(&id) else { return };
+        link.checkpoint = welcome.checkpoint;
         let Some(remote) = link.remote else { return };
         // The connection shows one family of the server; the mappings of both are wanted.
         let written = link.server.addresses.iter().filter_map(|text| text.parse().ok());
@@ -346,6 +370,7 @@ impl Node {
         if welcome.relay == ServerRelay::Offered && welcome.standing == Standing::Member {
             link.say(now, ClientMessage::Relay);
         }
+        network.clock.tell(now, id, welcome.time);
         // Each server in turn, so that the first few are of different ones; the latest first.
         let up = network.links.iter().filter(|(_, link)| link.status == LinkStatus::Up);
         let mut lists: Vec<(bool, &[SocketAddr])> = up.map(|(at, link)| (*at != id, link.stun.as_slice())).collect();
@@ -354,6 +379,10 @@ impl Node {
         let servers = (0..longest).flat_map(|at| lists.iter().filter_map(move |(_, list)| list.get(at).copied()));
         let servers: Vec<SocketAddr> = servers.collect();
         self.gather.stun_servers(now, servers);
+        self.check_clock(now);
+        if !self.network.as_ref().is_some_and(|network| network.is_recruit(id)) {
+            self.begin_fetch(now, id);
+        }
     }
 
     /// Ends a join once no server is left that could help with it.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ginnel_forward::{PeerId, Roam};
-use ginnel_membership::{Capabilities, MemberKey, Name, TunnelKey, VerifiedPeer};
+use ginnel_membership::{Capabilities, Change, Member, MemberKey, Name, TunnelKey, VerifiedPeer};
 use ginnel_time::Instant;
 use ginnel_tunnel::{PresharedKey, PublicKey, Suite};
 
@@ -12,82 +12,180 @@ use crate::Discard;
 use crate::exchange::Road;
 use crate::io::Output;
 use crate::mail::{Mail, MailKind};
-use crate::node::{Node, host};
-use crate::peer::{IdentityId, Peer, Profile};
+use crate::node::{FEW_PEERS, Node, host};
+use crate::notice::Notice;
+use crate::peer::{IdentityId, Peer, Profile, Ways};
 use crate::report::PeerSource;
 use crate::saved::Switch;
 
 impl Node {
-    /// Makes peers of the members, and removes peers that are members no more.
+    /// Makes peers of the members, and removes peers that are members no more. It looks at every member: what follows the
+    /// log entry by entry is [`Self::take_changes`].
     pub(crate) fn sync_members(&mut self) {
-        let Some(network) = &self.network else { return };
+        let time = self.time(self.now);
+        let Some(network) = &mut self.network else { return };
         let me = network.key();
         let running = network.saved.switch == Switch::Up && network.is_member();
         let wanted: Vec<VerifiedPeer> = if running { network.state.peers(&me) } else { Vec::new() };
         let keys: BTreeSet<MemberKey> = wanted.iter().map(VerifiedPeer::member).collect();
-        let gone: Vec<PeerId> = self
-            .peers
-            .values()
-            .filter(|peer| peer.profile.member.is_some_and(|member| !keys.contains(&member)))
-            .map(|peer| peer.id)
-            .collect();
+        network.saved.recent.retain(|key| !network.state.is_revoked(key));
+        network.held_back.clear();
+        let gone: Vec<PeerId> =
+            self.by_member.iter().filter(|(member, _)| !keys.contains(member)).map(|(_, id)| *id).collect();
         for id in gone {
             self.remove_peer(id);
         }
-        if let Some(network) = &mut self.network {
-            network.saved.recent.retain(|key| !network.state.is_revoked(key));
-        }
+        let crowd = Crowd::of(wanted.len());
         for peer in wanted {
-            self.take_member(&peer);
+            self.admit_member(time, &peer, crowd);
         }
         self.tell_names();
         self.refresh_tun();
     }
 
-    pub(crate) fn take_member(&mut self, verified: &VerifiedPeer) {
+    /// Makes a peer of a member, unless newcomers are not let in at present.
+    fn admit_member(&mut self, time: u64, verified: &VerifiedPeer, crowd: Crowd) {
+        let Some(network) = &mut self.network else { return };
+        let member = verified.member();
+        if !self.by_member.contains_key(&member) && network.is_held_back(&member, time) {
+            network.held_back.insert(member);
+            return;
+        }
+        self.take_member(verified, crowd);
+    }
+
+    fn take_member(&mut self, verified: &VerifiedPeer, crowd: Crowd) {
         let allowed: Vec<(IpAddr, u8)> = verified_addresses(verified).into_iter().map(host).collect();
         let name = verified.name().as_str().to_owned();
-        let known = self.peers.values_mut().find(|peer| peer.profile.member == Some(verified.member()));
-        if let Some(peer) = known {
+        let accepts = suites_of(verified.suites());
+        let suite = self.suites.iter().copied().find(|suite| accepts.contains(suite)).unwrap_or(Suite::ChaChaPoly);
+        let known = self.by_member.get(&verified.member()).copied();
+        if let Some(peer) = known.and_then(|id| self.peers.get_mut(&id)) {
             peer.profile.name.clone_from(&name);
+            peer.profile.accepts.clone_from(&accepts);
+            peer.profile.suite = suite;
             if peer.profile.allowed == allowed {
                 return;
             }
             let id = peer.id;
             self.remove_peer(id);
         }
-        let key = PublicKey::from_bytes(verified.tunnel_key().to_bytes());
-        let accepts = suites_of(verified.suites());
-        let suite = self.suites.iter().copied().find(|suite| accepts.contains(suite)).unwrap_or(Suite::ChaChaPoly);
         let profile = Profile {
             name,
             source: PeerSource::Log,
             member: Some(verified.member()),
             identity: IdentityId::Network,
-            key,
+            key: PublicKey::from_bytes(verified.tunnel_key().to_bytes()),
             psk: PresharedKey::zero(),
             suite,
             accepts,
             allowed,
         };
-        let ways = self.agent_ways(None);
+        let ways = match crowd {
+            Crowd::Many => Ways::Dormant,
+            Crowd::Few => self.agent_ways(None),
+        };
         let peer = Peer::new(self.next_peer_id(), profile, ways);
         self.add_peer(peer, Roam::Fixed, None);
     }
 
-    /// The peer that a member is in the data plane.
-    pub(crate) fn member_peer(&self, member: &MemberKey) -> Option<PeerId> {
-        let key = self.network.as_ref()?.state.member(member)?.tunnel_key();
-        self.by_key.get(&(IdentityId::Network, PublicKey::from_bytes(key.to_bytes()))).copied()
+    /// Puts the changes of entries that were just applied into effect.
+    pub(crate) fn take_changes(&mut self, now: Instant, changes: &[Change]) {
+        if let Some(network) = &self.network {
+            let notices: Vec<Notice> = changes.iter().flat_map(|change| network.notices(change)).collect();
+            notices.into_iter().for_each(|notice| self.notice(notice));
+        }
+        let mut scope = Scope::Nothing;
+        let mut own_keys = false;
+        for change in changes {
+            if let Change::Rotated { old, new } = change {
+                if self.take_new_keys() {
+                    own_keys = true;
+                } else {
+                    self.peer_rotated(*old, *new);
+                }
+            }
+            let further = if changes.len() > MANY_CHANGES { Scope::Everybody } else { self.take_change(change) };
+            scope = scope.max(further);
+        }
+        match scope {
+            Scope::Nothing => {}
+            Scope::Some => {
+                self.tell_names();
+                self.refresh_tun();
+            }
+            Scope::Everybody => self.sync_members(),
+        }
+        if own_keys {
+            self.use_new_keys(now);
+        }
+        if changes.iter().any(|change| matches!(change, Change::Checkpointed(_))) {
+            self.compact_log();
+        }
     }
 
+    /// Puts one change into effect, as far as it concerns single members.
+    fn take_change(&mut self, change: &Change) -> Scope {
+        let time = self.time(self.now);
+        let Some(network) = &self.network else { return Scope::Nothing };
+        let me = network.key();
+        let running = network.saved.switch == Switch::Up && network.is_member();
+        match change {
+            Change::Joined(key) | Change::Updated(key) | Change::Spared(key) | Change::Rotated { new: key, .. } => {
+                if *key == me {
+                    return Scope::Everybody;
+                }
+                if let Some(peer) = network.state.peer(&me, key).filter(|_| running) {
+                    self.admit_member(time, &peer, Crowd::of(self.by_member.len()));
+                }
+                Scope::Some
+            }
+            Change::Revoked(key) => {
+                if *key == me {
+                    return Scope::Everybody;
+                }
+                if let Some(network) = &mut self.network {
+                    network.saved.recent.retain(|known| known != key);
+                }
+                if let Some(id) = self.by_member.get(key).copied() {
+                    self.remove_peer(id);
+                }
+                Scope::Some
+            }
+            Change::Leased(_) | Change::PolicyChanged if !network.held_back.is_empty() => Scope::Everybody,
+            Change::Founded => Scope::Everybody,
+            Change::Invited(_)
+            | Change::InviteVoided(_)
+            | Change::Leased(_)
+            | Change::AdminsChanged
+            | Change::ServersChanged
+            | Change::PolicyChanged
+            | Change::Checkpointed(_) => Scope::Nothing,
+        }
+    }
+
+    /// The peer that a member is in the data plane.
+    pub(crate) fn member_peer(&self, member: &MemberKey) -> Option<PeerId> {
+        self.by_member.get(member).copied()
+    }
+
+    /// Tells the names of the members; in a large network only of those that this machine has lately had links with.
     pub(crate) fn tell_names(&mut self) {
         let Some(network) = &self.network else { return };
         let mut names = Vec::new();
         if network.saved.switch == Switch::Up {
-            for member in network.state.members().filter(|member| network.state.is_live(&member.key())) {
-                let name = format!("{}.{}.internal", member.name(), network.state.name().map_or("", Name::as_str));
-                names.push((name, addresses_of(member)));
+            let title = network.state.name().map_or("", Name::as_str);
+            let mut tell = |member: &Member| {
+                names.push((format!("{}.{title}.internal", member.name()), addresses_of(member)));
+            };
+            if self.by_member.len() > FEW_PEERS {
+                let known = std::iter::once(network.key()).chain(network.saved.recent.members());
+                known
+                    .filter(|key| network.state.is_live(key))
+                    .filter_map(|key| network.state.member(&key))
+                    .for_each(tell);
+            } else {
+                network.state.members().filter(|member| network.state.is_live(&member.key())).for_each(&mut tell);
             }
         }
         if self.names != names {
@@ -120,6 +218,30 @@ impl Node {
         self.handle_handshake(now, Road::Mailbox(id), &mail.handshake, &mail.candidates)
     }
 }
+
+/// Whether a network has so many members that nothing is kept for those whom nobody asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Crowd {
+    Few,
+    Many,
+}
+
+impl Crowd {
+    const fn of(members: usize) -> Self {
+        if members > FEW_PEERS { Self::Many } else { Self::Few }
+    }
+}
+
+/// How many members a change concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Scope {
+    Nothing,
+    Some,
+    Everybody,
+}
+
+/// From so many changes at once on, all members are looked at instead.
+const MANY_CHANGES: usize = 64;
 
 pub(crate) fn addresses_of(member: &ginnel_membership::Member) -> Vec<IpAddr> {
     member.ipv4().map(IpAddr::V4).into_iter().chain([IpAddr::V6(member.ipv6())]).collect()

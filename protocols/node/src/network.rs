@@ -1,6 +1,6 @@
 //! The network that this machine is in: its servers, its log, its members as peers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use ginnel_time::{Instant, Tai64n};
 use ginnel_tunnel::{NetworkTag, PublicKey};
 use rand_core::RngCore;
 
+use crate::clock::Clock;
 use crate::gossip::Gossip;
 use crate::greet::{Greeter, Reason};
 use crate::io::{Failure, FailureCode, Output, Reply, ServerId};
@@ -24,6 +25,7 @@ use crate::peer::IdentityId;
 use crate::report::LogLine;
 use crate::requests::describe;
 use crate::saved::{Saved, SavedNetwork, SavedShields, Switch};
+use crate::servers::Recruit;
 use crate::tail::Tail;
 use crate::waiting::{Waiting, Wish};
 
@@ -47,6 +49,14 @@ pub(crate) struct Network {
     pub(crate) fork: Option<String>,
     /// An alarm that is still to be told.
     pub(crate) alarm: Option<String>,
+    pub(crate) clock: Clock,
+    pub(crate) recruit: Option<Recruit>,
+    /// Servers are tried with the keys that were asked for: they may be in the log already.
+    pub(crate) next_keys_tried: bool,
+    /// Members that are kept out until somebody vouches for the log.
+    pub(crate) held_back: BTreeSet<MemberKey>,
+    /// The length that the log had where the stored one begins.
+    pub(crate) stored_from: u64,
 }
 
 impl Network {
@@ -70,12 +80,20 @@ impl Network {
                 self.alarm = Some(text.clone());
                 Some(text)
             }
-            Comparison::Behind => {
-                let own = self.state.head().0;
-                Some(format!("the server has lost entries: it shows {} of {own}", head.length))
-            }
-            Comparison::Same | Comparison::Ahead | Comparison::Unknown => None,
+            // One that is only shorter is handed what it lacks.
+            Comparison::Behind | Comparison::Same | Comparison::Ahead | Comparison::Unknown => None,
         }
+    }
+
+    /// Starts the log at a checkpoint.
+    pub(crate) fn start_at(&mut self, snapshot: &[u8], entry: &[u8]) -> Result<(), String> {
+        let decoded = Entry::decode(entry).map_err(|error| error.to_string())?;
+        let state = State::from_checkpoint(self.saved.id(), snapshot, &decoded).map_err(|error| error.to_string())?;
+        self.state = state;
+        self.stored_from = decoded.sequence;
+        self.tail.push(decoded.sequence, entry.to_vec());
+        self.log.push_back(describe(&decoded, Ok(())));
+        Ok(())
     }
 
     pub(crate) fn own_addresses(&self) -> Vec<IpAddr> {
@@ -113,10 +131,9 @@ impl Network {
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let links = self
-            .links
-            .values()
-            .flat_map(|link| [link.retry, link.credentials_due, link.client.as_ref().and_then(Client::poll_timeout)]);
+        let links = self.links.values().flat_map(|link| {
+            [link.retry, link.credentials_due, link.refill, link.client.as_ref().and_then(Client::poll_timeout)]
+        });
         let waiting = self.waiting.iter().map(|waiting| waiting.deadline);
         links
             .flatten()
@@ -124,6 +141,7 @@ impl Network {
             .chain(self.lease_check)
             .chain(self.greeter.poll_timeout())
             .chain(self.gossip.poll_timeout())
+            .chain(self.recruit.as_ref().map(|recruit| recruit.deadline))
             .min()
     }
 
@@ -138,10 +156,21 @@ impl Network {
 
 impl Node {
     /// Takes up the network of the state folder.
-    pub(crate) fn resume_network(&mut self, now: Instant, saved: Saved, entries: &[Vec<u8>]) {
+    pub(crate) fn resume_network(
+        &mut self,
+        now: Instant,
+        saved: Saved,
+        snapshot: Option<&(Vec<u8>, Vec<u8>)>,
+        entries: &[Vec<u8>],
+    ) {
         let Some(saved) = saved.network else { return };
         self.enter_network(now, saved);
         let Some(network) = &mut self.network else { return };
+        network.start_clock(now);
+        if let Some((snapshot, entry)) = snapshot {
+            // One that does not hold is fetched again, as a broken log is.
+            let _ = network.start_at(snapshot, entry);
+        }
         for bytes in entries {
             if network.take_entry(bytes).is_err() {
                 break;
@@ -151,6 +180,8 @@ impl Node {
             // One that was ordered meanwhile is refused as done.
             let _ = network.state.revoke_on_receipt(record);
         }
+        self.take_new_keys();
+        self.sync_servers(now);
         self.sync_members();
         self.start_network(now);
     }
@@ -179,6 +210,11 @@ impl Node {
             tail: Tail::default(),
             fork: None,
             alarm: None,
+            clock: Clock::default(),
+            recruit: None,
+            next_keys_tried: false,
+            held_back: BTreeSet::new(),
+            stored_from: 0,
         });
     }
 
@@ -228,6 +264,10 @@ impl Node {
     }
 
     pub(crate) fn persist(&mut self) {
+        let (now, wall) = (self.now, self.stamper.unix_seconds(self.now));
+        if let Some(network) = &mut self.network {
+            network.raise_floor(now, wall);
+        }
         let saved = Saved::new(self.stamper.reserve(), self.network.as_ref().map(|network| network.saved.clone()));
         self.outputs.push_back(Output::Persist(saved.encode()));
     }
@@ -263,6 +303,8 @@ impl Node {
         self.late_requests(now);
         self.greeter_timeout(now);
         self.gossip_timeout(now);
+        self.recruit_timeout(now);
+        self.refill_timeout(now);
     }
 
     /// Drops every trace of the network from this machine.

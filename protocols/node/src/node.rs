@@ -1,10 +1,11 @@
 //! The node itself: its parts, its contract, and where each input goes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ginnel_forward::{Command, Event, PeerId, Roam};
+use ginnel_membership::MemberKey;
 use ginnel_membership::addressing::ipv6_prefix;
 use ginnel_path::message::is_path_message;
 use ginnel_path::{
@@ -24,7 +25,7 @@ use crate::gossip::is_gossip;
 use crate::io::{Failure, FailureCode, Family, Input, Output, Port, TunState};
 use crate::load::{Bucket, DEFAULT_THRESHOLD, Load};
 use crate::network::Network;
-use crate::peer::{IdentityId, Peer, Profile, Ways};
+use crate::peer::{IdentityId, Jars, Peer, Profile, Ways};
 use crate::ping::{PING, PONG};
 use crate::report::PeerSource;
 use crate::saved::{BadState, Saved};
@@ -89,6 +90,8 @@ pub enum ConfigPeerKind {
 pub struct Resume {
     /// The last bytes of [`Output::Persist`]; `None` on a first start.
     pub state: Option<Vec<u8>>,
+    /// The snapshot with which the stored log begins, and the entry that vouches for it.
+    pub snapshot: Option<(Vec<u8>, Vec<u8>)>,
     /// The stored entries of the network's log, in order; a broken tail is dropped.
     pub entries: Vec<Vec<u8>>,
 }
@@ -110,6 +113,9 @@ pub struct Node {
     /// Mails to the servers, below what they take.
     pub(crate) mails: Bucket,
     pub(crate) peers: BTreeMap<PeerId, Peer>,
+    /// Peers for which something is kept beyond who they are; everything periodic looks at these alone.
+    pub(crate) awake: BTreeSet<PeerId>,
+    pub(crate) by_member: BTreeMap<MemberKey, PeerId>,
     pub(crate) by_key: BTreeMap<(IdentityId, PublicKey), PeerId>,
     pub(crate) indices: BTreeMap<u32, IndexUse>,
     pub(crate) pending_answers: Vec<PendingAnswer>,
@@ -152,6 +158,8 @@ impl Node {
             unproven: Bucket::new(200, 400),
             mails: Bucket::new(24, 256),
             peers: BTreeMap::new(),
+            awake: BTreeSet::new(),
+            by_member: BTreeMap::new(),
             by_key: BTreeMap::new(),
             indices: BTreeMap::new(),
             pending_answers: Vec::new(),
@@ -177,7 +185,7 @@ impl Node {
                 node.add_config_peer(peer);
             }
         }
-        node.resume_network(now, saved, &resume.entries);
+        node.resume_network(now, saved, resume.snapshot.as_ref(), &resume.entries);
         node.refresh_tun();
         node.pump(now);
         Ok(node)
@@ -207,7 +215,7 @@ impl Node {
     pub fn handle_timeout(&mut self, now: Instant) {
         let now = self.advance(now);
         self.gather.handle_timeout(now);
-        let ids: Vec<PeerId> = self.peers.keys().copied().collect();
+        let ids: Vec<PeerId> = self.awake.iter().copied().collect();
         for id in ids {
             if self.peers.get(&id).and_then(Peer::deadline).is_some_and(|at| at <= now) {
                 if let Some(agent) = self.peers.get_mut(&id).and_then(Peer::agent) {
@@ -233,7 +241,7 @@ impl Node {
         if !self.outputs.is_empty() {
             return Some(self.now);
         }
-        let peers = self.peers.values().filter_map(Peer::deadline).min();
+        let peers = self.awake.iter().filter_map(|id| self.peers.get(id)?.deadline()).min();
         let answers = self.pending_answers.iter().map(|pending| pending.deadline).min();
         let network = self.network.as_ref().and_then(Network::poll_timeout);
         [self.gather.poll_timeout(), peers, answers, network].into_iter().flatten().min()
@@ -251,12 +259,15 @@ impl Node {
 
     fn dispatch(&mut self, now: Instant, input: Input) -> Result<(), Discard> {
         match input {
-            Input::Wall(wall) => self.stamper.set_wall(now, wall),
+            Input::Wall(wall) => {
+                self.stamper.set_wall(now, wall);
+                self.check_clock(now);
+            }
             Input::Interfaces(addresses) => self.gather.interfaces(now, addresses),
             Input::SocketOpened { socket, local } => self.gather.socket_opened(now, socket, local),
             Input::SocketLost { socket } => self.socket_lost(now, socket),
             Input::SendFailed { path } => {
-                let ids: Vec<PeerId> = self.peers.keys().copied().collect();
+                let ids: Vec<PeerId> = self.awake.iter().copied().collect();
                 for id in ids {
                     self.tell_agent(now, id, PathInput::SendFailed { path });
                 }
@@ -330,7 +341,7 @@ impl Node {
     }
 
     fn path_lost(&mut self, now: Instant, local: Local) {
-        let ids: Vec<PeerId> = self.peers.keys().copied().collect();
+        let ids: Vec<PeerId> = self.awake.iter().copied().collect();
         for id in ids {
             self.tell_agent(now, id, PathInput::PathLost(local));
         }
@@ -344,7 +355,7 @@ impl Node {
                 quiet = false;
                 self.handle_found(now, found);
             }
-            let ids: Vec<PeerId> = self.peers.keys().copied().collect();
+            let ids: Vec<PeerId> = self.awake.iter().copied().collect();
             for id in ids {
                 while let Some(output) = self.peers.get_mut(&id).and_then(Peer::agent).and_then(Agent::poll_output) {
                     quiet = false;
@@ -361,7 +372,7 @@ impl Node {
         match found {
             Found::Forward(command) => self.forward(command),
             Found::Changed => {
-                let ids: Vec<PeerId> = self.peers.keys().copied().collect();
+                let ids: Vec<PeerId> = self.awake.iter().copied().collect();
                 for id in ids {
                     let candidates = self.candidates_for(id);
                     self.tell_agent(now, id, PathInput::LocalCandidates(candidates));
@@ -497,9 +508,45 @@ impl Node {
         self.forward(Command::AddPeer { peer: peer.id, allowed, roam, persistent_keepalive });
         self.by_key.insert((peer.profile.identity, peer.profile.key), peer.id);
         let id = peer.id;
+        self.by_member.extend(peer.profile.member.map(|member| (member, id)));
+        let awake = !matches!(peer.ways, Ways::Dormant);
         self.peers.insert(id, peer);
+        if awake {
+            self.awake.insert(id);
+            let candidates = self.candidates_for(id);
+            self.tell_agent(self.now, id, PathInput::LocalCandidates(candidates));
+        }
+    }
+
+    /// Gives a peer that was dormant what it needs to be reached.
+    pub(crate) fn wake(&mut self, now: Instant, id: PeerId) {
+        if !self.peers.get(&id).is_some_and(|peer| matches!(peer.ways, Ways::Dormant)) {
+            return;
+        }
+        let ways = self.agent_ways(None);
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.ways = ways;
+        }
+        self.awake.insert(id);
         let candidates = self.candidates_for(id);
-        self.tell_agent(self.now, id, PathInput::LocalCandidates(candidates));
+        self.tell_agent(now, id, PathInput::LocalCandidates(candidates));
+    }
+
+    /// In a large network, gives up what is kept for a peer that nobody has asked for lately.
+    pub(crate) fn doze(&mut self, id: PeerId) {
+        if self.peers.len() <= FEW_PEERS {
+            return;
+        }
+        if let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.is_idle() && peer.profile.member.is_some())
+            && let Ways::Agent { .. } = peer.ways
+        {
+            peer.ways = Ways::Dormant;
+            peer.answered = None;
+            peer.accepted = None;
+            peer.jars = Jars::new(peer.profile.key);
+            self.awake.remove(&id);
+            self.close_fresh(self.now, id);
+        }
     }
 
     pub(crate) fn remove_peer(&mut self, id: PeerId) {
@@ -509,6 +556,10 @@ impl Node {
             self.outputs.push_back(Output::Reply { id: ping.request, reply: Err(failure) });
         }
         self.by_key.remove(&(peer.profile.identity, peer.profile.key));
+        self.awake.remove(&id);
+        if let Some(member) = peer.profile.member {
+            self.by_member.remove(&member);
+        }
         self.indices.retain(|_, used| *used != IndexUse::Attempt(id) && *used != IndexUse::Session(id));
         self.pending_answers.retain(|pending| pending.peer != id);
         self.forward(Command::RemovePeer { peer: id });
@@ -559,7 +610,18 @@ impl Node {
         if let Some(network) = &self.network {
             state.addresses.extend(network.own_addresses().into_iter().map(host));
         }
-        state.routes.extend(self.peers.values().flat_map(|peer| peer.profile.allowed.iter().copied()));
+        let members = self.by_member.len();
+        match self.network.as_ref().filter(|_| members > FEW_PEERS) {
+            // One route for all of them: a kernel would take long over as many routes as members.
+            Some(network) => {
+                let range = network.state.ipv4_range().map(|range| (IpAddr::V4(range.network_address()), 16));
+                state.routes.extend(range);
+                state.routes.push((IpAddr::V6(ipv6_prefix(&network.saved.id())), 64));
+                let configured = self.peers.values().take_while(|peer| peer.profile.member.is_none());
+                state.routes.extend(configured.flat_map(|peer| peer.profile.allowed.iter().copied()));
+            }
+            None => state.routes.extend(self.peers.values().flat_map(|peer| peer.profile.allowed.iter().copied())),
+        }
         state.routes.sort_unstable();
         state.routes.dedup();
         if self.tun.as_ref() != Some(&state) {
@@ -568,6 +630,9 @@ impl Node {
         }
     }
 }
+
+/// Up to so many members each has a route, a name and an agent of its own from the start.
+pub(crate) const FEW_PEERS: usize = 1000;
 
 pub(crate) fn fork(rng: &mut ChaCha20Rng) -> ChaCha20Rng {
     let mut seed = [0; 32];

@@ -46,7 +46,7 @@ pub(crate) struct Peer {
     pub(crate) profile: Profile,
     pub(crate) ways: Ways,
     pub(crate) jars: Jars,
-    pub(crate) attempt: Option<Attempt>,
+    pub(crate) attempt: Option<Box<Attempt>>,
     /// The greatest timestamp of an initiation from the peer.
     pub(crate) greatest: Tai64n,
     pub(crate) answered: Option<Answered>,
@@ -66,6 +66,8 @@ pub(crate) struct Peer {
 
 /// How a peer is reached.
 pub(crate) enum Ways {
+    /// A ginneld that nobody has asked for: nothing is kept for it, and it costs nothing until it is woken.
+    Dormant,
     /// Between ginneld: a path agent decides.
     Agent {
         /// The agent.
@@ -203,25 +205,31 @@ impl Peer {
     pub(crate) fn agent(&mut self) -> Option<&mut Agent> {
         match &mut self.ways {
             Ways::Agent { agent, .. } => Some(agent),
-            Ways::Endpoint(_) => None,
+            Ways::Dormant | Ways::Endpoint(_) => None,
         }
     }
 
     /// The path that data takes, when one is selected.
     pub(crate) fn primary(&self) -> Option<Path> {
         match &self.ways {
+            Ways::Dormant => None,
             Ways::Agent { primary, .. } => primary.map(|(path, _)| path),
             Ways::Endpoint(path) => *path,
         }
+    }
+
+    /// Whether nothing would be lost if the peer were made anew.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.session.is_none() && self.attempt.is_none() && self.pings.is_empty()
     }
 
     /// The earliest moment at which this peer needs a call.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let agent = match &self.ways {
             Ways::Agent { agent, .. } => agent.poll_timeout(),
-            Ways::Endpoint(_) => None,
+            Ways::Dormant | Ways::Endpoint(_) => None,
         };
-        let attempt = self.attempt.as_ref().map(Attempt::deadline);
+        let attempt = self.attempt.as_ref().map(|attempt| attempt.deadline());
         let answer = self.answered.as_ref().and_then(Answered::deadline);
         let pings = self.pings.iter().map(|ping| ping.deadline.min(ping.again)).min();
         [agent, attempt, answer, pings].into_iter().flatten().min()

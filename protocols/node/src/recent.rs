@@ -39,6 +39,13 @@ impl Recent {
         self.0.len() != before
     }
 
+    /// A member has another key.
+    pub(crate) fn rename(&mut self, old: &MemberKey, new: MemberKey) {
+        if let Some(place) = self.position(old).and_then(|at| self.0.get_mut(at)) {
+            place.member = new.to_bytes();
+        }
+    }
+
     /// Where a member was last reached, the latest first.
     pub(crate) fn remotes(&self, member: &MemberKey) -> &[SocketAddr] {
         self.position(member).map_or(&[], |at| &self.0[at].remotes)

@@ -6,10 +6,11 @@ use std::time::Duration;
 use ginnel_forward::{PeerId, Shields};
 use ginnel_membership::build::{Charter, found, invite_record, revoke_record, void_record};
 use ginnel_membership::state::Standing;
-use ginnel_membership::{Entry, Founding, Invite, MemberKey, Name, Pasted, Record, SignedRecord, SigningKey};
+use ginnel_membership::{Entry, Founding, Invite, MemberKey, Name, Pasted, Record, Rights, SignedRecord, SigningKey};
 use ginnel_time::Instant;
 use ginnel_tunnel::StaticSecret;
 
+use crate::govern::refs;
 use crate::io::{Failure, FailureCode, Output, Reply, Request, RequestId, UpOutcome};
 use crate::network::Network;
 use crate::node::Node;
@@ -32,6 +33,16 @@ impl Node {
             Request::VoidInvite { id: invite } => self.void_invite(now, id, &invite),
             Request::Revoke { peer } => self.revoke(now, id, &peer),
             Request::Log => self.log().map(Some),
+            Request::ServerAdd { founding } => self.server_add(now, id, &founding),
+            Request::ServerRemove { server } => self.server_remove(now, id, &server),
+            Request::ServerPromote { server } => self.server_promote(now, id, &server),
+            Request::AdminAdd { peer } => self.admin_add(now, id, &peer),
+            Request::AdminRemove { peer } => self.admin_remove(now, id, &peer),
+            Request::AdminThreshold { threshold } => self.admin_threshold(now, id, threshold),
+            Request::Cosign { proposal } => self.cosign(now, id, &proposal),
+            Request::Policy { strict, delegate } => self.set_policy(now, id, strict, delegate),
+            Request::Checkpoint => self.checkpoint(now, id),
+            Request::RotateKeys => self.rotate_keys(now, id),
         };
         match outcome {
             Ok(Some(reply)) => self.outputs.push_back(Output::Reply { id, reply: Ok(reply) }),
@@ -132,8 +143,8 @@ impl Node {
                 let text = "this is an invite to a network that has its name: --network-name is for founding one";
                 return Err(Failure::new(FailureCode::Usage, text, "leave --network-name out"));
             }
-            Pasted::Invite(invite) => self.joining(now, &invite, wish)?,
-            Pasted::Founding(founding) => self.founding(now, &founding, wish, title)?,
+            Pasted::Invite(invite) => self.joining(&invite, wish)?,
+            Pasted::Founding(founding) => self.founding(&founding, wish, title)?,
         };
         if self.network.is_some() {
             // A join that has not come through gives way to the newer string.
@@ -143,11 +154,8 @@ impl Node {
         Ok(())
     }
 
-    fn joining(&mut self, now: Instant, invite: &Invite, wish: Option<&Name>) -> Result<SavedNetwork, Failure> {
-        let wall = self.stamper.unix_seconds(now);
-        if invite.is_expired(wall) {
-            return Err(Failure::new(FailureCode::NotJoined, "the invite has expired", "ask for a fresh one"));
-        }
+    fn joining(&mut self, invite: &Invite, wish: Option<&Name>) -> Result<SavedNetwork, Failure> {
+        // Whether it has expired is for the server to say: this machine's clock may be wrong.
         let wish = wish.or(invite.hint());
         Ok(SavedNetwork {
             id: invite.network().to_bytes(),
@@ -162,12 +170,13 @@ impl Node {
             revocations: Vec::new(),
             founded_with: None,
             recent: Recent::default(),
+            time_floor: 0,
+            next_keys: None,
         })
     }
 
     fn founding(
         &mut self,
-        now: Instant,
         founding: &Founding,
         wish: Option<&Name>,
         title: Option<&str>,
@@ -181,7 +190,9 @@ impl Node {
             sequencer: server.keys.sequencer(),
             servers: vec![server.clone()],
             ipv4_range: None,
-            now: self.stamper.unix_seconds(now),
+            // The founding counts as the first lease, and one from the future would keep all others out: until a server
+            // has told the time, an old one is claimed. The first true lease follows as soon as this machine is a member.
+            now: 0,
         };
         let founded = found(&mut self.rng, charter).map_err(|error| {
             Failure::new(FailureCode::Usage, format!("the founding string cannot be used: {error}"), "")
@@ -203,6 +214,8 @@ impl Node {
             revocations: Vec::new(),
             founded_with: Some(*founding.token().as_bytes()),
             recent: Recent::default(),
+            time_floor: 0,
+            next_keys: None,
         })
     }
 
@@ -239,14 +252,18 @@ impl Node {
     ) -> Result<Option<Reply>, Failure> {
         let hint = name.as_deref().map(usable_name).transpose()?;
         let key = SigningKey::generate(&mut self.rng);
-        let wall = self.stamper.unix_seconds(now);
-        let (network, admin) = self.as_admin("invite")?;
+        let wall = self.time(now);
+        let network = self.network.as_ref().ok_or_else(not_joined)?;
+        let signers = match network.delegate_key(Rights::INVITE) {
+            Some(delegate) if network.admin_keys().is_empty() => vec![delegate],
+            Some(_) | None => self.as_admin("invite")?.1,
+        };
         let end = wall.saturating_add(expires.as_secs());
-        let record = invite_record(&network.saved.id(), &admin, key.invite_key(), end, hint.clone());
+        let record = invite_record(&network.saved.id(), &refs(&signers)[..], key.invite_key(), end, hint.clone());
         let servers = network.state.servers();
         let report = InviteReport {
             id: key.invite_key().to_string(),
-            by: vec![admin.member_key().to_string()],
+            by: signers.iter().map(|key| key.member_key().to_string()).collect(),
             created: wall,
             expires: end,
             state: InviteState::Open,
@@ -255,17 +272,28 @@ impl Node {
         };
         let invite = Invite::new(servers, network.saved.id(), key, end, hint)
             .map_err(|error| Failure::new(FailureCode::Failed, error.to_string(), ""))?;
-        self.append(now, id, record, Some(Reply::Invite { ticket: invite.to_string(), invite: report }))
+        let reply = Reply::Invite { ticket: invite.to_string(), invite: report };
+        if network.delegate_key(Rights::INVITE).is_some() && network.admin_keys().is_empty() {
+            return self.append(now, id, record, Some(reply));
+        }
+        match self.propose(now, id, record, reply)? {
+            Some(Reply::Proposed { proposal, missing, what }) => {
+                // The string works once the others have signed; it is told here, since nobody else has it.
+                let what = format!("{what}; once signed, this string joins: {invite}");
+                Ok(Some(Reply::Proposed { proposal, missing, what }))
+            }
+            other => Ok(other),
+        }
     }
 
     fn invites(&self, now: Instant) -> Result<Reply, Failure> {
         let network = self.network.as_ref().ok_or_else(not_joined)?;
-        let wall = self.stamper.unix_seconds(now);
+        let wall = self.time(now);
         Ok(Reply::Invites(network.invite_reports(wall)))
     }
 
     fn void_invite(&mut self, now: Instant, id: RequestId, text: &str) -> Result<Option<Reply>, Failure> {
-        let (network, admin) = self.as_admin("take invites back")?;
+        let (network, keys) = self.as_admin("take invites back")?;
         let mut found = network.state.invites().map(|info| info.key).filter(|key| key.to_string().starts_with(text));
         let key = found.next().filter(|_| text.len() >= MIN_ID).ok_or_else(|| {
             Failure::new(FailureCode::NoSuch, format!("no invite {text}"), "`ginnel invite list` shows them")
@@ -273,19 +301,29 @@ impl Node {
         if found.next().is_some() {
             return Err(Failure::new(FailureCode::Usage, format!("{text} fits several invites"), "give more digits"));
         }
-        let record = void_record(&network.saved.id(), &admin, key);
+        let record = void_record(&network.saved.id(), &refs(&keys)[..], key);
         drop(found);
-        self.append(now, id, record, None)
+        self.propose(now, id, record, Reply::Done)
     }
 
     fn revoke(&mut self, now: Instant, id: RequestId, text: &str) -> Result<Option<Reply>, Failure> {
-        let (network, admin) = self.as_admin("revoke members")?;
+        let (network, keys) = self.as_admin("revoke members")?;
         let (key, name) = network.find_member(text).ok_or_else(|| no_peer(text))?;
         if key == network.key() {
             return Err(Failure::new(FailureCode::Usage, "that is this machine", "use `ginnel leave`"));
         }
-        let record = revoke_record(&network.saved.id(), &admin, key);
-        let reply = Reply::Revoked { name, id: key.to_string() };
+        let record = revoke_record(&network.saved.id(), &refs(&keys)[..], key);
+        self.propose(now, id, record, Reply::Revoked { name, id: key.to_string() })
+    }
+
+    /// Puts a revocation into effect and has it ordered.
+    pub(crate) fn append_revocation(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        record: Vec<u8>,
+        reply: Reply,
+    ) -> Result<Option<Reply>, Failure> {
         let done = self.revoke_here(now, &record, None).is_ok();
         if done && !self.network.as_ref().is_some_and(Network::is_connected) {
             // It holds here and wherever it is handed on to; a server orders it when there is one.
@@ -299,16 +337,7 @@ impl Node {
         Ok(Reply::Log(network.log.iter().cloned().collect()))
     }
 
-    fn as_admin(&self, what: &str) -> Result<(&Network, SigningKey), Failure> {
-        let network = self.network.as_ref().ok_or_else(not_joined)?;
-        let admin = network.saved.admin.as_ref().ok_or_else(|| {
-            let text = format!("this machine may not {what}: it holds no admin key");
-            Failure::new(FailureCode::Denied, text, "do it on the machine that founded the network")
-        })?;
-        Ok((network, admin.signing()))
-    }
-
-    fn append(
+    pub(crate) fn append(
         &mut self,
         now: Instant,
         id: RequestId,
@@ -354,7 +383,7 @@ impl Network {
     }
 
     /// The live member by name, address or the start of its key.
-    fn find_member(&self, text: &str) -> Option<(MemberKey, String)> {
+    pub(crate) fn find_member(&self, text: &str) -> Option<(MemberKey, String)> {
         let ip: Option<IpAddr> = text.parse().ok();
         let short = text.split('.').next().unwrap_or(text);
         // A revocation that waits to be ordered can be asked for again.
@@ -373,25 +402,30 @@ impl Network {
 pub(crate) fn describe(entry: &Entry, verdict: Result<(), String>) -> LogLine {
     let record = SignedRecord::decode(&entry.record);
     let (kind, subject) = match record.as_ref().map(SignedRecord::record) {
-        Ok(Record::Genesis(body)) => ("genesis", body.name.as_str().to_owned()),
-        Ok(Record::Invite(body)) => ("invite", body.key.to_string()),
-        Ok(Record::InviteVoid(body)) => ("invite-void", body.key.to_string()),
-        Ok(Record::Member(body)) => ("member", format!("{} {}", body.name, body.member)),
-        Ok(Record::MemberUpdate(body)) => ("member-update", format!("{} {}", body.name, body.member)),
-        Ok(Record::Revoke(body)) => ("revoke", body.member.to_string()),
-        Ok(Record::Lease(body)) => ("lease", format!("{} entries", body.length)),
-        Ok(Record::AdminChange(body)) => {
-            ("admin-change", format!("{} of {} admins must agree", body.threshold, body.admins.len()))
-        }
-        Ok(Record::Servers(body)) => {
-            ("servers", format!("{} servers, ordered by {}", body.servers.len(), body.sequencer))
-        }
-        Ok(Record::Policy(body)) => ("policy", format!("{} delegates", body.delegates.len())),
-        Ok(Record::Checkpoint(body)) => ("checkpoint", format!("{} entries", body.length)),
+        Ok(record) => describe_record(record),
         Err(error) => ("unreadable", error.to_string()),
     };
     let by = record.as_ref().map(|record| record.signers().map(ToString::to_string).collect()).unwrap_or_default();
     LogLine { sequence: entry.sequence, time: entry.time, kind: kind.to_owned(), subject, by, verdict }
+}
+
+/// A record's kind, and whom it concerns, in words.
+pub(crate) fn describe_record(record: &Record) -> (&'static str, String) {
+    match record {
+        Record::Genesis(body) => ("genesis", body.name.as_str().to_owned()),
+        Record::Invite(body) => ("invite", body.key.to_string()),
+        Record::InviteVoid(body) => ("invite-void", body.key.to_string()),
+        Record::Member(body) => ("member", format!("{} {}", body.name, body.member)),
+        Record::MemberUpdate(body) => ("member-update", format!("{} {}", body.name, body.member)),
+        Record::Revoke(body) => ("revoke", body.member.to_string()),
+        Record::Lease(body) => ("lease", format!("{} entries", body.length)),
+        Record::AdminChange(body) => {
+            ("admin-change", format!("{} of {} admins must agree", body.threshold, body.admins.len()))
+        }
+        Record::Servers(body) => ("servers", format!("{} servers, ordered by {}", body.servers.len(), body.sequencer)),
+        Record::Policy(body) => ("policy", format!("{} delegates", body.delegates.len())),
+        Record::Checkpoint(body) => ("checkpoint", format!("{} entries", body.length)),
+    }
 }
 
 fn usable_name(text: &str) -> Result<Name, Failure> {
@@ -406,11 +440,11 @@ fn usable_name(text: &str) -> Result<Name, Failure> {
     Ok(name)
 }
 
-fn not_joined() -> Failure {
+pub(crate) fn not_joined() -> Failure {
     Failure::new(FailureCode::NotJoined, "this machine is in no network", "`ginnel up INVITE` joins one")
 }
 
-fn no_peer(text: &str) -> Failure {
+pub(crate) fn no_peer(text: &str) -> Failure {
     Failure::new(FailureCode::NoSuch, format!("no peer {text}"), "`ginnel peers` shows them")
 }
 

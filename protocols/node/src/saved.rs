@@ -5,7 +5,7 @@
 //! | field | meaning |
 //! |---|---|
 //! | reserve | TAI64N label that no sent initiation has passed |
-//! | network | absent when this machine is in no network, else: its id, name, servers (addresses, keys), the member's Ed25519 seed, the X25519 secret, the admin's Ed25519 seed if held, the stage (founding with token and genesis; joining with the invite's seed; member), the wished name, the switch, shields, revocations that are not ordered yet, then since version 2: the token that founded it, the last direct endpoints of members |
+//! | network | absent when this machine is in no network, else: its id, name, servers (addresses, keys), the member's Ed25519 seed, the X25519 secret, the admin's Ed25519 seed if held, the stage (founding with token and genesis; joining with the invite's seed; member), the wished name, the switch, shields, revocations that are not ordered yet, then since version 2: the token that founded it, the last direct endpoints of members, Unix seconds that have certainly passed, the keys to follow the present ones |
 //!
 //! Version 1 ended with the revocations; it is still read.
 
@@ -54,6 +54,19 @@ pub(crate) struct SavedNetwork {
     pub(crate) founded_with: Option<[u8; 16]>,
     /// Where members were last reached directly.
     pub(crate) recent: Recent,
+    /// Unix seconds that have certainly passed.
+    pub(crate) time_floor: u64,
+    /// Keys that a record of ours asks for, until the log holds it.
+    pub(crate) next_keys: Option<NewSecrets>,
+}
+
+/// The keys that follow the present ones.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct NewSecrets {
+    /// The Ed25519 seed.
+    pub(crate) member: Secret,
+    /// The X25519 secret.
+    pub(crate) tunnel: Secret,
 }
 
 /// The whole of it as version 1 wrote it.
@@ -103,6 +116,8 @@ impl From<SavedNetworkV1> for SavedNetwork {
             revocations: old.revocations,
             founded_with,
             recent: Recent::default(),
+            time_floor: 0,
+            next_keys: None,
         }
     }
 }
@@ -231,6 +246,8 @@ mod tests {
             revocations: vec![vec![7, 7]],
             founded_with: Some([8; 16]),
             recent: Recent::default(),
+            time_floor: 5,
+            next_keys: Some(NewSecrets { member: Secret([10; 32]), tunnel: Secret([11; 32]) }),
         }
     }
 
@@ -261,7 +278,8 @@ mod tests {
         ]
         .concat();
         let recent = [[1, 6].as_slice(), &[6; 31], &[1, 0, 203, 0, 113, 9, 0xA0, 0x1F]].concat();
-        assert_eq!(bytes, [[2].as_slice(), &old_part, &[1], &[8; 16], &recent].concat());
+        let rest = [[5, 1].as_slice(), &[10; 32], &[11; 32]].concat();
+        assert_eq!(bytes, [[2].as_slice(), &old_part, &[1], &[8; 16], &recent, &rest].concat());
 
         let old = Saved::decode(&[[1].as_slice(), &old_part].concat()).expect("version 1 is read");
         let network = old.network.expect("it holds a network");

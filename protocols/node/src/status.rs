@@ -39,7 +39,7 @@ impl Node {
     pub(crate) fn path_report(&self, peer: &Peer, path: Path) -> PathReport {
         let known = match &peer.ways {
             Ways::Agent { agent, .. } => agent.status().into_iter().find(|status| status.path == path),
-            Ways::Endpoint(_) => None,
+            Ways::Dormant | Ways::Endpoint(_) => None,
         };
         let through_theirs = known.as_ref().is_some_and(|status| status.kind == CandidateKind::Relayed);
         let kind = match (path.is_relayed() || through_theirs, path.remote.ip()) {
@@ -61,6 +61,7 @@ impl Node {
             Ways::Agent { primary, backup, .. } => {
                 (primary.map(|(path, since)| report(path, Some(since))), backup.map(|path| report(path, None)))
             }
+            Ways::Dormant => (None, None),
             Ways::Endpoint(path) => (path.filter(|_| peer.session.is_some()).map(|path| report(path, None)), None),
         };
         PeerReport {
@@ -103,7 +104,18 @@ impl Node {
                 fix: "links that are up stay up; new ones need a server".to_owned(),
             });
         }
-        let wall = self.stamper.unix_seconds(now);
+        if !network.held_back.is_empty() {
+            health.push(HealthReport {
+                code: "newcomers-wait",
+                text: format!(
+                    "{} new members are not let in: no admin has vouched for the log",
+                    network.held_back.len()
+                ),
+                fix: "let an admin's machine go online".to_owned(),
+            });
+        }
+        health.extend(network.clock_health(now, self.stamper.unix_seconds(now)));
+        let wall = self.time(now);
         if let Some(age) = network.state.lease_age(wall).filter(|age| wall != 0 && age.as_secs() > LEASE_LIFE) {
             health.push(HealthReport {
                 code: "stale-log",

@@ -1,5 +1,7 @@
 //! Whole nodes in small worlds.
 
+mod clocks;
 mod dead_servers;
 mod gossip;
+mod governing;
 mod world;

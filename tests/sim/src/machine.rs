@@ -72,6 +72,7 @@ pub(crate) struct Machine {
     pub(crate) owners: BTreeMap<IpAddr, PeerId>,
     buffers: Buffers,
     state: Option<Vec<u8>>,
+    snapshot: Option<(Vec<u8>, Vec<u8>)>,
     entries: Vec<Vec<u8>>,
     node_due: Option<Instant>,
     forward_due: Option<Instant>,
@@ -101,6 +102,7 @@ impl Machine {
             owners: BTreeMap::new(),
             buffers: Buffers::default(),
             state: None,
+            snapshot: None,
             entries: Vec::new(),
             node_due: None,
             forward_due: None,
@@ -121,7 +123,7 @@ impl Machine {
         self.paths.clear();
         self.owners.clear();
         self.tun = TunState::default();
-        let resume = Resume { state: self.state.clone(), entries: self.entries.clone() };
+        let resume = Resume { state: self.state.clone(), snapshot: self.snapshot.clone(), entries: self.entries.clone() };
         self.node = node(now, &self.setup, resume, &mut self.dice);
         self.forward = Forward::new(self.dice.seed(), ForwardConfig::default());
         self.start(now);
@@ -325,7 +327,14 @@ impl Machine {
             Output::Tun(state) => self.effects.push(Effect::Tun(state)),
             Output::Persist(state) => self.state = Some(state),
             Output::StoreEntries { entries, .. } => self.entries.extend(entries),
-            Output::ForgetLog(_) => self.entries.clear(),
+            Output::StoreSnapshot { snapshot, entry, .. } => {
+                self.snapshot = Some((snapshot, entry));
+                self.entries.clear();
+            }
+            Output::ForgetLog(_) => {
+                self.snapshot = None;
+                self.entries.clear();
+            }
             Output::Names(_) | Output::Notice(_) => {}
             Output::Reply { id, reply } => {
                 let reply = reply.map_err(|failure| format!("{:?}: {}", failure.code, failure.message));

@@ -39,11 +39,11 @@ fn a_revocation_without_any_server_ends_sessions_at_once_everywhere() {
     assert!(world.peer(1, 2).is_none());
     world.start_host(0);
     world.pass(secs(75));
-    assert_eq!(world.log_length(1), 8);
+    assert_eq!(world.log_length(1), 9);
     assert!(world.machines[1].notices.iter().any(|notice| matches!(notice, Notice::Left { name, .. } if name == "m2")));
     world.start(0);
     world.pass(secs(3));
-    assert_eq!(world.log_length(0), 8);
+    assert_eq!(world.log_length(0), 9);
 }
 
 #[test]

@@ -10,11 +10,12 @@ use ginnel_membership::invite::Token;
 use ginnel_membership::{Founding, ServerKeys, SigningKey};
 use ginnel_path::SocketId;
 use ginnel_signal_proto::server::{
-    Change, Config as SignalConfig, ConnectionId, Input as SignalInput, Limits, Outcome, Output as SignalOutput, Stored,
+    Change, Config as SignalConfig, ConnectionId, Input as SignalInput, Limits, LinkId, Outcome,
+    Output as SignalOutput, Stored,
 };
 use ginnel_signal_proto::{FoundingToken, Server as Signal};
 use ginnel_time::{Instant, Tai64n};
-use ginnel_tunnel::{StaticSecret, Suite};
+use ginnel_tunnel::{MessageKind, StaticSecret, Suite};
 
 use crate::io::{Failure, Family, Input, Output, Port, Reply, Request, RequestId, ServerId, TunState, UpOutcome};
 use crate::node::{Config, Debug, Node, Resume};
@@ -43,11 +44,47 @@ pub(crate) struct World {
 }
 
 enum Item {
-    Datagram { from: SocketAddr, to: SocketAddr, bytes: Vec<u8> },
-    Opened { machine: usize, server: ServerId, serial: u64, host: usize },
-    Up { machine: usize, server: ServerId, serial: u64, bytes: Vec<u8> },
-    Down { machine: usize, server: ServerId, serial: u64, bytes: Vec<u8> },
-    Closed { machine: usize, server: ServerId, serial: u64, reason: &'static str },
+    Datagram {
+        from: SocketAddr,
+        to: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    Opened {
+        machine: usize,
+        server: ServerId,
+        serial: u64,
+        host: usize,
+    },
+    Up {
+        machine: usize,
+        server: ServerId,
+        serial: u64,
+        bytes: Vec<u8>,
+    },
+    Down {
+        machine: usize,
+        server: ServerId,
+        serial: u64,
+        bytes: Vec<u8>,
+    },
+    Closed {
+        machine: usize,
+        server: ServerId,
+        serial: u64,
+        reason: &'static str,
+    },
+    /// From a server to a fellow.
+    LinkUp {
+        host: usize,
+        link: LinkId,
+        bytes: Vec<u8>,
+    },
+    /// Back; nothing for an end, no bytes for the beginning.
+    LinkDown {
+        host: usize,
+        link: LinkId,
+        news: Option<Vec<u8>>,
+    },
 }
 
 pub(crate) struct Machine {
@@ -63,12 +100,15 @@ pub(crate) struct Machine {
     streams: BTreeMap<ServerId, (u64, usize)>,
     pub(crate) state: Option<Vec<u8>>,
     pub(crate) entries: Vec<Vec<u8>>,
+    pub(crate) snapshot: Option<(Vec<u8>, Vec<u8>)>,
     pub(crate) tun: TunState,
     pub(crate) names: Vec<(String, Vec<IpAddr>)>,
     pub(crate) replies: BTreeMap<RequestId, Result<Reply, Failure>>,
     pub(crate) delivered: Vec<Vec<u8>>,
     pub(crate) notices: Vec<Notice>,
     pub(crate) writes: u64,
+    /// Handshake initiations that reached it.
+    initiations: Vec<Vec<u8>>,
     starts: u8,
 }
 
@@ -80,6 +120,14 @@ struct Buffers {
     arena: SendArena,
 }
 
+/// Who is at the other end of a server's connection.
+#[derive(Clone, Copy)]
+enum End {
+    /// A machine's stream: its link and the link's serial.
+    Machine(usize, ServerId, u64),
+    Host(usize, LinkId),
+}
+
 pub(crate) struct Host {
     signal: Option<Signal>,
     pub(crate) key: SigningKey,
@@ -87,7 +135,9 @@ pub(crate) struct Host {
     token: [u8; 16],
     pub(crate) disk: Stored,
     /// Connections by number: machine, its link, the link's serial.
-    lines: BTreeMap<u64, (usize, ServerId, u64)>,
+    lines: BTreeMap<u64, End>,
+    /// Links to fellow servers: which one, and the number of the connection there.
+    links: BTreeMap<u64, (usize, u64)>,
     starts: u8,
     /// Seconds by which the wall clock is wrong.
     pub(crate) ahead: i64,
@@ -121,7 +171,7 @@ impl World {
             let key = SigningKey::from_bytes(&[100 + number as u8; 32]);
             let token = [50 + number as u8; 16];
             let tokens = vec![(FoundingToken(Token::from_bytes(token)), None)];
-            let disk = Stored { logs: Vec::new(), tokens };
+            let disk = Stored { logs: Vec::new(), tokens, adopted: Vec::new() };
             world.hosts.push(Host {
                 signal: None,
                 key,
@@ -129,6 +179,7 @@ impl World {
                 token,
                 disk,
                 lines: BTreeMap::new(),
+                links: BTreeMap::new(),
                 starts: 0,
                 ahead: 0,
             });
@@ -146,12 +197,14 @@ impl World {
                 streams: BTreeMap::new(),
                 state: None,
                 entries: Vec::new(),
+                snapshot: None,
                 tun: TunState::default(),
                 names: Vec::new(),
                 replies: BTreeMap::new(),
                 delivered: Vec::new(),
                 notices: Vec::new(),
                 writes: 0,
+                initiations: Vec::new(),
                 starts: 0,
             });
             world.start(number);
@@ -222,8 +275,12 @@ impl World {
     pub(crate) fn stop_host(&mut self, number: usize) {
         self.hosts[number].signal = None;
         let lines = std::mem::take(&mut self.hosts[number].lines);
-        for (machine, server, serial) in lines.into_values() {
-            self.later(Item::Closed { machine, server, serial, reason: "connection lost" });
+        for end in lines.into_values() {
+            self.end(end, "connection lost");
+        }
+        for (fellow, serial) in std::mem::take(&mut self.hosts[number].links).into_values() {
+            self.hosts[fellow].lines.remove(&serial);
+            self.tell_host(fellow, SignalInput::Closed { conn: ConnectionId(serial) });
         }
     }
 
@@ -241,6 +298,13 @@ impl World {
             self.hangup(host, serial);
             self.later(Item::Closed { machine, server, serial, reason: "connection lost" });
         }
+    }
+
+    fn end(&mut self, end: End, reason: &'static str) {
+        self.later(match end {
+            End::Machine(machine, server, serial) => Item::Closed { machine, server, serial, reason },
+            End::Host(host, link) => Item::LinkDown { host, link, news: None },
+        });
     }
 
     pub(crate) fn start_host(&mut self, number: usize) {
@@ -286,7 +350,8 @@ impl World {
             hostname: format!("m{number}"),
             debug: Debug::default(),
         };
-        let resume = Resume { state: machine.state.clone(), entries: machine.entries.clone() };
+        let (state, snapshot) = (machine.state.clone(), machine.snapshot.clone());
+        let resume = Resume { state, snapshot, entries: machine.entries.clone() };
         machine.node = Some(Node::new(now, config, resume).expect("own state is read"));
         self.drain(number);
         self.input(number, Input::Interfaces(vec![IpAddr::from([192, 168, 1, 2])]));
@@ -323,6 +388,11 @@ impl World {
 
     pub(crate) fn peer(&self, number: usize, other: usize) -> Option<PeerReport> {
         self.status(number).peers.into_iter().find(|peer| peer.name == format!("m{other}"))
+    }
+
+    /// The handshake initiations that reached a machine so far.
+    pub(crate) fn initiations_to(&self, number: usize) -> Vec<Vec<u8>> {
+        self.machines[number].initiations.clone()
     }
 
     pub(crate) fn log_length(&self, number: usize) -> u64 {
@@ -425,7 +495,7 @@ impl World {
                 if self.machines[machine].streams.get(&server) != Some(&(serial, host)) {
                     return;
                 }
-                self.hosts[host].lines.insert(serial, (machine, server, serial));
+                self.hosts[host].lines.insert(serial, End::Machine(machine, server, serial));
                 let from = SocketAddr::new(public(machine), 5000);
                 self.tell_host(host, SignalInput::Opened { conn: ConnectionId(serial), from });
                 let remote = SocketAddr::new(host_address(host), SERVER_PORT);
@@ -442,6 +512,22 @@ impl World {
                 if self.machines[machine].streams.get(&server).is_some_and(|(current, _)| *current == serial) {
                     self.input(machine, Input::ServerBytes { server, bytes });
                 }
+            }
+            Item::LinkUp { host, link, bytes } => {
+                if let Some((fellow, serial)) = self.hosts[host].links.get(&link.0).copied() {
+                    self.tell_host(fellow, SignalInput::Received { conn: ConnectionId(serial), bytes });
+                }
+            }
+            Item::LinkDown { host, link, news } => {
+                let input = match news {
+                    Some(bytes) if bytes.is_empty() => SignalInput::LinkOpened { link },
+                    Some(bytes) => SignalInput::LinkReceived { link, bytes },
+                    None => {
+                        self.hosts[host].links.remove(&link.0);
+                        SignalInput::LinkClosed { link, why: "gone".to_owned() }
+                    }
+                };
+                self.tell_host(host, input);
             }
             Item::Closed { machine, server, serial, reason } => {
                 if self.machines[machine].streams.get(&server).is_some_and(|(current, _)| *current == serial) {
@@ -469,6 +555,9 @@ impl World {
         let (true, Some(socket)) = (open, socket) else { return };
         machine.flows.insert((to.port(), from), now);
         self.carried += 1;
+        if matches!(ginnel_tunnel::classify(bytes), Some((_, MessageKind::Initiation))) {
+            machine.initiations.push(bytes.to_vec());
+        }
         let buffers = &mut machine.buffers;
         assert!(buffers.datagrams.push(socket, from, bytes));
         machine.forward.handle_datagrams(now, &mut buffers.datagrams, &mut buffers.plan, &mut buffers.arena);
@@ -526,7 +615,14 @@ impl World {
                 machine.state = Some(state);
             }
             Output::StoreEntries { entries, .. } => machine.entries.extend(entries),
-            Output::ForgetLog(_) => machine.entries.clear(),
+            Output::StoreSnapshot { snapshot, entry, .. } => {
+                machine.snapshot = Some((snapshot, entry));
+                machine.entries.clear();
+            }
+            Output::ForgetLog(_) => {
+                machine.entries.clear();
+                machine.snapshot = None;
+            }
             Output::Notice(notice) => machine.notices.push(notice),
             Output::Reply { id, reply } => {
                 machine.replies.insert(id, reply);
@@ -581,6 +677,24 @@ impl World {
         }
     }
 
+    /// One server opens a stream to another.
+    fn dial(&mut self, number: usize, link: LinkId, addresses: &[String]) {
+        let wanted: Option<SocketAddr> = addresses.first().and_then(|text| text.parse().ok());
+        let fellow = (0..self.hosts.len()).find(|host| wanted.is_some_and(|addr| addr.ip() == host_address(*host)));
+        match fellow.filter(|fellow| self.hosts[*fellow].signal.is_some()) {
+            Some(fellow) => {
+                self.order += 1;
+                let serial = self.order;
+                self.hosts[number].links.insert(link.0, (fellow, serial));
+                self.hosts[fellow].lines.insert(serial, End::Host(number, link));
+                let from = SocketAddr::new(host_address(number), 6000);
+                self.tell_host(fellow, SignalInput::Opened { conn: ConnectionId(serial), from });
+                self.later(Item::LinkDown { host: number, link, news: Some(Vec::new()) });
+            }
+            None => self.later(Item::LinkDown { host: number, link, news: None }),
+        }
+    }
+
     fn tell_host(&mut self, number: usize, input: SignalInput) {
         let now = self.now;
         if let Some(signal) = &mut self.hosts[number].signal {
@@ -594,14 +708,25 @@ impl World {
             match output {
                 SignalOutput::Write { conn, bytes } => {
                     let length = bytes.len();
-                    if let Some((machine, server, serial)) = self.hosts[number].lines.get(&conn.0).copied() {
-                        self.later(Item::Down { machine, server, serial, bytes });
-                        self.tell_host(number, SignalInput::Flushed { conn, bytes: length });
-                    }
+                    let item = match self.hosts[number].lines.get(&conn.0).copied() {
+                        Some(End::Machine(machine, server, serial)) => Item::Down { machine, server, serial, bytes },
+                        Some(End::Host(host, link)) => Item::LinkDown { host, link, news: Some(bytes) },
+                        None => continue,
+                    };
+                    self.later(item);
+                    self.tell_host(number, SignalInput::Flushed { conn, bytes: length });
                 }
                 SignalOutput::Close { conn } => {
-                    if let Some((machine, server, serial)) = self.hosts[number].lines.remove(&conn.0) {
-                        self.later(Item::Closed { machine, server, serial, reason: "the server closed" });
+                    if let Some(end) = self.hosts[number].lines.remove(&conn.0) {
+                        self.end(end, "the server closed");
+                    }
+                }
+                SignalOutput::Dial { link, addresses } => self.dial(number, link, &addresses),
+                SignalOutput::LinkWrite { link, bytes } => self.later(Item::LinkUp { host: number, link, bytes }),
+                SignalOutput::LinkClose { link } => {
+                    if let Some((fellow, serial)) = self.hosts[number].links.remove(&link.0) {
+                        self.hosts[fellow].lines.remove(&serial);
+                        self.tell_host(fellow, SignalInput::Closed { conn: ConnectionId(serial) });
                     }
                 }
                 SignalOutput::Store { ticket, change } => {
@@ -626,9 +751,23 @@ impl Host {
             }
             Change::Append { network, sequence, entry } => {
                 let log = self.disk.logs.iter_mut().find(|(id, _)| *id == network);
-                let (_, log) = log.expect("only founded networks grow");
+                let log = match log {
+                    Some((_, log)) => log,
+                    None => {
+                        self.disk.logs.push((network, Vec::new()));
+                        &mut self.disk.logs.last_mut().expect("just pushed").1
+                    }
+                };
                 assert_eq!(log.len() as u64, sequence, "a log has no gap");
                 log.push(entry);
+            }
+            Change::Adopt { network, token, genesis } => {
+                self.disk.adopted.push((network, genesis));
+                for (known, usage) in &mut self.disk.tokens {
+                    if *known == token {
+                        *usage = Some(network);
+                    }
+                }
             }
         }
     }

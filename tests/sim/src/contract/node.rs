@@ -274,6 +274,7 @@ impl Subject for Whole {
             | Output::Names(_)
             | Output::Persist(_)
             | Output::StoreEntries { .. }
+            | Output::StoreSnapshot { .. }
             | Output::ForgetLog(_)
             | Output::Notice(_)
             | Output::Reply { .. } => {}

@@ -1,0 +1,186 @@
+//! The network's servers: following the log's list of them, and taking a new one on.
+
+use std::time::Duration;
+
+use ginnel_membership::invite::Token;
+use ginnel_membership::{Server, SigningKey};
+use ginnel_signal_proto::{ClientMessage, Credentials};
+use ginnel_time::Instant;
+
+use crate::govern::founding_string;
+use crate::io::{Failure, FailureCode, Output, Reply, RequestId, ServerId};
+use crate::link::{Link, LinkStatus};
+use crate::network::Network;
+use crate::node::Node;
+use crate::saved::{Stage, Switch};
+
+/// A server that is being taken on: it has to know the network before the log names it.
+pub(crate) struct Recruit {
+    request: RequestId,
+    link: ServerId,
+    server: Server,
+    token: Token,
+    key: SigningKey,
+    pub(crate) deadline: Instant,
+}
+
+impl Recruit {
+    /// How to come in at the server.
+    fn credentials(&self) -> Credentials {
+        Credentials::Founder { token: self.token.clone(), key: self.key.clone() }
+    }
+}
+
+impl Node {
+    /// Brings the links in line with the servers that the log names.
+    pub(crate) fn sync_servers(&mut self, now: Instant) {
+        let Some(network) = &mut self.network else { return };
+        let wanted = network.state.servers().to_vec();
+        if wanted.is_empty() || wanted == network.saved.servers {
+            return;
+        }
+        let recruit = network.recruit.as_ref().map(|recruit| recruit.link);
+        let up = network.saved.switch == Switch::Up;
+        let mut gone = Vec::new();
+        for (id, link) in &mut network.links {
+            match wanted.iter().find(|server| server.keys == link.server.keys) {
+                Some(server) => link.server.clone_from(server),
+                None if recruit == Some(*id) => {}
+                None => gone.push(*id),
+            }
+        }
+        for server in &wanted {
+            if network.links.values().all(|link| link.server.keys != server.keys) {
+                let id = network.free_link();
+                let mut link = Link::new(server.clone());
+                link.retry = up.then_some(now);
+                network.links.insert(id, link);
+            }
+        }
+        network.saved.servers = wanted;
+        for id in &gone {
+            network.links.remove(id);
+        }
+        for id in gone {
+            self.outputs.push_back(Output::DisconnectServer(id));
+            self.gather.forget_relay(id);
+        }
+        self.persist();
+    }
+
+    pub(crate) fn server_add(&mut self, now: Instant, id: RequestId, text: &str) -> Result<Option<Reply>, Failure> {
+        let founding = founding_string(text)?;
+        let (network, keys) = self.as_admin("add servers")?;
+        let key = keys.into_iter().next().ok_or_else(crate::requests::not_joined)?;
+        let server = founding.server().clone();
+        if network.state.servers().iter().any(|known| known.keys == server.keys) {
+            return Err(Failure::new(FailureCode::Usage, "the network has this server already", ""));
+        }
+        if network.state.servers().len() >= MAX_SERVERS {
+            let text = format!("a network has at most {MAX_SERVERS} servers");
+            return Err(Failure::new(FailureCode::Usage, text, "`ginnel server remove` one first"));
+        }
+        if network.recruit.is_some() {
+            return Err(Failure::new(FailureCode::Failed, "another server is being added", "try again in a moment"));
+        }
+        let Some(network) = &mut self.network else { return Ok(None) };
+        let link = network.free_link();
+        let token = founding.token().clone();
+        let mut stream = Link::new(server.clone());
+        stream.retry = Some(now);
+        network.links.insert(link, stream);
+        network.recruit = Some(Recruit { request: id, link, server, token, key, deadline: now + RECRUITING });
+        self.network_timeout(now);
+        Ok(None)
+    }
+
+    /// The server that is being taken on has let us in: it is told which network to mirror.
+    pub(crate) fn recruit_ready(&mut self, now: Instant, id: ServerId) {
+        let Some(network) = &mut self.network else { return };
+        let Some(genesis) = network.state.genesis_record().map(<[u8]>::to_vec) else { return };
+        if let Some(link) = network.links.get_mut(&id) {
+            link.say(now, ClientMessage::Found { genesis });
+        }
+    }
+
+    /// The server knows the network: the log may name it.
+    pub(crate) fn recruited(&mut self, now: Instant, id: ServerId) {
+        let Some(network) = &mut self.network else { return };
+        let Some(recruit) = network.recruit.take_if(|recruit| recruit.link == id) else { return };
+        if let Some(link) = network.links.get_mut(&id) {
+            // It comes back as a member's link when the log names the server.
+            link.close(now, None);
+        }
+        network.links.remove(&id);
+        let servers = network.state.servers().iter().cloned().chain([recruit.server]).collect();
+        self.outputs.push_back(Output::DisconnectServer(id));
+        let outcome = self.change_servers(now, recruit.request, servers, None);
+        let reply = match outcome {
+            Ok(Some(reply)) => Ok(reply),
+            Ok(None) => return,
+            Err(failure) => Err(failure),
+        };
+        self.outputs.push_back(Output::Reply { id: recruit.request, reply });
+    }
+
+    /// The server that is being taken on said no, or nothing in time.
+    pub(crate) fn recruiting_failed(&mut self, id: ServerId, why: &str) {
+        let Some(network) = &mut self.network else { return };
+        let Some(recruit) = network.recruit.take_if(|recruit| recruit.link == id) else { return };
+        let open = network.links.remove(&id).is_some_and(|link| link.status != LinkStatus::Down);
+        if open {
+            self.outputs.push_back(Output::DisconnectServer(id));
+        }
+        let failure = Failure::new(
+            FailureCode::Failed,
+            format!("the server cannot be added: {why}"),
+            "let `ginnel-signal` print a fresh founding string",
+        );
+        self.outputs.push_back(Output::Reply { id: recruit.request, reply: Err(failure) });
+    }
+
+    pub(crate) fn recruit_timeout(&mut self, now: Instant) {
+        let late = self.network.as_ref().and_then(|network| network.recruit.as_ref()).filter(|r| r.deadline <= now);
+        if let Some(id) = late.map(|recruit| recruit.link) {
+            let trouble = self.network.as_ref().and_then(|network| network.links.get(&id)?.trouble.clone());
+            self.recruiting_failed(id, trouble.as_deref().unwrap_or("it does not answer"));
+        }
+    }
+}
+
+impl Network {
+    /// How this machine comes in at a server.
+    pub(crate) fn credentials(&self, id: ServerId) -> Credentials {
+        if let Some(recruit) = self.recruit.as_ref().filter(|recruit| recruit.link == id) {
+            return recruit.credentials();
+        }
+        match &self.saved.stage {
+            Stage::Founding { token, .. } => Credentials::Founder {
+                token: Token::from_bytes(*token),
+                key: self.saved.admin.as_ref().unwrap_or(&self.saved.member).signing(),
+            },
+            Stage::Joining { invite } => {
+                Credentials::Joiner { invite: invite.signing(), key: self.saved.member.signing() }
+            }
+            Stage::Member => match &self.saved.next_keys {
+                Some(next) if self.next_keys_tried => Credentials::Member { key: next.member.signing() },
+                Some(_) | None => Credentials::Member { key: self.saved.member.signing() },
+            },
+        }
+    }
+
+    /// Whether a link leads to a server that is being taken on.
+    pub(crate) fn is_recruit(&self, id: ServerId) -> bool {
+        self.recruit.as_ref().is_some_and(|recruit| recruit.link == id)
+    }
+
+    /// A number that no link has or had lately.
+    fn free_link(&self) -> ServerId {
+        ServerId(self.links.keys().next_back().map_or(0, |last| last.0.wrapping_add(1)))
+    }
+}
+
+/// Servers that a network may have.
+const MAX_SERVERS: usize = 4;
+/// How long taking on a server may take.
+const RECRUITING: Duration = Duration::from_secs(12);
