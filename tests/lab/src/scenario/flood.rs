@@ -123,7 +123,7 @@ const FLOODS: [Flood; 8] = [
     ("handshakes, good cookie", |field, aim, until| handshakes::with_cookie(&field.victim, aim, until), Harmless::Has),
     ("mailbox, by a member", |field, _, until| hostile::mails(field, until), Harmless::HasNot),
     ("joins by guess", |field, _, until| joins::guesses(field, until), Harmless::HasNot),
-    ("connections half open", |field, _, until| joins::half_open(field, until), Harmless::HasNot),
+    ("connections half open", joins::half_open, Harmless::Has),
     ("slow clients", |field, _, until| joins::slow(field, until), Harmless::HasNot),
     ("candidates of a third party", |field, _, until| hostile::third_party(field, until), Harmless::HasNot),
 ];
@@ -212,11 +212,9 @@ fn measure(
     row.server_growth_kib = outcome.server_growth;
     row.newcomer_seconds = outcome.newcomer.as_ref().ok().map(|took| (took.as_secs_f64() * 100.0).round() / 100.0);
     let volley = outcome.volley.context("the flood")?;
+    let arrived = meter.read()?.bytes;
+    ensure!(arrived * 2 >= volley.bytes, "only {arrived} of {} bytes reached the victim", volley.bytes);
     (row.sent, row.detail) = (volley.sent, volley.note);
-    if harmless == Harmless::Has {
-        let arrived = meter.read()?.bytes / INITIATION;
-        ensure!(arrived * 2 > row.sent, "only {arrived} of {} datagrams reached the victim", row.sent);
-    }
     outcome.newcomer.context("the newcomer")?;
     field.is_well().context("afterwards")
 }
@@ -227,8 +225,6 @@ const GOAL: f64 = 90.0;
 /// flooder, victim and both ends of the transfer share, scheduling alone moves a transfer of this length by a tenth or
 /// two, and the victim's work on the flood is taken from the transfer's own.
 const FLOOR: f64 = 50.0;
-/// Bytes of a handshake's datagram, headers left out.
-const INITIATION: u64 = 152;
 /// The longest that a newcomer may take, in seconds: three tries of the handshake.
 const NEWCOMER: f64 = 15.0;
 /// The most that a program may grow by, in KiB.

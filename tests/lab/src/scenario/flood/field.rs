@@ -1,6 +1,6 @@
 //! The field of the floods: one segment with a network of two, a server, an enemy, a newcomer and a bystander.
 
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use crate::host::Host;
 use crate::lab::Lab;
 use crate::measure::{Load, Protocol, Towards, iperf3, ping, resident};
 use crate::nat::NatKind;
+use crate::scenario::guest::address_of;
 use crate::scenario::machine::{Machine, Programs, Server, tail};
 use crate::scenario::pulse::answers;
 use crate::scenario::scene::{DIRECT, LINK, Member};
@@ -39,7 +40,16 @@ impl Aim {
 /// What a flood sent.
 pub(super) struct Volley {
     pub(super) sent: u64,
+    /// What must have reached the victim's port, at least by half.
+    pub(super) bytes: u64,
     pub(super) note: String,
+}
+
+impl Volley {
+    /// A flood by other roads than datagrams to the victim.
+    pub(super) fn elsewhere(sent: u64, note: String) -> Self {
+        Self { sent, bytes: 0, note }
+    }
 }
 
 /// What came of a flood.
@@ -103,6 +113,14 @@ impl Field {
         let load = Load { protocol: Protocol::Tcp, duration: length, towards: Towards::Client, streams: 1 };
         let flow = iperf3(self.ada.host(), self.ben.host(), self.ben.inner.v4.into(), load)?;
         Ok((flow.bits_per_second / 1e5).round() / 10.0)
+    }
+
+    /// The server, or a port behind which nobody reads.
+    pub(super) fn server_or(&self, aim: Aim) -> Result<SocketAddr> {
+        match aim {
+            Aim::Victim => address_of(self.hostile.server()),
+            Aim::Nobody => Ok(aim.at(self.victim.at).into()),
+        }
     }
 
     /// Counts what comes from the enemy, under any of its addresses, to the victim's port.

@@ -57,7 +57,7 @@ pub(super) fn bad_mac1(victim: &Victim, aim: Aim, until: Instant) -> Result<Voll
         at += salvo;
         gun.fire(&train, messages[0].len(), to).map(|()| salvo)
     })?;
-    Ok(Volley { sent, note: format!("{} a second", rate(BAD_MAC1_RATE)) })
+    Ok(Volley { sent, bytes: sent * INITIATION, note: format!("{} a second", rate(BAD_MAC1_RATE)) })
 }
 
 /// Initiations with a good mac1 under addresses of others, by a raw socket.
@@ -77,7 +77,11 @@ pub(super) fn spoofed(victim: &Victim, aim: Aim, until: Instant) -> Result<Volle
         }
         Ok(count)
     })?;
-    Ok(Volley { sent, note: format!("{} a second from 131,072 addresses", rate(SPOOFED_RATE)) })
+    Ok(Volley {
+        sent,
+        bytes: sent * INITIATION,
+        note: format!("{} a second from 131,072 addresses", rate(SPOOFED_RATE)),
+    })
 }
 
 /// Initiations with a good mac1 and a good cookie, from one real address.
@@ -103,7 +107,11 @@ pub(super) fn with_cookie(victim: &Victim, aim: Aim, until: Instant) -> Result<V
         at += salvo;
         gun.fire(&train, messages[0].len(), to).map(|()| salvo)
     })?;
-    Ok(Volley { sent, note: format!("{} a second from one address that got a cookie", rate(COOKIE_RATE)) })
+    Ok(Volley {
+        sent,
+        bytes: sent * INITIATION,
+        note: format!("{} a second from one address that got a cookie", rate(COOKIE_RATE)),
+    })
 }
 
 /// A socket that sends trains of datagrams.
@@ -212,6 +220,8 @@ fn rate(per_second: u32) -> String {
     format!("{},000", per_second / 1000)
 }
 
+/// Bytes of an initiation between ginneld.
+const INITIATION: u64 = 152;
 /// Different messages of one flood.
 const ROUNDS: usize = 512;
 const BAD_MAC1_RATE: u32 = 100_000;

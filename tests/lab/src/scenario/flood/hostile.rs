@@ -142,7 +142,7 @@ pub(super) fn mails(field: &Field, until: Instant) -> Result<Volley> {
         }
         anyhow::Ok(())
     })?;
-    Ok(Volley { sent, note: format!("{sent} mails, {refused} refused for their rate, {cut} connections cut") })
+    Ok(Volley::elsewhere(sent, format!("{sent} mails, {refused} refused for their rate, {cut} connections cut")))
 }
 
 /// Tells the victim, by mailbox and inside a session, candidates that are all a bystander's; counts what that one gets.
@@ -179,7 +179,7 @@ pub(super) fn third_party(field: &Field, until: Instant) -> Result<Volley> {
         counted.bytes as f64 / seconds / 1e3,
         counted.bytes as f64 / liar.bytes.max(1) as f64,
     );
-    Ok(Volley { sent: liar.lists, note })
+    Ok(Volley::elsewhere(liar.lists, note))
 }
 
 /// The state of one who tells false candidates.

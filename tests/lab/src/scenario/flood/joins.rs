@@ -1,7 +1,7 @@
 //! Joins by guess: wrong invites, wrong tokens, connections half open, and clients that say next to nothing.
 
 use std::cell::Cell;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,8 @@ use ginnel_membership::invite::Token;
 use ginnel_membership::{NetworkId, Server, SigningKey};
 use ginnel_signal_proto::Credentials;
 
-use super::field::{Field, Volley};
-use crate::scenario::guest::{Guest, Road, address_of, endpoint, random, runtime};
+use super::field::{Aim, Field, Volley};
+use crate::scenario::guest::{Guest, Road, endpoint, random, runtime};
 
 /// What came of the connections.
 #[derive(Default)]
@@ -31,16 +31,16 @@ pub(super) fn guesses(field: &Field, until: Instant) -> Result<Volley> {
     let (refused, let_in) = (tally.refused.get(), tally.let_in.get());
     ensure!(let_in == 0, "{let_in} guesses were let in");
     ensure!(refused > 0, "no guess was ever answered, so this shows nothing");
-    Ok(Volley { sent: refused, note: format!("{refused} guesses from {GUESSERS} addresses, all refused") })
+    Ok(Volley::elsewhere(refused, format!("{refused} guesses from {GUESSERS} addresses, all refused")))
 }
 
 /// Connections that are begun and never finished.
-pub(super) fn half_open(field: &Field, until: Instant) -> Result<Volley> {
-    let tally =
-        crowd(field, move |number, server, tally| async move { stay_half_open(number, &server, until, &tally).await })?;
+pub(super) fn half_open(field: &Field, aim: Aim, until: Instant) -> Result<Volley> {
+    let at = field.server_or(aim)?;
+    let tally = crowd(field, move |number, _, tally| async move { stay_half_open(number, at, until, &tally).await })?;
     let begun = tally.half_open.get();
     ensure!(begun > 0, "no connection was begun");
-    Ok(Volley { sent: begun, note: format!("{begun} begun under {GUESSERS} addresses that are not reached") })
+    Ok(Volley::elsewhere(begun, format!("{begun} begun under {GUESSERS} addresses that are not reached")))
 }
 
 /// Connections that say next to nothing.
@@ -49,7 +49,7 @@ pub(super) fn slow(field: &Field, until: Instant) -> Result<Volley> {
         crowd(field, move |number, server, tally| async move { say_little(number, &server, until, &tally).await })?;
     let (slow, cut) = (tally.slow.get(), tally.cut.get());
     ensure!(slow > 0, "no slow client came in, so this shows nothing");
-    Ok(Volley { sent: slow, note: format!("{slow} clients that say a byte a second, {cut} of them cut") })
+    Ok(Volley::elsewhere(slow, format!("{slow} clients that say a byte a second, {cut} of them cut")))
 }
 
 /// Runs `work` for each of many addresses at once.
@@ -89,11 +89,11 @@ async fn guess(number: u8, server: &Server, network: NetworkId, until: Instant, 
 }
 
 /// Begins connections under an address that answers do not find back to, so that none is ever finished.
-async fn stay_half_open(number: u8, server: &Server, until: Instant, tally: &Tally) -> Result<()> {
+async fn stay_half_open(number: u8, at: SocketAddr, until: Instant, tally: &Tally) -> Result<()> {
     let endpoint = endpoint(socket(NOWHERE, number)?)?;
     let mut begun = Vec::new();
     while Instant::now() < until {
-        begun.push(endpoint.connect(address_of(server)?, "ginnel").context("connect")?);
+        begun.push(endpoint.connect(at, "ginnel").context("connect")?);
         tally.half_open.set(tally.half_open.get() + 1);
         tokio::time::sleep(HALF_OPEN_PACE).await;
     }
@@ -125,6 +125,6 @@ const REAL: [u8; 3] = [198, 19, 255];
 /// Where they do not.
 const NOWHERE: [u8; 3] = [198, 19, 254];
 const GUESSERS: u8 = 48;
-const HALF_OPEN_PACE: Duration = Duration::from_millis(20);
+const HALF_OPEN_PACE: Duration = Duration::from_millis(100);
 /// Each guesser stays below what a server grants one address, so that it is the server as a whole that is tried.
-const GUESS_PACE: Duration = Duration::from_millis(200);
+const GUESS_PACE: Duration = Duration::from_millis(500);
