@@ -14,7 +14,7 @@ use super::answers::{Asker, MAX_WAITING_APPENDS};
 use super::limits::Taken;
 use super::line::Session;
 use super::log::{Proposed, Role, Settled};
-use super::network::{Account, Forward, Network, Service, Stage, Waiting};
+use super::network::{Account, Course, Forward, Network, Service, Stage, Waiting};
 use super::refill::moved;
 use super::{Change, ConnectionId, Server, Storing};
 use crate::message::{ClientMessage, Placing, Refusal, Request, ServerMessage, Standing, printable};
@@ -93,7 +93,7 @@ impl Server {
             waiting.askers.extend(askers);
             return Ok(());
         }
-        if network.moved
+        if network.course == Course::Moved
             && let Placing::Refused { code, text } = moved()
         {
             return Err((code, text));

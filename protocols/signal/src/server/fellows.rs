@@ -19,7 +19,7 @@ use ginnel_time::Instant;
 use rand_core::RngCore as _;
 
 use super::log::Unfit;
-use super::network::Stage;
+use super::network::{Course, Stage};
 use super::refill::{MAX_REFILL, Taking};
 use super::{Discard, LINK_REST_MAX, LinkId, Output, Server};
 use crate::client::{Client, Credentials, Input as ClientInput, Output as ClientOutput};
@@ -272,9 +272,9 @@ impl Server {
         let failures = self.links.get(&link).map_or(0, |link| link.failures);
         if let Some(network) = self.networks.get_mut(&id)
             && failures > 1
-            && !network.astray
+            && network.course == Course::Plain
         {
-            network.astray = true;
+            network.course = Course::Astray;
             self.reconcile(id);
         }
     }
@@ -328,8 +328,10 @@ impl Server {
                 self.set_due(id, None);
                 self.sync(id);
                 if self.sequencer_link(network) == Some(id) {
-                    if let Some(network) = self.networks.get_mut(&network) {
-                        network.astray = false;
+                    if let Some(network) = self.networks.get_mut(&network)
+                        && network.course == Course::Astray
+                    {
+                        network.course = Course::Plain;
                     }
                     self.reconcile(network);
                 }

@@ -36,6 +36,7 @@ pub(crate) struct Log {
     former: BTreeMap<SequencerKey, u64>,
     own: Option<Coming>,
     batch: VecDeque<Coming>,
+    batch_bytes: usize,
 }
 
 /// An entry on its way to the disk.
@@ -178,6 +179,7 @@ impl Log {
             placed: BTreeMap::new(),
             own: None,
             batch: VecDeque::new(),
+            batch_bytes: 0,
         }
     }
 
@@ -246,6 +248,7 @@ impl Log {
         match self.sequencer.apply(&entry) {
             Ok(Applied::Known) => Ok(Accepted::Known),
             Ok(Applied::Changed(_) | Applied::Skipped(_)) => {
+                self.batch_bytes += encoded.len();
                 self.batch.push_back(Coming { ticket, entry, encoded: encoded.into(), askers: Vec::new() });
                 Ok(Accepted::New)
             }
@@ -266,7 +269,9 @@ impl Log {
             self.sequencer.apply(&own.entry).expect("an entry made for the log's end continues it");
             own
         } else if self.batch.front()?.ticket == ticket {
-            self.batch.pop_front()?
+            let coming = self.batch.pop_front()?;
+            self.batch_bytes -= coming.encoded.len();
+            coming
         } else {
             return None;
         };
@@ -278,6 +283,7 @@ impl Log {
     pub(crate) fn roll_back(&mut self) -> Vec<Asker> {
         if !self.batch.is_empty() {
             self.batch.clear();
+            self.batch_bytes = 0;
             let entries: Vec<Entry> = self
                 .entries
                 .iter()
@@ -402,9 +408,9 @@ impl Log {
         self.entries.len() as u64
     }
 
-    /// Bytes of the entries on disk.
+    /// Bytes of the entries on disk and of those that others made and that are on their way there.
     pub(crate) const fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.batch_bytes
     }
 
     pub(crate) const fn id(&self) -> NetworkId {

@@ -20,14 +20,11 @@ pub(crate) struct Network {
     pub(crate) queue: VecDeque<Waiting>,
     /// Records handed on to the sequencer, by this server's numbers.
     pub(crate) forwards: BTreeMap<u64, Forward>,
-    /// Whether the log was moved to another sequencer in a place that this server has filled itself.
-    pub(crate) moved: bool,
+    pub(crate) course: Course,
     /// Until when nothing is ordered, so that entries that this server's disk has lost can come back first.
     pub(crate) settling: Option<Settling>,
     /// A record that makes this server the sequencer, while it makes sure that the old one is gone.
     pub(crate) takeover: Option<Takeover>,
-    /// Whether the server that orders the log has been asked in vain more than once; others may know better.
-    pub(crate) astray: bool,
     /// Links to fellow servers.
     pub(crate) links: BTreeMap<SequencerKey, LinkId>,
     /// Clients that handed entries in and wait for the disk.
@@ -44,6 +41,17 @@ pub(crate) struct Network {
     appends: Bucket,
     mail: Bucket,
     post: Post,
+}
+
+/// Whether this server knows where the log goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Course {
+    /// With the sequencer that the log names.
+    Plain,
+    /// That one has been asked in vain more than once; others may know better.
+    Astray,
+    /// It was moved to another sequencer in a place that this server has filled itself.
+    Moved,
 }
 
 /// A record that waits for its turn.
@@ -133,10 +141,9 @@ impl Network {
             log,
             queue: VecDeque::new(),
             forwards: BTreeMap::new(),
-            moved: false,
+            course: Course::Plain,
             settling: None,
             takeover: None,
-            astray: false,
             links: BTreeMap::new(),
             refillers: BTreeSet::new(),
             unpublished: None,
@@ -156,13 +163,17 @@ impl Network {
 
     /// Whether this server may put a record in order now.
     pub(crate) fn may_order(&self) -> bool {
-        self.log.role() == Role::Sequencer && self.settling.is_none() && self.log.is_idle() && !self.moved
+        self.log.role() == Role::Sequencer
+            && self.settling.is_none()
+            && self.log.is_idle()
+            && self.course != Course::Moved
     }
 
     /// The fellow servers that this server should have links to.
     pub(crate) fn fellows(&self, own: &SequencerKey) -> Vec<ServerRecord> {
         let orderer = self.log.orderer();
-        let asks_all = self.settling.is_some() || self.takeover.is_some() || self.astray || orderer == *own;
+        let asks_all =
+            self.settling.is_some() || self.takeover.is_some() || self.course == Course::Astray || orderer == *own;
         let wanted = |server: &&ServerRecord| {
             let key = server.keys.sequencer();
             key != *own && (asks_all || key == orderer)

@@ -11,7 +11,7 @@ use ginnel_membership::{Entry, NetworkId};
 use super::limits::Taken;
 use super::line::Session;
 use super::log::{Accepted, Log, Unfit};
-use super::network::{KeyState, Network, Service};
+use super::network::{Course, KeyState, Network, Service};
 use super::{Change, ConnectionId, Discard, Outcome, Server, Storing, TokenUse};
 use crate::message::{FoundingToken, Placing, Refusal, Request, ServerMessage, Standing};
 
@@ -207,6 +207,10 @@ impl Server {
     pub(super) fn take_entries(&mut self, id: NetworkId, first: u64, entries: &[Vec<u8>]) -> Result<Taking, Unfit> {
         let limits = self.config.limits.clone();
         let mut taking = Taking::Nothing;
+        // Also keeps the count below from running over.
+        if self.networks.get(&id).is_none_or(|network| first > network.log.state().head().0) {
+            return Ok(Taking::Beyond);
+        }
         for (sequence, encoded) in (first..).zip(entries) {
             let ticket = self.ticket();
             let Some(network) = self.networks.get_mut(&id) else { break };
@@ -255,7 +259,7 @@ impl Server {
     /// here on would be another history.
     fn stop_ordering(&mut self, id: NetworkId) {
         let Some(network) = self.networks.get_mut(&id) else { return };
-        network.moved = true;
+        network.course = Course::Moved;
         let waiting = std::mem::take(&mut network.queue);
         for waiting in waiting {
             self.answer_all(waiting.askers, &moved());

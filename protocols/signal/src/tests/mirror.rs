@@ -207,7 +207,7 @@ fn members_fill_a_lone_server_that_has_forgotten_and_forks_are_refused() {
 
     // Beyond the end: the server says where its log ends.
     fleet.send(one, ClientMessage::Refill { first: 9, entries: vec![full[1].clone()] });
-    assert_eq!(refused(&fleet.messages(one)), Refusal::Malformed);
+    assert!(matches!(&fleet.messages(one)[..], [ServerMessage::Entries { first: 5, .. }]));
     let mut forged = full[4].clone();
     let last = forged.len() - 1;
     forged[last] ^= 1;
@@ -310,7 +310,7 @@ fn mirror_takes_over_from_a_dead_sequencer_which_comes_back_as_a_mirror() {
     fleet.advance(Duration::from_secs(2));
     let admin = fleet.admin(1, &founded);
     let record = promotion(&fleet, &founded, 1, 3);
-    fleet.append(admin, record.clone());
+    fleet.append(admin, record);
     fleet.advance(TAKEOVER_PATIENCE);
     assert_eq!(fleet.answers(admin), [ServerMessage::Appended { sequence: 5 }]);
     fleet.append(admin, invite(&founded, 201));

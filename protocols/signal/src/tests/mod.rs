@@ -3,7 +3,9 @@
 mod abuse;
 mod fleet;
 mod golden;
+mod large;
 mod life;
+mod limits;
 mod mirror;
 mod rogue;
 mod world;
