@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use ginnel_lab::cases::{self, CaseResult};
-use ginnel_lab::scenario::{Programs, bad_input, crash, demo, flood, life, pairs, revoke, servers_down, wireguard};
+use ginnel_lab::scenario::{
+    Programs, bad_input, crash, demo, flood, hostile_server, invite_race, life, pairs, revoke, servers_down, wireguard,
+};
 use ginnel_lab::{Lab, setup};
 
 use crate::cargo;
@@ -45,6 +47,12 @@ pub(crate) struct Length {
     /// How long links are watched without servers, in minutes.
     #[arg(long, default_value_t = 10)]
     minutes: u64,
+    /// How many races for an invite.
+    #[arg(long, default_value_t = 20)]
+    races: usize,
+    /// How many machines race.
+    #[arg(long, default_value_t = 200)]
+    joiners: usize,
 }
 
 /// Runs one programme by name.
@@ -72,6 +80,15 @@ pub(crate) fn lab(name: &str, form: Form, only: Option<&str>, length: Length) ->
         "revoke" => {
             let report = revoke::run(&programs, &tell)?;
             conclude(&report, &report.complaints(), form)
+        }
+        "invite-race" => {
+            let extent = invite_race::Extent { rounds: length.races, joiners: length.joiners };
+            let report = invite_race::run(&programs, extent, &|race| tell(&race.to_string()))?;
+            conclude(&report, &report.complaints(), form)
+        }
+        "hostile-server" => {
+            let found = hostile_server::run(&programs, only.unwrap_or_default(), &|case| tell_case(form, case));
+            Ok(close(&found, form))
         }
         "check" => Ok(close(&cases::run_self_checks(only.unwrap_or_default()), form)),
         "wireguard" => {
@@ -250,7 +267,8 @@ fn in_words(row: &pairs::Row) -> String {
     )
 }
 
-const PROGRAMMES: &str = "check, wireguard, pairs, life, bad-input, flood, crash, servers-down and revoke";
+const PROGRAMMES: &str = "check, wireguard, pairs, life, bad-input, flood, crash, servers-down, \
+                          revoke, invite-race and hostile-server";
 /// How long the suite watches links without servers, how often it kills, and how long it floods, in seconds.
 const SUITE_WATCH: Duration = Duration::from_secs(60);
 const SUITE_KILLS: u64 = 40;

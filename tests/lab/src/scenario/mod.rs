@@ -6,6 +6,8 @@ pub mod crash;
 pub mod demo;
 pub mod flood;
 mod guest;
+pub mod hostile_server;
+pub mod invite_race;
 pub mod life;
 pub mod machine;
 pub mod pairs;
