@@ -7,13 +7,10 @@ use ginnel_forward::{
     Command, Config, Datagrams, Event, Forward, PeerId, Roam, SendArena, Shields, TunBatch, WritePlan,
 };
 use ginnel_path::{Local, Path, RelayId, SocketId};
-use ginnel_time::{Instant, Tai64n};
+use ginnel_time::Instant;
 use ginnel_tunnel::{
-    Established, HEADROOM, Identity, Initiator, Metadata, NetworkTag, PresharedKey, Received, ReceiverIndex, Sealer,
-    StaticSecret, Suite, TAILROOM,
+    Established, HEADROOM, Metadata, ReceiverIndex, Sealer, SessionKeys, Side, Suite, TAILROOM, TransportKey,
 };
-use rand_chacha::ChaCha20Rng;
-use rand_core::SeedableRng as _;
 
 use crate::feed::{Feed, Script};
 use crate::{Effort, Target};
@@ -75,6 +72,7 @@ pub(crate) const TUN: Target = Target {
     effort: Effort::Middling,
 };
 
+const THEIR_KEY: [u8; 32] = [1; 32];
 const OURS: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
 const THEIRS: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 2);
 const OTHERS: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 3);
@@ -138,8 +136,8 @@ impl Plane {
     fn new() -> Self {
         Self {
             forward: Forward::new([1; 32], Config::default()),
-            batch: TunBatch::default(),
-            datagrams: Datagrams::default(),
+            batch: TunBatch::with_capacity(1, 2048),
+            datagrams: Datagrams::with_capacity(1, 2048),
             plan: WritePlan::default(),
             arena: SendArena::default(),
             now: Instant::ZERO + Duration::from_secs(1000),
@@ -223,17 +221,17 @@ fn datagram(data: &[u8]) {
     }
 }
 
-/// A session between us and a peer; ours last.
-fn session(suite: Suite) -> (Established, Established) {
-    let identity = |seed| Identity::new(StaticSecret::from_bytes([seed; 32]), NetworkTag([3; 32]));
-    let (theirs, ours) = (identity(1), identity(2));
-    let mut rng = ChaCha20Rng::from_seed([7; 32]);
-    let (psk, stamp) = (PresharedKey::zero(), Tai64n::from_unix(1, 0));
-    let (mut initiator, initiation) =
-        Initiator::start(&theirs, ours.public(), suite, &psk, 0, stamp, ReceiverIndex(5), &mut rng).expect("good keys");
-    let received = Received::read(&ours, &initiation, &mut |_| true).unwrap_or_else(|e| panic!("{e}"));
-    let (response, established) = received.respond(&psk, 0, ReceiverIndex(6), &mut rng).expect("good keys");
-    (initiator.finish(&response).expect("a true response"), established)
+/// Our end of a session that the peer began.
+fn session(suite: Suite) -> Established {
+    let keys = SessionKeys { send: TransportKey::from_bytes([2; 32]), receive: TransportKey::from_bytes(THEIR_KEY) };
+    Established {
+        keys,
+        local_index: ReceiverIndex(6),
+        remote_index: ReceiverIndex(5),
+        suite,
+        side: Side::Responder,
+        psk_id: 0,
+    }
 }
 
 /// Two peers, of which the first has a session and a path.
@@ -246,11 +244,10 @@ fn connected(suite: Suite) -> (Plane, Sealer) {
     plane.command(Command::AddPeer { peer: PeerId(1), allowed, roam, persistent_keepalive: None });
     let allowed = vec![host(OTHERS), ([10, 9, 0, 0].into(), 16)];
     plane.command(Command::AddPeer { peer: PeerId(2), allowed, roam, persistent_keepalive: None });
-    let (theirs, established) = session(suite);
-    plane.command(Command::Install { peer: PeerId(1), established });
+    plane.command(Command::Install { peer: PeerId(1), established: session(suite) });
     let primary = Some(direct(SocketAddr::from(([198, 51, 100, 1], 4000))));
     plane.command(Command::SetPath { peer: PeerId(1), primary, backup: None, duplicate: false });
-    (plane, Sealer::new(suite, theirs.keys.send, theirs.remote_index))
+    (plane, Sealer::new(suite, TransportKey::from_bytes(THEIR_KEY), ReceiverIndex(6)))
 }
 
 /// The source by the plainest reading of the header.

@@ -7,10 +7,11 @@ use data_encoding::BASE64URL_NOPAD;
 use ginnel_membership::build::{self, Charter, Founded};
 use ginnel_membership::codec::is_address;
 use ginnel_membership::invite::{MAX_STRING_LEN, Token};
-use ginnel_membership::record::{MAX_ADMINS, MAX_RECORD_LEN};
+use ginnel_membership::record::{Checkpoint, MAX_ADMINS, MAX_RECORD_LEN};
+use ginnel_membership::snapshot::state_hash;
 use ginnel_membership::state::InviteStanding;
 use ginnel_membership::{
-    Applied, Change, Context, Entry, Founding, Invite, MemberKey, Name, NetworkId, Pasted, Record, Sequencer, Server,
+    Applied, Change, Context, Entry, Founding, Invite, MemberKey, Name, NetworkId, Pasted, Proposal, Record, Sequencer, Server,
     ServerKeys, Signature, SignedRecord, SigningKey, State, TunnelKey,
 };
 use ginnel_tunnel::StaticSecret;
@@ -38,6 +39,31 @@ pub(crate) const RECORD: Target = Target {
     effort: Effort::Small,
 };
 
+/// Snapshots: true ones, which must lead to the same state, and any bytes that an admin vouches for.
+pub(crate) const SNAPSHOT: Target = Target {
+    name: "snapshot",
+    covers: "snapshots of the membership log, and where a newcomer starts",
+    run: snapshot,
+    seeds: || {
+        let join = |n: u8| [[1, n, 0, 200, 255, 0], [3, n, n, n, n, 255]].concat();
+        let mut world = World::new();
+        let mut seeds = vec![[&[0, 2, 12][..], &join(1), &join(2), &[3]].concat(), vec![0, 0, 1, 0]];
+        for n in 1..4 {
+            for record in join(n).chunks(6) {
+                let record = world.record(&mut Feed::new(record));
+                let entry = world.entry(record);
+                world.take(entry);
+            }
+            seeds.push([&[1][..], &world.state.snapshot()].concat());
+        }
+        let rotate = Script::default().bytes(&join(1)).bytes(&[5, 1, 2, 3, 2, 255, 0, 8, 1, 2, 3, 1, 255, 0]).done();
+        seeds.push([&[0, 4, 30][..], &rotate].concat());
+        seeds
+    },
+    longest: 2000,
+    effort: Effort::Great,
+};
+
 /// Any bytes as an entry.
 pub(crate) const ENTRY: Target = Target {
     name: "entry",
@@ -51,14 +77,17 @@ pub(crate) const ENTRY: Target = Target {
 /// Strings as people paste them, with and without a right checksum.
 pub(crate) const STRINGS: Target = Target {
     name: "paste",
-    covers: "invites and founding strings",
+    covers: "invites, founding strings and proposals",
     run: strings,
     seeds: || {
         let network = NetworkId::from_bytes([3; 32]);
         let hint = Name::new("laptop").ok();
         let invite = Invite::new(&[server()], network, SigningKey::from_bytes(&[4; 32]), 9, hint).expect("it fits");
         let founding = Founding::new(server(), Token::from_bytes([5; 16])).expect("it fits");
-        let texts = [invite.to_string(), founding.to_string()];
+        let world = World::new();
+        let record = world.record(&mut Feed::new(&[6, 1, 0, 0, 0, 255]));
+        let proposal = Proposal::new(world.network, &record).expect("a revocation may be proposed");
+        let texts = [invite.to_string(), founding.to_string(), proposal.to_string()];
         let mut seeds: Vec<Vec<u8>> = texts.iter().map(|text| [&[0], text.as_bytes()].concat()).collect();
         for (kind, text) in texts.iter().enumerate() {
             let (_, frame) = text.rsplit_once("-").unwrap_or_default();
@@ -69,7 +98,7 @@ pub(crate) const STRINGS: Target = Target {
         }
         seeds
     },
-    longest: 700,
+    longest: 3000,
     effort: Effort::Small,
 };
 
@@ -155,14 +184,21 @@ fn entry(bytes: &[u8]) {
 
 fn strings(data: &[u8]) {
     let Some((kind, bytes)) = data.split_first() else { return };
-    let text = match kind % 3 {
+    let text = match kind % 4 {
         0 => match std::str::from_utf8(bytes) {
             Ok(text) => text.to_owned(),
             Err(_) => return,
         },
         1 => framed("ginnel-invite-", bytes),
-        _ => framed("ginnel-found-", bytes),
+        2 => framed("ginnel-found-", bytes),
+        _ => framed("ginnel-sign-", bytes),
     };
+    let squeezed: String = text.chars().filter(|character| !character.is_whitespace()).collect();
+    if let Ok(proposal) = text.parse::<Proposal>() {
+        assert_eq!(proposal.to_string(), squeezed, "a proposal has two spellings");
+        assert!(text.parse::<Pasted>().is_err());
+        assert!(proposal.missing(&World::new().state) <= 1, "a network with one admin wants more");
+    }
     let Ok(pasted) = text.parse::<Pasted>() else { return };
     let again = match &pasted {
         Pasted::Invite(invite) => {
@@ -174,7 +210,6 @@ fn strings(data: &[u8]) {
             founding.to_string()
         }
     };
-    let squeezed: String = text.chars().filter(|character| !character.is_whitespace()).collect();
     assert_eq!(again, squeezed, "a string has two spellings");
     assert!(again.len() <= MAX_STRING_LEN);
 }
@@ -238,7 +273,7 @@ impl World {
 
     /// A body of any kind, with signatures by whoever the input says.
     fn record(&self, feed: &mut Feed<'_>) -> Vec<u8> {
-        let kind = feed.u8() % 12;
+        let kind = feed.u8() % 13;
         let [a, b, c, d] = feed.array();
         let mut body = vec![1, kind];
         let mut right = vec![self.admin.clone()];
@@ -288,6 +323,31 @@ impl World {
                 body.extend_from_slice(&[d % 3, admins.len() as u8]);
                 admins.iter().for_each(|key| body.extend_from_slice(key.as_bytes()));
             }
+            9 => {
+                // What the log means now, as an admin vouches for it.
+                if let Some(checkpoint) = self.state.make_checkpoint() {
+                    return build::checkpoint_record(&self.network, &self.admin, checkpoint);
+                }
+            }
+            10 => {
+                body.extend_from_slice(&u64::from(a % 4).to_be_bytes());
+                let mut delegates = [member(b).member_key(), member(c).member_key()];
+                delegates.sort();
+                body.extend_from_slice(&[0, a / 128, 2]);
+                for delegate in delegates {
+                    body.extend_from_slice(delegate.as_bytes());
+                    body.push(d % 4);
+                }
+            }
+            11 => {
+                body[1] = 9;
+                body.extend_from_slice(&u64::from(a % 4).to_be_bytes());
+                body.extend_from_slice(sequencer().sequencer_key().as_bytes());
+                body.extend_from_slice(&[1, 1, 11]);
+                body.extend_from_slice(b"192.0.2.1:9");
+                body.extend_from_slice(sequencer().sequencer_key().as_bytes());
+                body.extend_from_slice(&[b; 32]);
+            }
             _ => {
                 body[1] = a % 16;
                 body.extend_from_slice(feed.chunk());
@@ -318,11 +378,7 @@ impl World {
     fn entry(&self, record: Vec<u8>) -> Entry {
         let (sequence, previous) = self.state.head();
         let signature = Signature::from_bytes([0; 64]);
-        let mut entry = Entry { sequence, previous, time: self.now, record, signature };
-        let bytes = entry.encode();
-        let message = [self.network.as_bytes(), &bytes[..bytes.len() - 64]].concat();
-        entry.signature = sequencer().sign(Context::ENTRY, &message);
-        entry
+        sign(self.network, Entry { sequence, previous, time: self.now, record, signature })
     }
 
     /// Takes an entry, with what must hold before and after.
@@ -382,6 +438,13 @@ impl World {
     }
 }
 
+fn sign(network: NetworkId, mut entry: Entry) -> Entry {
+    let bytes = entry.encode();
+    let message = [network.as_bytes(), &bytes[..bytes.len() - 64]].concat();
+    entry.signature = sequencer().sign(Context::ENTRY, &message);
+    entry
+}
+
 /// What a state says, in words.
 fn describe(state: &State) -> String {
     let members: Vec<_> = state
@@ -410,6 +473,92 @@ fn put_name(body: &mut Vec<u8>, number: Option<u8>) {
     let name = number.map_or("", |number| names[usize::from(number) % names.len()]);
     body.push(name.len() as u8);
     body.extend_from_slice(name.as_bytes());
+}
+
+/// A log of some records, its snapshot, and what a newcomer makes of that.
+fn snapshot(data: &[u8]) {
+    let mut feed = Feed::new(data);
+    let mut world = World::new();
+    if feed.flag() {
+        return vouched(&world, feed.rest());
+    }
+    let (damage, place, bit) = (feed.u8() % 4, feed.u16(), feed.u8() % 8);
+    for _ in 0..12 {
+        if feed.is_empty() {
+            break;
+        }
+        let record = world.record(&mut feed);
+        feed.u8();
+        let entry = world.entry(record);
+        world.take(entry);
+    }
+    let Some(checkpoint) = world.state.make_checkpoint() else { return };
+    let snapshot = world.state.snapshot();
+    let record = build::checkpoint_record(&world.network, &world.admin, checkpoint);
+    let entry = world.entry(record);
+    if damage > 0 {
+        let mut damaged = snapshot.clone();
+        let place = usize::from(place) % damaged.len();
+        damaged[place] ^= 1 << bit;
+        assert!(State::from_checkpoint(world.network, &damaged, &entry).is_err(), "a changed byte {place} was not noticed");
+    }
+    // Where others became admins the old one's word is not enough.
+    let is_enough = world.state.threshold() == 1 && world.state.is_admin(&world.admin.member_key());
+    match State::from_checkpoint(world.network, &snapshot, &entry) {
+        Ok(mut newcomer) => {
+            assert!(is_enough);
+            world.state.apply(&entry).expect("the entry continues the log");
+            assert_eq!(describe(&newcomer), describe(&world.state), "a newcomer sees another network");
+            assert_eq!(newcomer.head(), world.state.head());
+            assert_eq!(newcomer.snapshot(), world.state.snapshot());
+            let next = world.entry(build::invite_record(
+                &world.network,
+                &world.admin,
+                SigningKey::from_bytes(&[0xF0; 32]).invite_key(),
+                world.now + 9,
+                None,
+            ));
+            assert_eq!(newcomer.apply(&next).is_ok(), world.state.apply(&next).is_ok());
+            assert_eq!(describe(&newcomer), describe(&world.state));
+        }
+        Err(error) => assert!(!is_enough, "a true snapshot was refused: {error}"),
+    }
+}
+
+/// Bytes of any kind under a checkpoint that an admin and the sequencer signed.
+fn vouched(world: &World, bytes: &[u8]) {
+    let (sequence, previous) = world.state.head();
+    for (length, head) in [(sequence, previous), (place_of(bytes), head_of(bytes))] {
+        let checkpoint = Checkpoint {
+            length,
+            head,
+            state_hash: state_hash(bytes),
+            state_length: u32::try_from(bytes.len()).expect("inputs are short"),
+        };
+        let record = build::checkpoint_record(&world.network, &world.admin, checkpoint);
+        let signature = Signature::from_bytes([0; 64]);
+        let entry = sign(world.network, Entry { sequence: length, previous: head, time: u64::MAX, record, signature });
+        if let Ok(state) = State::from_checkpoint(world.network, bytes, &entry) {
+            assert!(state.admins().next().is_some());
+            let live: Vec<_> = state.members().filter(|member| state.is_live(&member.key())).collect();
+            let names: BTreeSet<_> = live.iter().map(|member| member.name()).collect();
+            assert_eq!(names.len(), live.len(), "two members of one name");
+        }
+    }
+}
+
+/// What a snapshot says about where it stands, if it is one: after its version byte and the genesis.
+fn after_genesis(bytes: &[u8]) -> &[u8] {
+    let length = bytes.get(1..).and_then(|rest| rest.first_chunk()).map_or(0, |length| u16::from_be_bytes(*length));
+    bytes.get(3 + usize::from(length)..).unwrap_or_default()
+}
+
+fn place_of(bytes: &[u8]) -> u64 {
+    after_genesis(bytes).first_chunk().map_or(0, |place| u64::from_be_bytes(*place))
+}
+
+fn head_of(bytes: &[u8]) -> [u8; 32] {
+    after_genesis(bytes).get(8..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default()
 }
 
 fn log(data: &[u8]) {

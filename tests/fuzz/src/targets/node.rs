@@ -356,17 +356,16 @@ impl Whole {
                         self.relay_other();
                     }
                 }
-                ServerOutput::Close { conn } => {
-                    if self.conn == Some(conn) {
-                        self.conn = None;
-                        let server = ginnel_node::ServerId(0);
-                        self.input(Input::ServerClosed { server, reason: "closed".to_owned() });
-                    }
+                ServerOutput::Close { conn } if self.conn == Some(conn) => {
+                    self.conn = None;
+                    let server = ginnel_node::ServerId(0);
+                    self.input(Input::ServerClosed { server, reason: "closed".to_owned() });
                 }
                 ServerOutput::Store { ticket, .. } => {
                     let stored = ServerInput::Stored { ticket, outcome: Outcome::Durable };
                     let _ = self.server.handle_input(self.now, stored);
                 }
+                _ => {}
             }
         }
     }

@@ -1,4 +1,6 @@
-//! The talk with a signaling server, from both ends, and sealed mail.
+//! The talk with a signaling server, from both ends and between servers, and sealed mail.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "of outputs, a target looks at those that it promises about")]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -6,7 +8,7 @@ use std::time::Duration;
 
 use ginnel_membership::build::{Charter, Founded, found, invite_record};
 use ginnel_membership::invite::Token;
-use ginnel_membership::{Name, NetworkId, ServerKeys, SigningKey, TunnelKey};
+use ginnel_membership::{Name, NetworkId, Sequencer, ServerKeys, SigningKey, TunnelKey};
 use ginnel_signal_proto::client::{Input as ClientInput, Output as ClientOutput};
 use ginnel_signal_proto::mailbox::{MAX_BODY, MAX_MAIL, MailError, MailOpener, MailSealer};
 use ginnel_signal_proto::message::MAX_TEXT;
@@ -123,6 +125,23 @@ pub(crate) const SERVER: Target = Target {
     effort: Effort::Great,
 };
 
+/// A mirror that catches up with its sequencer over a line that somebody changes.
+pub(crate) const MIRROR: Target = Target {
+    name: "signal_mirror",
+    covers: "the talk between two signaling servers",
+    run: mirror,
+    seeds: || {
+        let talk = [1, 1, 1, 1, 0, 60, 1, 1, 4, 20, 1, 1, 1, 1];
+        vec![
+            Script::default().bytes(&talk).bytes(&talk).done(),
+            Script::default().bytes(&talk).bytes(&[3, 3, 9, 1]).bytes(&talk).done(),
+            Script::default().bytes(&[1, 1, 2]).chunk(&[0; 40]).bytes(&[4, 255, 1, 1, 1]).bytes(&talk).done(),
+        ]
+    },
+    longest: 300,
+    effort: Effort::Great,
+};
+
 /// Mail, damaged and repeated.
 pub(crate) const MAILBOX: Target = Target {
     name: "mailbox",
@@ -135,7 +154,7 @@ pub(crate) const MAILBOX: Target = Target {
         ]
     },
     longest: 800,
-    effort: Effort::Middling,
+    effort: Effort::Great,
 };
 
 const UNIX: u64 = 1_800_000_000;
@@ -158,16 +177,14 @@ pub(super) fn founded() -> Founded {
     found(&mut ChaCha20Rng::from_seed([4; 32]), charter).expect("the charter is sound")
 }
 
+fn config(sequencer: SigningKey) -> Config {
+    Config { noise: NOISE.into(), sequencer, stun_ports: vec![3478], relay: None, limits: Limits::default() }
+}
+
 pub(super) fn new_server(now: Instant, logs: Vec<(NetworkId, Vec<Vec<u8>>)>) -> Server {
-    let config = Config {
-        noise: NOISE.into(),
-        sequencer: sequencer(),
-        stun_ports: vec![3478],
-        relay: None,
-        limits: Limits::default(),
-    };
+    let config = config(sequencer());
     let tokens = vec![(FoundingToken(Token::from_bytes(TOKEN)), None)];
-    Server::new([3; 32], config, Stored { logs, tokens }, now, UNIX).expect("what is stored is sound")
+    Server::new([3; 32], config, Stored { logs, tokens, ..Stored::default() }, now, UNIX).expect("what is stored is sound")
 }
 
 fn new_client(seed: u8, founded: &Founded) -> Client {
@@ -217,6 +234,7 @@ impl Hub {
                     self.down.remove(&conn);
                 }
                 ServerOutput::Store { ticket, change } => self.stores.push((ticket, change)),
+                _ => {}
             }
         }
         let status = self.server.status();
@@ -357,6 +375,107 @@ fn exchange(hub: &mut Hub, clients: &mut BTreeMap<ConnectionId, (Client, Vec<u8>
         while let Some(output) = client.poll_output() {
             if let ClientOutput::Write(bytes) = output {
                 up.extend(bytes);
+            }
+        }
+    }
+}
+
+/// A network with two servers, and its log of three entries.
+fn two_servers() -> (NetworkId, Vec<Vec<u8>>) {
+    let other = Config { noise: [0x52; 32].into(), ..config(SigningKey::from_bytes(&[0x5f; 32])) }.keys();
+    let server = |address: &str, keys| ginnel_membership::Server { addresses: vec![address.to_owned()], keys };
+    let servers = vec![server("203.0.113.1:4433", keys()), server("203.0.113.2:4433", other)];
+    let name = Name::new("home").expect("a name");
+    let charter = Charter { name, sequencer: keys().sequencer(), servers, ipv4_range: None, now: UNIX };
+    let founded = found(&mut ChaCha20Rng::from_seed([4; 32]), charter).expect("the charter is sound");
+    let (mut log, first) = Sequencer::found(sequencer(), UNIX, &founded.genesis).expect("a good genesis");
+    let mut entries = vec![first.encode()];
+    for seed in [9, 10] {
+        let invite = SigningKey::from_bytes(&[seed; 32]).invite_key();
+        let record = invite_record(&founded.network, &founded.admin, invite, UNIX + 60, None);
+        entries.push(log.append(UNIX, &record).expect("an admin invites").encode());
+    }
+    (founded.network, entries)
+}
+
+fn mirror(data: &[u8]) {
+    let mut feed = Feed::new(data);
+    let (network, entries) = two_servers();
+    let mut now = Instant::ZERO + Duration::from_secs(10);
+    let mut first = new_server(now, vec![(network, entries.clone())]);
+    let known = vec![(network, entries[..1].to_vec())];
+    let stored = Stored { logs: known, ..Stored::default() };
+    let config = Config { noise: [0x52; 32].into(), ..config(SigningKey::from_bytes(&[0x5f; 32])) };
+    let mut second = Server::new([6; 32], config, stored, now, UNIX).expect("what is stored is sound");
+    let (mut up, mut down) = (Vec::new(), Vec::new());
+    let (mut link, mut conn, mut taken) = (None, ConnectionId(0), 1);
+    second.handle_timeout(now);
+    loop {
+        while let Some(output) = second.poll_output() {
+            match output {
+                ServerOutput::Dial { link: made, .. } => {
+                    (link, conn) = (Some(made), ConnectionId(conn.0 + 1));
+                    (up, down) = (Vec::new(), Vec::new());
+                    let from = SocketAddr::from(([203, 0, 113, 2], 4000));
+                    let _ = first.handle_input(now, ServerInput::Opened { conn, from });
+                    let _ = second.handle_input(now, ServerInput::LinkOpened { link: made });
+                }
+                ServerOutput::LinkWrite { bytes, .. } => up.extend(bytes),
+                ServerOutput::LinkClose { .. } => {
+                    let _ = first.handle_input(now, ServerInput::Closed { conn });
+                    link = None;
+                }
+                ServerOutput::Store { ticket, change } => {
+                    if let Change::Append { sequence, entry, .. } = change {
+                        // Nobody but the sequencer can make another.
+                        assert_eq!(entries.get(sequence as usize), Some(&entry), "a mirror stores a forged entry");
+                        assert_eq!(sequence, taken);
+                        taken += 1;
+                    }
+                    let _ = second.handle_input(now, ServerInput::Stored { ticket, outcome: Outcome::Durable });
+                }
+                _ => {}
+            }
+        }
+        while let Some(output) = first.poll_output() {
+            match output {
+                ServerOutput::Write { conn: to, bytes } if to == conn => {
+                    let _ = first.handle_input(now, ServerInput::Flushed { conn, bytes: bytes.len() });
+                    down.extend(bytes);
+                }
+                ServerOutput::Close { .. } => {
+                    if let Some(link) = link.take() {
+                        let _ = second.handle_input(now, ServerInput::LinkClosed { link, why: "closed".to_owned() });
+                    }
+                }
+                ServerOutput::Store { .. } => panic!("the mirror made the sequencer store something"),
+                _ => {}
+            }
+        }
+        if feed.is_empty() {
+            return;
+        }
+        match (feed.u8() % 5, link) {
+            (kind @ (0 | 1), Some(link)) => {
+                let length = if kind == 0 { down.len().min(feed.u8().into()) } else { down.len() };
+                let rest = down.split_off(length);
+                let bytes = std::mem::replace(&mut down, rest);
+                let _ = second.handle_input(now, ServerInput::LinkReceived { link, bytes });
+                let bytes = std::mem::take(&mut up);
+                let _ = first.handle_input(now, ServerInput::Received { conn, bytes });
+            }
+            (2, Some(link)) => {
+                let bytes = feed.spoil(std::mem::take(&mut down));
+                let _ = second.handle_input(now, ServerInput::LinkReceived { link, bytes });
+            }
+            (3, Some(_)) => {
+                let bytes = feed.spoil(std::mem::take(&mut up));
+                let _ = first.handle_input(now, ServerInput::Received { conn, bytes });
+            }
+            _ => {
+                now += Duration::from_millis(u64::from(feed.u8()) * 100);
+                second.handle_timeout(now);
+                first.handle_timeout(now);
             }
         }
     }

@@ -36,7 +36,7 @@ pub(crate) const HANDSHAKE: Target = Target {
         seeds
     },
     longest: 600,
-    effort: Effort::Middling,
+    effort: Effort::Great,
 };
 
 /// Cookie replies.
@@ -290,7 +290,14 @@ impl Traffic {
             among => self.sent[feed.below(among)].datagram.clone(),
         };
         let mut bytes = feed.spoil(sealed);
-        if self.sent.iter().any(|packet| packet.datagram == bytes) {
+        // WireGuard does not authenticate the receiver index: by it the session was found.
+        let index = if self.suite == Suite::WireGuard { 4..8 } else { 0..0 };
+        let but_for_index = |bytes: &[u8]| {
+            let mut bytes = bytes.to_vec();
+            bytes.get_mut(index.clone()).unwrap_or_default().fill(0);
+            bytes
+        };
+        if self.sent.iter().any(|packet| but_for_index(&packet.datagram) == but_for_index(&bytes)) {
             return;
         }
         assert!(self.opener.open(&mut bytes).is_err(), "a forged packet was opened");
