@@ -115,6 +115,8 @@ impl Storage {
                 let savepoint = transaction.savepoint()?;
                 let outcome = match put(&savepoint, change) {
                     Ok(()) => savepoint.commit().map(|()| Outcome::Durable)?,
+                    // A full disk may have ended the transaction, and what came next would be on its own.
+                    Err(error) if savepoint.is_autocommit() => return Err(error),
                     Err(error) => {
                         tracing::error!(%error, "a change cannot be stored");
                         Outcome::Failed
@@ -127,8 +129,22 @@ impl Storage {
         };
         attempt(self).unwrap_or_else(|error| {
             tracing::error!(%error, "the disk takes nothing");
-            changes.iter().map(|(ticket, _)| (*ticket, Outcome::Failed)).collect()
+            // A commit that fails may have come through all the same.
+            let outcome = |change| if self.holds(change) { Outcome::Durable } else { Outcome::Failed };
+            changes.iter().map(|(ticket, change)| (*ticket, outcome(change))).collect()
         })
+    }
+
+    /// Whether a change is on disk.
+    fn holds(&self, change: &Change) -> bool {
+        let (network, sequence, bytes, query) = match change {
+            Change::Found { network, entry, .. } => (network, 0, entry, ENTRY_STORED),
+            Change::Append { network, sequence, entry } => (network, *sequence, entry, ENTRY_STORED),
+            Change::Adopt { network, genesis, .. } => (network, 0, genesis, GENESIS_STORED),
+        };
+        let sequence = i64::try_from(sequence).unwrap_or(i64::MAX);
+        let found = self.connection.query_row(query, params![network.as_bytes(), sequence, bytes], |row| row.get(0));
+        found.unwrap_or(false)
     }
 
     /// Starts the thread that writes; `done` is called with each commit's outcomes.
@@ -219,6 +235,9 @@ const SCHEMA_2: &str = "
         genesis BLOB NOT NULL
     ) WITHOUT ROWID, STRICT;";
 
+const ENTRY_STORED: &str = "SELECT EXISTS (SELECT 1 FROM entry WHERE network = ?1 AND sequence = ?2 AND bytes = ?3)";
+const GENESIS_STORED: &str = "SELECT EXISTS (SELECT 1 FROM adopted WHERE network = ?1 AND ?2 = 0 AND genesis = ?3)";
+
 /// Changes in one commit.
 const MAX_BATCH: usize = 256;
 
@@ -265,6 +284,77 @@ mod tests {
         assert_eq!(stored.logs, [(NETWORK, vec![vec![0], vec![1], vec![2], vec![3]])]);
         assert_eq!(stored.tokens, [(FoundingToken(token(7)), Some(NETWORK))]);
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn full_disk_takes_nothing_and_goes_on_when_there_is_room() {
+        use Outcome::{Durable, Failed};
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("signal.db");
+        let mut storage = Storage::open(&path).unwrap();
+        storage.add_token(&token(7), 5).unwrap();
+        assert_eq!(outcomes(&mut storage, &[found(0, 7)]), [Durable]);
+        let pages: i64 = storage.connection.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+        let limit = |storage: &Storage, pages: i64| {
+            let set: i64 = storage
+                .connection
+                .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |row| row.get(0))
+                .unwrap();
+            assert_eq!(set, pages);
+        };
+        limit(&storage, pages + 1);
+        let large = |ticket, sequence| {
+            (Ticket(ticket), Change::Append { network: NETWORK, sequence, entry: vec![sequence as u8; 3000] })
+        };
+        let mut stored = 0;
+        for round in 0..10 {
+            let batch: Vec<_> = (0..3).map(|n| large(10 * round + n, stored + 1 + n)).collect();
+            let got = outcomes(&mut storage, &batch);
+            let durable = got.iter().take_while(|outcome| **outcome == Durable).count();
+            assert!(got[durable..].iter().all(|outcome| *outcome == Failed), "nothing after a gap: {got:?}");
+            stored += durable as u64;
+        }
+        let held = Storage::open(&path).unwrap().load().unwrap();
+        assert_eq!(held.logs[0].1.len() as u64, 1 + stored, "what was said to be stored, and no more");
+        limit(&storage, pages + 100);
+        assert_eq!(outcomes(&mut storage, &[large(900, stored + 1), append(901, stored + 2)]), [Durable, Durable]);
+    }
+
+    #[test]
+    fn networks_that_are_mirrored_come_back_and_use_their_token_once() {
+        use Outcome::{Durable, Failed};
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("signal.db");
+        let mut storage = Storage::open(&path).unwrap();
+        storage.add_token(&token(7), 5).unwrap();
+        let adopt = |ticket| {
+            let token = FoundingToken(token(7));
+            (Ticket(ticket), Change::Adopt { network: NETWORK, token, genesis: vec![9, 9] })
+        };
+        assert_eq!(
+            outcomes(&mut storage, &[adopt(0), adopt(1), append(2, 1), append(3, 0)]),
+            [Durable, Failed, Failed, Durable]
+        );
+        drop(storage);
+        let stored = Storage::open(&path).unwrap().load().unwrap();
+        assert_eq!(stored.adopted, [(NETWORK, vec![9, 9])]);
+        assert_eq!(stored.logs, [(NETWORK, vec![vec![0]])]);
+        assert_eq!(stored.tokens, [(FoundingToken(token(7)), Some(NETWORK))]);
+    }
+
+    #[test]
+    fn databases_of_version_1_are_brought_along() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("signal.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(SCHEMA).unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+        let row = params![NETWORK.as_bytes(), vec![7_u8]];
+        old.execute("INSERT INTO entry (network, sequence, bytes) VALUES (?1, 0, ?2)", row).unwrap();
+        drop(old);
+        let mut storage = Storage::open(&path).unwrap();
+        assert_eq!(outcomes(&mut storage, &[append(1, 1)]), [Outcome::Durable]);
+        assert_eq!(storage.load().unwrap().logs, [(NETWORK, vec![vec![7], vec![1]])]);
     }
 
     #[test]

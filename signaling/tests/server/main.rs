@@ -258,6 +258,64 @@ async fn killed_server_has_forgotten_nothing_that_it_answered() {
 }
 
 #[tokio::test]
+async fn server_killed_in_the_middle_of_appends_holds_all_that_it_answered() {
+    let state = StateFolder::new();
+    let mut process = Process::start(&state, &[]);
+    let founding = process.founding();
+    let founded = charter(&founding, 1);
+    let credentials = founder(&founding, &founded);
+    let mut admin = Link::open(founding.server(), founded.network, credentials).await.expect("let in");
+    admin.send(ClientMessage::Found { genesis: founded.genesis.clone() }).await;
+    assert_eq!(admin.answer().await, ServerMessage::Appended { sequence: 0 });
+    let mut answered = Vec::new();
+    for round in 0..8_u8 {
+        let credentials = Credentials::Member { key: founded.admin.clone() };
+        let mut admin = Link::open(founding.server(), founded.network, credentials).await.expect("let in");
+        let records: Vec<Vec<u8>> = (0..20)
+            .map(|n| {
+                let invite = key(1 + 20 * round + n).invite_key();
+                build::invite_record(&founded.network, &founded.admin, invite, unix() + 600, None)
+            })
+            .collect();
+        for record in &records {
+            admin.send(ClientMessage::Append { record: record.clone() }).await;
+        }
+        for record in records.iter().take(usize::from(round) * 2 + 1) {
+            let ServerMessage::Appended { sequence } = admin.answer().await else { panic!("not appended") };
+            answered.push((sequence, record.clone()));
+        }
+        process.kill();
+        process = Process::start(&state, &[]);
+    }
+    let credentials = Credentials::Member { key: founded.admin.clone() };
+    let mut admin = Link::open(founding.server(), founded.network, credentials).await.expect("let in");
+    let mut log = Vec::new();
+    while (log.len() as u64) < admin.welcome.head.length {
+        admin.send(ClientMessage::Fetch { from: log.len() as u64 }).await;
+        let ServerMessage::Entries { entries, .. } = admin.next().await else { panic!("no entries") };
+        log.extend(entries.iter().map(|entry| Entry::decode(entry).expect("an entry")));
+    }
+    let mut replay = State::new(founded.network);
+    log.iter().for_each(|entry| assert!(replay.apply(entry).is_ok(), "the log is whole"));
+    for (sequence, record) in answered {
+        let place = usize::try_from(sequence).expect("small");
+        assert_eq!(log[place].record, record, "entry {sequence}");
+    }
+}
+
+#[test]
+fn database_of_a_newer_version_is_refused_in_words() {
+    let state = StateFolder::new();
+    let mut process = Process::start(&state, &[]);
+    process.founding();
+    process.terminate();
+    state.set_database_version(9);
+    let (code, text) = Process::fail(&state, &[]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("signal.db") && text.contains("version 9") && text.contains("newer ginnel-signal"), "{text}");
+}
+
+#[tokio::test]
 async fn silent_clients_are_dropped() {
     let state = StateFolder::new();
     let process = Process::start(&state, &[]);

@@ -31,6 +31,12 @@ impl State {
         );
     }
 
+    /// Makes the database look like a later program's; no server runs.
+    pub(crate) fn set_database_version(&self, version: i64) {
+        let database = rusqlite::Connection::open(self.path().join("signal.db")).expect("a database");
+        database.pragma_update(None, "user_version", version).expect("a pragma");
+    }
+
     fn path(&self) -> PathBuf {
         self.parent.path().join("state")
     }
