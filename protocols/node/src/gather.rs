@@ -9,7 +9,7 @@ use ginnel_path::address::{Reach, reach, usable_candidate};
 use ginnel_path::{Candidate, CandidateKind, Local, LocalCandidate, Path, RelayId, SocketId};
 use ginnel_stun::{BindingClient, Input as StunInput, Output as StunOutput};
 use ginnel_time::Instant;
-use ginnel_turn::client::{Config as TurnConfig, Input as TurnInput, Output as TurnOutput};
+use ginnel_turn::client::{Config as TurnConfig, Failure, Input as TurnInput, Loss, Output as TurnOutput};
 use ginnel_turn::{AddressFamily, Client as TurnClient, Credentials};
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore;
@@ -28,6 +28,8 @@ pub(crate) enum Found {
     RelayLost(RelayId),
     /// Something new may let a pending answer go.
     LetIn,
+    /// The relay does not accept the credentials: others are wanted.
+    CredentialsRefused,
 }
 
 /// Learns and keeps this machine's candidates.
@@ -42,6 +44,8 @@ pub(crate) struct Gather {
     relay: Option<Relay>,
     relay_retry: Option<Instant>,
     relay_pause: Duration,
+    /// Whether what the servers offer was refused, so that asking the relay again is in vain.
+    relay_trust: Trust,
     /// What servers offer, the one in use first; at most [`MAX_OFFERS`], the oldest dropped.
     relay_offers: VecDeque<(ServerId, RelayOffer)>,
     /// Sockets whose mapping was confirmed since the machine's addresses last changed.
@@ -59,6 +63,13 @@ pub(crate) struct Gather {
 pub(crate) struct RelayOffer {
     pub(crate) servers: Vec<SocketAddr>,
     pub(crate) credentials: Credentials,
+}
+
+/// What a relay made of the credentials at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    Untried,
+    Refused,
 }
 
 struct Relay {
@@ -87,6 +98,7 @@ impl Gather {
             relay: None,
             relay_retry: None,
             relay_pause: RELAY_RETRY,
+            relay_trust: Trust::Untried,
             relay_offers: VecDeque::new(),
             confirmed: BTreeSet::new(),
             rechecked: None,
@@ -153,6 +165,7 @@ impl Gather {
         if self.relay_offers.len() > MAX_OFFERS {
             self.relay_offers.pop_front();
         }
+        self.relay_trust = Trust::Untried;
         self.relay_retry = None;
         self.allocate(now);
         self.drain(now);
@@ -303,7 +316,11 @@ impl Gather {
         }
         if self.relay_retry.is_some_and(|at| at <= now) {
             self.relay_retry = None;
-            self.allocate(now);
+            if self.relay_trust == Trust::Refused {
+                self.found.push_back(Found::CredentialsRefused);
+            } else {
+                self.allocate(now);
+            }
         }
         self.drain(now);
     }
@@ -431,10 +448,16 @@ impl Gather {
             }
             TurnOutput::Failed { reason } => {
                 tracing::info!(%reason, "no relay");
+                if reason == Failure::Unauthorized {
+                    self.relay_trust = Trust::Refused;
+                }
                 self.drop_relay(now);
             }
             TurnOutput::Lost { reason } => {
                 tracing::info!(%reason, "the relay is lost");
+                if reason == Loss::Unauthorized {
+                    self.relay_trust = Trust::Refused;
+                }
                 self.drop_relay(now);
             }
             TurnOutput::Closed => self.drop_relay(now),

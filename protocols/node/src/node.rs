@@ -11,6 +11,7 @@ use ginnel_path::message::is_path_message;
 use ginnel_path::{
     Agent, Config as PathConfig, Input as PathInput, Local, Output as PathOutput, Path, PathEvent, SocketId,
 };
+use ginnel_signal_proto::ClientMessage;
 use ginnel_time::Instant;
 use ginnel_tunnel::cookie::{CookieIssuer, Mac1};
 use ginnel_tunnel::limiter::HandshakeLimiter;
@@ -20,9 +21,11 @@ use rand_core::{RngCore, SeedableRng};
 
 use crate::counters::{Counters, Discard};
 use crate::exchange::{IndexUse, PendingAnswer, Road};
+use crate::fresh::Fresh;
 use crate::gather::{Found, Gather};
 use crate::gossip::is_gossip;
 use crate::io::{Failure, FailureCode, Family, Input, Output, Port, TunState};
+use crate::link::LinkStatus;
 use crate::load::{Bucket, DEFAULT_THRESHOLD, Load};
 use crate::network::Network;
 use crate::peer::{IdentityId, Jars, Peer, Profile, Ways};
@@ -128,7 +131,7 @@ pub struct Node {
     config_addresses: Vec<(IpAddr, u8)>,
     pub(crate) sockets: BTreeMap<SocketId, Family>,
     /// Sockets opened for the punching of one peer.
-    pub(crate) fresh: BTreeMap<SocketId, PeerId>,
+    pub(crate) fresh: BTreeMap<SocketId, Fresh>,
     next_peer: u32,
     next_socket: u16,
     tun: Option<TunState>,
@@ -227,6 +230,7 @@ impl Node {
             }
         }
         self.flush_answers(now);
+        self.fresh_timeout(now);
         self.network_timeout(now);
         self.pump(now);
     }
@@ -244,7 +248,7 @@ impl Node {
         let peers = self.awake.iter().filter_map(|id| self.peers.get(id)?.deadline()).min();
         let answers = self.pending_answers.iter().map(|pending| pending.deadline).min();
         let network = self.network.as_ref().and_then(Network::poll_timeout);
-        [self.gather.poll_timeout(), peers, answers, network].into_iter().flatten().min()
+        [self.gather.poll_timeout(), self.fresh_deadline(), peers, answers, network].into_iter().flatten().min()
     }
 
     /// Discards so far, by reason.
@@ -307,6 +311,7 @@ impl Node {
     }
 
     fn handle_control(&mut self, now: Instant, peer: PeerId, path: Path, plaintext: Vec<u8>) -> Result<(), Discard> {
+        self.fresh_used(now, path.local);
         match plaintext.first() {
             Some(&first) if is_path_message(first) => {
                 self.tell_agent(now, peer, PathInput::Message { path, bytes: plaintext });
@@ -319,6 +324,7 @@ impl Node {
     }
 
     fn arrived(&mut self, now: Instant, peer: PeerId, path: Path) {
+        self.fresh_used(now, path.local);
         if matches!(path.local, Local::Relay(_)) {
             self.gather.bind(now, peer, path.remote);
         }
@@ -380,6 +386,15 @@ impl Node {
             }
             Found::RelayLost(relay) => self.path_lost(now, Local::Relay(relay)),
             Found::LetIn => self.flush_answers(now),
+            Found::CredentialsRefused => self.ask_for_credentials(now),
+        }
+    }
+
+    /// Asks every server that is there for credentials of its relay.
+    fn ask_for_credentials(&mut self, now: Instant) {
+        let Some(network) = &mut self.network else { return };
+        for link in network.links.values_mut().filter(|link| link.status == LinkStatus::Up) {
+            link.say(now, ClientMessage::Relay);
         }
     }
 
@@ -426,9 +441,6 @@ impl Node {
         let Some(path) = primary else { return };
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.unreached = 0;
-        }
-        if !path.is_relayed() {
-            self.close_fresh(now, id);
         }
         self.remember(now, id, path);
         self.begin_talk(id);
