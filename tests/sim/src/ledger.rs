@@ -18,7 +18,7 @@ pub(crate) struct Flow {
     pub(crate) interval: Duration,
     pub(crate) family: ginnel_node::Family,
     pub(crate) answers: Answers,
-    pub(crate) promise: Promise,
+    pub(crate) longest: usize,
     pub(crate) sent: u32,
     pub(crate) delivered: u32,
     /// When it last got on: its start, or a packet that arrived.
@@ -36,12 +36,11 @@ pub(crate) enum Answers {
     None,
 }
 
-/// What a flow may rely on.
+/// Whether the sender of a packet has the addressee for a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Promise {
-    Full,
-    /// Something goes wrong in its time or shortly before: it gets on, later.
-    Shaken,
+pub(crate) enum Known {
+    Member,
+    Stranger,
 }
 
 struct Sent {
@@ -49,6 +48,7 @@ struct Sent {
     to: usize,
     bytes: Vec<u8>,
     arrived: bool,
+    known: Known,
 }
 
 /// Keeps the books of a world.
@@ -89,10 +89,17 @@ impl Ledger {
     }
 
     /// Makes the next packet of a flow, or an answer.
-    pub(crate) fn packet(&mut self, flow: usize, to: usize, ends: (IpAddr, IpAddr), length: usize) -> Vec<u8> {
+    pub(crate) fn packet(
+        &mut self,
+        flow: usize,
+        to: usize,
+        ends: (IpAddr, IpAddr),
+        length: usize,
+        known: Known,
+    ) -> Vec<u8> {
         self.next += 1;
         let bytes = udp(ends.0, ends.1, self.next, length);
-        self.sent.insert(self.next, Sent { flow, to, bytes: bytes.clone(), arrived: false });
+        self.sent.insert(self.next, Sent { flow, to, bytes: bytes.clone(), arrived: false, known });
         bytes
     }
 
@@ -108,6 +115,8 @@ impl Ledger {
             Some(format!("a packet for node{at} was changed on the way"))
         } else if sent.arrived {
             Some(format!("node{at} was given a packet twice"))
+        } else if sent.known == Known::Stranger {
+            Some(format!("node{at} was given a packet whose sender knew it for no member"))
         } else {
             None
         };

@@ -17,7 +17,8 @@ use ginnel_tunnel::Suite;
 
 use crate::dice::Dice;
 use crate::net::Realm;
-use crate::server;
+use crate::server::{self, Room};
+use crate::station;
 
 /// What a machine wants done.
 pub(crate) enum Effect {
@@ -35,12 +36,40 @@ pub(crate) enum Effect {
     Deliver(Vec<u8>),
     /// The interface's wanted state, which the shell sets up after the commands before it.
     Tun(TunState),
-    Connect(ServerId),
+    Connect(ServerId, Vec<String>),
     Write(ServerId, Vec<u8>),
     Disconnect(ServerId),
     Reply(RequestId, Result<Reply, String>),
+    /// The daemon died, as it was doomed to.
+    Died,
     /// A machine broke the contract.
     Broken(String),
+}
+
+/// Whether all lines of a world leave bits as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lines {
+    Sound,
+    Corrupting,
+}
+
+/// Whether a machine runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    Awake,
+    /// Suspended: nothing happens to it, and datagrams for it are lost.
+    Asleep,
+    /// The daemon does not run.
+    Dead,
+}
+
+/// How the next write to the disk ends the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Doom {
+    /// Before anything of it is on the disk; the generation before is whole.
+    Torn,
+    /// With all of it on the disk, and nothing after it done.
+    Written,
 }
 
 /// How a machine is set up.
@@ -50,8 +79,8 @@ pub(crate) struct Setup {
     pub(crate) realm: Realm,
     pub(crate) address: IpAddr,
     pub(crate) suites: Vec<Suite>,
-    /// How far its wall clock is from the server's.
-    pub(crate) clock_ahead: Duration,
+    /// How far its wall clock is from the server's, in seconds.
+    pub(crate) clock_ahead: i64,
     /// Longest time that commands and events take between node and the data plane.
     pub(crate) lag: Duration,
     /// Handshake and STUN datagrams lost between the data plane and node, of a thousand.
@@ -62,6 +91,9 @@ pub(crate) struct Machine {
     pub(crate) setup: Setup,
     /// Counts restarts.
     pub(crate) epoch: u32,
+    pub(crate) life: Life,
+    room: Room,
+    doom: Option<Doom>,
     node: Node,
     forward: Forward,
     pub(crate) sockets: BTreeMap<SocketId, u16>,
@@ -71,14 +103,22 @@ pub(crate) struct Machine {
     pub(crate) paths: BTreeMap<PeerId, Option<Path>>,
     pub(crate) owners: BTreeMap<IpAddr, PeerId>,
     buffers: Buffers,
-    state: Option<Vec<u8>>,
-    snapshot: Option<(Vec<u8>, Vec<u8>)>,
-    entries: Vec<Vec<u8>>,
+    /// What is written, and what the daemon wants written.
+    disk: Disk,
+    wanted: Disk,
     node_due: Option<Instant>,
     forward_due: Option<Instant>,
     next_request: u64,
     dice: Dice,
     effects: Vec<Effect>,
+}
+
+/// What is in a state folder.
+#[derive(Clone, Debug, Default)]
+struct Disk {
+    state: Option<Vec<u8>>,
+    snapshot: Option<(Vec<u8>, Vec<u8>)>,
+    entries: Vec<Vec<u8>>,
 }
 
 #[derive(Default)]
@@ -95,15 +135,17 @@ impl Machine {
             node: node(now, &setup, Resume::default(), &mut dice),
             forward: Forward::new(dice.seed(), ForwardConfig::default()),
             epoch: 0,
+            life: Life::Awake,
+            room: Room::Free,
+            doom: None,
             sockets: BTreeMap::new(),
             kept_port: dice.port(),
             tun: TunState::default(),
             paths: BTreeMap::new(),
             owners: BTreeMap::new(),
             buffers: Buffers::default(),
-            state: None,
-            snapshot: None,
-            entries: Vec::new(),
+            disk: Disk::default(),
+            wanted: Disk::default(),
             node_due: None,
             forward_due: None,
             next_request: 0,
@@ -115,30 +157,47 @@ impl Machine {
         machine
     }
 
-    /// Ends both machines and starts them from what is on the disk.
-    pub(crate) fn restart(&mut self, now: Instant) {
+    /// Ends both machines, as a kill does.
+    pub(crate) fn die(&mut self) {
         self.epoch += 1;
+        self.life = Life::Dead;
+        self.doom = None;
         self.effects.clear();
         self.sockets.clear();
         self.paths.clear();
         self.owners.clear();
+        (self.node_due, self.forward_due) = (None, None);
+    }
+
+    /// Starts both machines from what is on the disk.
+    pub(crate) fn revive(&mut self, now: Instant) {
+        self.life = Life::Awake;
         self.tun = TunState::default();
-        let resume = Resume { state: self.state.clone(), snapshot: self.snapshot.clone(), entries: self.entries.clone() };
+        self.wanted.clone_from(&self.disk);
+        let Disk { state, snapshot, entries } = self.disk.clone();
+        let resume = Resume { state, snapshot, entries };
         self.node = node(now, &self.setup, resume, &mut self.dice);
         self.forward = Forward::new(self.dice.seed(), ForwardConfig::default());
         self.start(now);
     }
 
+    /// Lets the next write to the disk end the daemon.
+    pub(crate) const fn doom(&mut self, doom: Doom) {
+        self.doom = Some(doom);
+    }
+
     /// Gives the machine another place; the caller has moved its attachment.
     pub(crate) fn moved(&mut self, now: Instant, realm: Realm, address: IpAddr) {
         (self.setup.realm, self.setup.address) = (realm, address);
-        self.input(now, Input::Interfaces(vec![address]));
+        if self.life == Life::Awake {
+            self.input(now, Input::Interfaces(vec![address]));
+        }
     }
 
     pub(crate) fn tell_wall(&mut self, now: Instant) {
-        let ahead = now + self.setup.clock_ahead;
-        let wall = Tai64n::from_unix(server::unix(ahead), u32::try_from(ahead.as_nanos() % 1_000_000_000).unwrap_or(0));
-        self.input(now, Input::Wall(wall));
+        let unix = server::unix(now).saturating_add_signed(self.setup.clock_ahead);
+        let nanos = u32::try_from(now.as_nanos() % 1_000_000_000).expect("below a second");
+        self.input(now, Input::Wall(Tai64n::from_unix(unix, nanos)));
     }
 
     pub(crate) fn request(&mut self, now: Instant, request: Request) -> RequestId {
@@ -218,6 +277,9 @@ impl Machine {
     }
 
     pub(crate) fn due(&self) -> Option<Instant> {
+        if self.life != Life::Awake {
+            return None;
+        }
         [self.node_due, self.forward_due].into_iter().flatten().min()
     }
 
@@ -237,7 +299,7 @@ impl Machine {
 
     pub(crate) fn is_direct_to(&self, address: IpAddr) -> bool {
         self.path_to(address)
-            .is_some_and(|path| matches!(path.local, Local::Socket(_)) && path.remote.ip() != server::ADDRESS)
+            .is_some_and(|path| matches!(path.local, Local::Socket(_)) && !station::is_station(path.remote.ip()))
     }
 
     /// The machine's own address in the network.
@@ -266,7 +328,9 @@ impl Machine {
     }
 
     /// What was dropped that honest peers on honest lines never send.
-    pub(crate) fn oddities(&self) -> Vec<String> {
+    ///
+    /// On lines that corrupt, forged datagrams are no wonder.
+    pub(crate) fn oddities(&self, lines: Lines) -> Vec<String> {
         let node = [Discard::BadServerMessage, Discard::ForeignMail, Discard::SuiteNotAllowed, Discard::BadPeerKey];
         let forward = [
             ForwardDiscard::WrongSuite,
@@ -283,7 +347,9 @@ impl Machine {
         let counters = self.forward.counters();
         let node = node.map(|discard| (discard.to_string(), self.node.counters().of(discard)));
         let forward = forward.map(|discard| (discard.to_string(), counters.discarded(discard)));
-        let odd = node.into_iter().chain(forward).filter(|(_, count)| *count > 0);
+        let forgery = ForwardDiscard::Forged.to_string();
+        let wonder = |discard: &String| lines == Lines::Sound || *discard != forgery;
+        let odd = node.into_iter().chain(forward).filter(|(discard, count)| *count > 0 && wonder(discard));
         odd.map(|(discard, count)| format!("{}: {count} x {discard}", self.setup.name)).collect()
     }
 
@@ -295,7 +361,7 @@ impl Machine {
     }
 
     fn check_moved(&mut self, what: &str, due: Option<Instant>, now: Instant) {
-        if due.is_some_and(|due| due <= now) {
+        if self.life == Life::Awake && due.is_some_and(|due| due <= now) {
             let text = format!("{} of {}: a deadline does not move: {due:?} at {now:?}", what, self.setup.name);
             self.effects.push(Effect::Broken(text));
         }
@@ -310,6 +376,9 @@ impl Machine {
                 self.effects.push(Effect::Broken(text));
             }
             self.take_output(output);
+            if self.life == Life::Dead {
+                return;
+            }
         }
         self.node_due = self.node.poll_timeout();
     }
@@ -321,25 +390,48 @@ impl Machine {
             Output::CloseSocket(socket) => {
                 self.sockets.remove(&socket);
             }
-            Output::ConnectServer { server, .. } => self.effects.push(Effect::Connect(server)),
+            Output::ConnectServer { server, addresses } => self.effects.push(Effect::Connect(server, addresses)),
             Output::WriteServer { server, bytes } => self.effects.push(Effect::Write(server, bytes)),
             Output::DisconnectServer(server) => self.effects.push(Effect::Disconnect(server)),
             Output::Tun(state) => self.effects.push(Effect::Tun(state)),
-            Output::Persist(state) => self.state = Some(state),
-            Output::StoreEntries { entries, .. } => self.entries.extend(entries),
-            Output::StoreSnapshot { snapshot, entry, .. } => {
-                self.snapshot = Some((snapshot, entry));
-                self.entries.clear();
-            }
-            Output::ForgetLog(_) => {
-                self.snapshot = None;
-                self.entries.clear();
-            }
+            Output::Persist(state) => self.write(|disk| disk.state = Some(state)),
+            Output::StoreEntries { entries, .. } => self.write(|disk| disk.entries.extend(entries)),
+            Output::StoreSnapshot { snapshot, entry, .. } => self.write(|disk| {
+                disk.snapshot = Some((snapshot, entry));
+                disk.entries.clear();
+            }),
+            Output::ForgetLog(_) => self.write(|disk| {
+                disk.snapshot = None;
+                disk.entries.clear();
+            }),
             Output::Names(_) | Output::Notice(_) => {}
             Output::Reply { id, reply } => {
                 let reply = reply.map_err(|failure| format!("{:?}: {}", failure.code, failure.message));
                 self.effects.push(Effect::Reply(id, reply));
             }
+        }
+    }
+
+    /// Writes to the disk, unless the daemon dies of it. What a full disk does not take waits for room in memory.
+    fn write(&mut self, write: impl FnOnce(&mut Disk)) {
+        let doom = self.doom.take();
+        if doom != Some(Doom::Torn) {
+            write(&mut self.wanted);
+        }
+        if self.room == Room::Free {
+            self.disk.clone_from(&self.wanted);
+        }
+        if doom.is_some() {
+            self.life = Life::Dead;
+            self.effects.push(Effect::Died);
+        }
+    }
+
+    /// Fills the disk, or makes room; then what waited is written.
+    pub(crate) fn room(&mut self, room: Room) {
+        self.room = room;
+        if room == Room::Free && self.life != Life::Dead {
+            self.disk.clone_from(&self.wanted);
         }
     }
 

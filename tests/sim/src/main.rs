@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use ginnel_sim::{Telling, run, run_seed};
+use ginnel_sim::{Stop, Telling, run, run_seed};
 
 /// Runs simulated worlds, one for each seed.
 #[derive(Parser)]
@@ -20,6 +20,9 @@ struct Arguments {
     /// Tells everything that happens; meant for one seed.
     #[arg(long)]
     trace: bool,
+    /// Stops at the first world in which something goes wrong.
+    #[arg(long)]
+    stop_at_first: bool,
 }
 
 fn main() -> Result<ExitCode> {
@@ -44,20 +47,14 @@ fn main() -> Result<ExitCode> {
         }
         return Ok(if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
-    let report = run(seeds);
-    let mut violations = 0;
+    let stop = if arguments.stop_at_first { Stop::AtFirst } else { Stop::AtEnd };
+    let report = run(seeds, stop);
     for failure in &report.failed {
         for violation in &failure.violations {
             writeln!(out, "seed {}: {violation}", failure.seed)?;
         }
         writeln!(out, "    {}", failure.replay)?;
-        violations += failure.violations.len();
     }
-    let hours = report.virtual_time.as_secs_f64() / 3600.0;
-    writeln!(
-        out,
-        "seeds={} virtual_hours={hours:.2} packets={} violations={violations}",
-        arguments.seeds, report.packets
-    )?;
-    Ok(if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    writeln!(out, "{}", report.line())?;
+    Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

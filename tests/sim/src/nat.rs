@@ -87,6 +87,14 @@ impl Nat {
         }
     }
 
+    /// Forgets everything.
+    pub(crate) fn reboot(&mut self) {
+        self.ports.clear();
+        self.mappings.clear();
+        self.flows.clear();
+        self.foreign.clear();
+    }
+
     /// Lets a packet out and tells the source that it leaves with.
     pub(crate) fn outbound(
         &mut self,

@@ -1,12 +1,13 @@
 //! Who is attached where, and how a packet finds its way: private networks behind NATs behind the internet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ginnel_time::Instant;
 
 use crate::dice::Dice;
+use crate::line::{Line, loses, passage};
 use crate::nat::{Hairpin, Nat};
 
 /// A network in which addresses are unique.
@@ -21,43 +22,30 @@ impl Realm {
 /// What has an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Holder {
-    /// The machine with the signaling server and the relay.
-    Server,
+    /// A public host with STUN, and perhaps a relay.
+    Station(usize),
     Machine(usize),
     Nat(usize),
-}
-
-/// The last mile of an attachment.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Line {
-    pub(crate) delay: Duration,
-    pub(crate) jitter: Duration,
-    /// Packets lost, of a thousand.
-    pub(crate) loss: u64,
-    pub(crate) duplicates: u64,
-    /// Packets held back so that others overtake them, of a thousand.
-    pub(crate) reordered: u64,
-    /// Routers on the way to the middle of the realm.
-    pub(crate) hops: u8,
-}
-
-impl Line {
-    /// A cable on a table.
-    pub(crate) const LOCAL: Self = Self {
-        delay: Duration::from_micros(150),
-        jitter: Duration::ZERO,
-        loss: 0,
-        duplicates: 0,
-        reordered: 0,
-        hops: 0,
-    };
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Attachment {
     holder: Holder,
     line: Line,
+    /// Whether the line is in its bad state.
+    bad: bool,
 }
+
+/// Packets from any of some public addresses to any of others do not pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cut {
+    pub(crate) from: BTreeSet<IpAddr>,
+    pub(crate) to: BTreeSet<IpAddr>,
+}
+
+/// A cut in force, so that it can be taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct CutId(u64);
 
 #[derive(Debug)]
 struct Segment {
@@ -85,7 +73,7 @@ pub(crate) struct Transit {
 /// Where a packet ended up.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Arrival {
-    Server(Packet),
+    Station(usize, Packet),
     Machine(usize, Packet),
     Nowhere,
 }
@@ -100,12 +88,37 @@ struct Router {
 pub(crate) struct Net {
     segments: Vec<Segment>,
     routers: Vec<Router>,
+    cuts: BTreeMap<CutId, Cut>,
+    next_cut: u64,
     dice: Dice,
 }
 
 impl Net {
     pub(crate) fn new(dice: Dice) -> Self {
-        Self { segments: vec![Segment { uplink: None, attached: BTreeMap::new() }], routers: Vec::new(), dice }
+        let segments = vec![Segment { uplink: None, attached: BTreeMap::new() }];
+        Self { segments, routers: Vec::new(), cuts: BTreeMap::new(), next_cut: 0, dice }
+    }
+
+    /// Lets no packet pass from some public addresses to others until [`Self::heal`].
+    pub(crate) fn cut(&mut self, cut: Cut) -> CutId {
+        self.next_cut += 1;
+        let id = CutId(self.next_cut);
+        self.cuts.insert(id, cut);
+        id
+    }
+
+    pub(crate) fn heal(&mut self, id: CutId) {
+        self.cuts.remove(&id);
+    }
+
+    /// Whether packets pass between two public addresses, this way.
+    pub(crate) fn passes(&self, from: IpAddr, to: IpAddr) -> bool {
+        !self.cuts.values().any(|cut| cut.from.contains(&from) && cut.to.contains(&to))
+    }
+
+    /// Makes a NAT forget all its mappings.
+    pub(crate) fn reboot(&mut self, router: usize) {
+        self.routers[router].nat.reboot();
     }
 
     /// Adds a private network behind a NAT that is attached to `outside`.
@@ -119,7 +132,7 @@ impl Net {
     }
 
     pub(crate) fn attach(&mut self, realm: Realm, address: IpAddr, holder: Holder, line: Line) {
-        let before = self.segments[realm.0].attached.insert(address, Attachment { holder, line });
+        let before = self.segments[realm.0].attached.insert(address, Attachment { holder, line, bad: false });
         assert!(before.is_none(), "{address} is given out once in {realm:?}");
     }
 
@@ -153,14 +166,10 @@ impl Net {
     pub(crate) fn send(&mut self, now: Instant, realm: Realm, mut packet: Packet) -> Option<Transit> {
         let mut at = realm;
         loop {
-            let segment = &self.segments[at.0];
-            if let Some(target) = segment.attached.get(&packet.to.ip()).copied() {
-                let origin = segment.attached.get(&packet.from.ip()).map_or(Line::LOCAL, |from| from.line);
-                packet.ttl = packet.ttl.checked_sub(origin.hops + target.line.hops).filter(|ttl| *ttl > 0)?;
-                let delays = self.arrivals(origin, target.line);
-                return Some(Transit { holder: target.holder, packet, delays });
+            if self.segments[at.0].attached.contains_key(&packet.to.ip()) {
+                return self.deliver(at, packet);
             }
-            let number = segment.uplink?;
+            let number = self.segments[at.0].uplink?;
             let router = &mut self.routers[number];
             packet.ttl = packet.ttl.checked_sub(1).filter(|ttl| *ttl > 0)?;
             let turns_back = packet.to.ip() == router.nat.outside;
@@ -175,11 +184,46 @@ impl Net {
         }
     }
 
+    /// Carries a packet over the lines of its sender and its addressee, both in the network `at`.
+    fn deliver(&mut self, at: Realm, mut packet: Packet) -> Option<Transit> {
+        if at == Realm::INTERNET && !self.passes(packet.from.ip(), packet.to.ip()) {
+            return None;
+        }
+        let length = packet.bytes.len() + IP_AND_UDP;
+        let dice = &mut self.dice;
+        let attached = &mut self.segments[at.0].attached;
+        let mut over = |address: IpAddr| {
+            let Some(attachment) = attached.get_mut(&address) else { return Some((None, Line::LOCAL)) };
+            let lost = loses(&attachment.line, &mut attachment.bad, length, dice);
+            (!lost).then_some((Some(attachment.holder), attachment.line))
+        };
+        let (_, origin) = over(packet.from.ip())?;
+        let (holder, target) = over(packet.to.ip())?;
+        packet.ttl = packet.ttl.checked_sub(origin.hops + target.hops).filter(|ttl| *ttl > 0)?;
+        let passage = passage(&origin, &target, &mut self.dice);
+        if passage.corrupted {
+            self.corrupt(&mut packet.bytes)?;
+        }
+        Some(Transit { holder: holder?, packet, delays: passage.delays })
+    }
+
+    /// Turns a bit. Nearly all such packets die of their UDP checksum, and the STUN answers among the rest would be lies
+    /// that nobody can tell from the truth, so only sealed and handshake datagrams ever pass.
+    fn corrupt(&mut self, bytes: &mut [u8]) -> Option<()> {
+        let passes = self.dice.chance(CHECKSUM_FAILS) && bytes.first().is_some_and(|first| *first >= 0xC0);
+        if !passes {
+            return None;
+        }
+        let place = usize::try_from(self.dice.below(bytes.len() as u64)).expect("an index fits");
+        bytes[place] ^= 1 << self.dice.below(8);
+        Some(())
+    }
+
     /// Takes a packet that reached `holder` down to whom it is for.
     pub(crate) fn arrive(&mut self, now: Instant, mut holder: Holder, mut packet: Packet) -> Arrival {
         loop {
             match holder {
-                Holder::Server => return Arrival::Server(packet),
+                Holder::Station(station) => return Arrival::Station(station, packet),
                 Holder::Machine(machine) => return Arrival::Machine(machine, packet),
                 Holder::Nat(number) => {
                     let router = &mut self.routers[number];
@@ -195,21 +239,9 @@ impl Net {
             }
         }
     }
-
-    /// When the copies of one packet arrive; none when it is lost.
-    fn arrivals(&mut self, a: Line, b: Line) -> Vec<Duration> {
-        if self.dice.chance(a.loss) || self.dice.chance(b.loss) {
-            return Vec::new();
-        }
-        let copies = 1 + u8::from(self.dice.chance(a.duplicates)) + u8::from(self.dice.chance(b.duplicates));
-        (0..copies)
-            .map(|_| {
-                let mut delay = a.delay + b.delay + self.dice.time(Duration::ZERO, a.jitter + b.jitter);
-                if self.dice.chance(a.reordered + b.reordered) {
-                    delay += self.dice.millis(1, 40);
-                }
-                delay
-            })
-            .collect()
-    }
 }
+
+/// Bytes of the headers around a datagram.
+const IP_AND_UDP: usize = 28;
+/// Corrupted packets that their checksum lets pass, of a thousand: far more than in life, to see them at all.
+const CHECKSUM_FAILS: u64 = 100;

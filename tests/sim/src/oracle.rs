@@ -1,20 +1,37 @@
 //! Which pairs must find a direct path, by the theory of NATs alone.
 
+use std::time::Duration;
+
 use crate::nat::{Behaviour, Dependence, Hairpin, Unsolicited};
 
-/// What a pair of machines is entitled to.
+/// What the theory of NATs says of a direct path between two machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Entitled {
-    /// A direct path.
+pub(crate) enum Theory {
+    /// They meet.
+    Meet,
+    /// They may, by luck.
+    May,
+    /// They do not.
+    Never,
+}
+
+/// What must be true of a pair that talks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Verdict {
+    /// Packets go directly.
     Direct,
-    /// Traffic, be it by the relay.
+    /// Packets arrive, by whatever way.
     Linked,
+    /// Nothing arrives.
+    Cannot,
+    /// Whatever happens is right.
+    May,
 }
 
 /// Where one machine stands: the NATs above it, the innermost first, each with its number.
 pub(crate) type Chain<'a> = &'a [(usize, Behaviour)];
 
-/// Decides what the machines under `a` and `b` are entitled to.
+/// Decides whether the machines under `a` and `b` meet.
 ///
 /// - In one private network, their own addresses reach each other.
 /// - Otherwise each is known to the other by the address that the server saw. That address is right for every remote only
@@ -22,26 +39,46 @@ pub(crate) type Chain<'a> = &'a [(usize, Behaviour)];
 /// - A side whose mapping varies is seen under an unknown port. The other side must map independently of the endpoint,
 ///   and its filter must not ask for the port; then it learns the port from what comes in.
 /// - Behind one common outer NAT, packets have to turn back at it, and openers cannot die between the two: both mappings
-///   must be independent, and no NAT may mind an early packet.
-pub(crate) fn entitled(a: Chain<'_>, b: Chain<'_>) -> Entitled {
+///   must be independent, and no NAT may mind an early packet; else it is luck.
+/// - A mapping that is forgotten sooner than it is asked for again (25 s) is often another by the time it is used.
+pub(crate) fn theory(a: Chain<'_>, b: Chain<'_>) -> Theory {
     let common = a.iter().find(|(number, _)| b.iter().any(|(other, _)| other == number)).map(|(number, _)| *number);
-    let Some(common) = common else { return across(sum(a), sum(b)) };
+    let certain = |theory: Theory| if is_forgetful(a, b) && theory == Theory::Meet { Theory::May } else { theory };
+    let Some(common) = common else { return certain(across(sum(a), sum(b))) };
     let place = |chain: Chain<'_>| chain.iter().position(|(number, _)| *number == common);
     if place(a) == Some(0) && place(b) == Some(0) {
-        return Entitled::Direct;
+        return Theory::Meet;
     }
     let turning = a.iter().find(|(number, _)| *number == common).map(|(_, behaviour)| behaviour.hairpin);
-    let both = [sum(a), sum(b)];
-    let fits = both.iter().all(|sum| sum.mapping == Dependence::Endpoint && !sum.minds);
-    if turning == Some(Hairpin::Supported) && fits { Entitled::Direct } else { Entitled::Linked }
+    if turning != Some(Hairpin::Supported) {
+        return Theory::Never;
+    }
+    let fits = [sum(a), sum(b)].iter().all(|sum| sum.mapping == Dependence::Endpoint && !sum.minds);
+    if fits { certain(Theory::Meet) } else { Theory::May }
 }
 
-fn across(a: Sum, b: Sum) -> Entitled {
+/// Whether two machines meet at first sight: no mapping depends on the remote, and no NAT minds an early packet.
+pub(crate) fn is_easy(a: Chain<'_>, b: Chain<'_>) -> bool {
+    let common = a.first().is_some_and(|first| b.first().is_some_and(|other| other.0 == first.0));
+    common || [sum(a), sum(b)].iter().all(|sum| sum.mapping == Dependence::Endpoint && !sum.minds)
+}
+
+/// Whether a NAT of either chain takes an early packet amiss.
+pub(crate) fn minds(a: Chain<'_>, b: Chain<'_>) -> bool {
+    sum(a).minds || sum(b).minds
+}
+
+/// Whether a NAT of either chain forgets flows before anybody thinks of refreshing them.
+pub(crate) fn is_forgetful(a: Chain<'_>, b: Chain<'_>) -> bool {
+    a.iter().chain(b).any(|(_, nat)| nat.lifetime < ASKED_AGAIN)
+}
+
+fn across(a: Sum, b: Sum) -> Theory {
     let meets = |varying: Sum, steady: Sum| {
         varying.mapping == Dependence::Endpoint
             || (steady.mapping == Dependence::Endpoint && steady.filtering < Dependence::AddressAndPort)
     };
-    if meets(a, b) && meets(b, a) { Entitled::Direct } else { Entitled::Linked }
+    if meets(a, b) && meets(b, a) { Theory::Meet } else { Theory::Never }
 }
 
 /// What several NATs in a row amount to.
@@ -61,10 +98,11 @@ fn sum(chain: Chain<'_>) -> Sum {
     })
 }
 
+/// A machine asks for its mapping this often, and a little longer passes until the answer is used.
+const ASKED_AGAIN: Duration = Duration::from_secs(28);
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::nat::Ports;
 
@@ -91,8 +129,8 @@ mod tests {
         for (x, (name_x, a)) in kinds.into_iter().enumerate() {
             for (y, (name_y, b)) in kinds.into_iter().enumerate() {
                 let hard = (x == 3 && y >= 2) || (y == 3 && x >= 2);
-                let expected = if hard { Entitled::Linked } else { Entitled::Direct };
-                assert_eq!(entitled(&[(0, a)], &[(1, b)]), expected, "{name_x} and {name_y}");
+                let expected = if hard { Theory::Never } else { Theory::Meet };
+                assert_eq!(theory(&[(0, a)], &[(1, b)]), expected, "{name_x} and {name_y}");
             }
         }
     }
@@ -102,9 +140,9 @@ mod tests {
         let home = nat(Dependence::Endpoint, Dependence::AddressAndPort);
         let symmetric = nat(Dependence::AddressAndPort, Dependence::AddressAndPort);
         let turning = Behaviour { hairpin: Hairpin::Supported, ..home };
-        assert_eq!(entitled(&[(0, symmetric)], &[(0, symmetric)]), Entitled::Direct);
-        assert_eq!(entitled(&[(0, home), (9, home)], &[(1, home), (9, home)]), Entitled::Linked);
-        assert_eq!(entitled(&[(0, home), (9, turning)], &[(1, home), (9, turning)]), Entitled::Direct);
-        assert_eq!(entitled(&[(0, symmetric), (9, turning)], &[(1, home), (9, turning)]), Entitled::Linked);
+        assert_eq!(theory(&[(0, symmetric)], &[(0, symmetric)]), Theory::Meet);
+        assert_eq!(theory(&[(0, home), (9, home)], &[(1, home), (9, home)]), Theory::Never);
+        assert_eq!(theory(&[(0, home), (9, turning)], &[(1, home), (9, turning)]), Theory::Meet);
+        assert_eq!(theory(&[(0, symmetric), (9, turning)], &[(1, home), (9, turning)]), Theory::May);
     }
 }

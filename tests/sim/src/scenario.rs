@@ -1,15 +1,18 @@
-//! What a seed decides: machines, NATs, lines, faults and who talks to whom.
+//! What a seed decides: machines, NATs, lines, relays, faults and who talks to whom.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ginnel_tunnel::Suite;
 
 use crate::dice::Dice;
-use crate::machine::Setup;
+use crate::fault::{Fault, draw};
+use crate::line::{Line, Loss};
+use crate::machine::{Lines, Setup};
 use crate::nat::{Behaviour, Dependence, Hairpin, Nat, Ports, Unsolicited};
-use crate::net::{Holder, Line, Net, Realm};
-use crate::server;
+use crate::net::{Holder, Net, Realm};
+use crate::server::Relays;
+use crate::station::{self, Service};
 
 /// How well the lines and shells of a world behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,63 +30,75 @@ pub(crate) struct Scenario {
     pub(crate) setups: Vec<Setup>,
     /// Where machines may move to.
     pub(crate) spare: Vec<(Realm, IpAddr, Line)>,
-    pub(crate) lines: Vec<Line>,
+    pub(crate) quality: Lines,
+    /// The public hosts; the signaling server's is the first.
+    pub(crate) services: Vec<Service>,
+    pub(crate) relays: Relays,
     pub(crate) faults: Vec<Fault>,
+    /// Pairs of machines that talk.
+    pub(crate) talkers: Vec<(usize, usize)>,
     /// How long the world runs once everybody has joined.
     pub(crate) duration: Duration,
-}
-
-/// Something that goes wrong, `at` after everybody has joined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fault {
-    pub(crate) at: Duration,
-    pub(crate) what: Trouble,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trouble {
-    /// The public host ends and starts anew from its disk.
-    ServerRestarts,
-    /// A machine's daemon ends and starts anew from its disk.
-    MachineRestarts(usize),
-    /// A machine moves to another network.
-    MachineMoves(usize),
-}
-
-impl Fault {
-    /// For how long after it no more is promised to a conversation of `machines` than that it gets on.
-    ///
-    /// Who still holds a session with a daemon that restarted, and has been silent since, learns of it only by talking.
-    pub(crate) fn aftermath(self, machines: &[usize]) -> Duration {
-        match self.what {
-            Trouble::MachineRestarts(machine) if machines.contains(&machine) => Duration::from_secs(300),
-            Trouble::ServerRestarts | Trouble::MachineRestarts(_) | Trouble::MachineMoves(_) => Duration::from_secs(60),
-        }
-    }
 }
 
 impl Scenario {
     pub(crate) fn new(dice: &mut Dice) -> Self {
         let weather = if dice.chance(500) { Weather::Clear } else { Weather::Rough };
         let mut net = Net::new(dice.fork());
-        let server = Line { delay: dice.millis(1, 5), hops: 3, ..Line::LOCAL };
-        net.attach(Realm::INTERNET, server::ADDRESS, Holder::Server, server);
-        let mut builder = Builder { net, dice, weather, sites: 0, lans: Vec::new(), carriers: Vec::new() };
-        let count = usize::try_from(builder.dice.between(2, 4)).expect("few machines");
+        let (services, relays) = relays(dice);
+        for number in 0..services.len() {
+            let line = Line { delay: dice.millis(1, 5), hops: 3, ..Line::LOCAL };
+            net.attach(Realm::INTERNET, station::address(number), Holder::Station(number), line);
+        }
+        let mut builder =
+            Builder { net, dice, weather, sites: 0, lans: Vec::new(), carriers: Vec::new(), quality: Lines::Sound };
+        let count = builder.count();
         let mut setups = Vec::new();
-        let mut lines = Vec::new();
         for index in 0..count {
             let (realm, address, line) = builder.place();
             builder.net.attach(realm, address, Holder::Machine(index), line);
-            lines.push(line);
             setups.push(builder.setup(index, realm, address));
         }
-        let spare = (0..2).map(|_| builder.place()).collect();
-        let faults = builder.faults(count);
-        let net = builder.net;
-        let duration = dice.time(Duration::from_secs(180), Duration::from_secs(300));
-        Self { weather, net, setups, spare, lines, faults, duration }
+        let spare = (0..4).map(|_| builder.place()).collect();
+        let (net, quality) = (builder.net, builder.quality);
+        let duration = dice.time(Duration::from_secs(600), Duration::from_secs(840));
+        let talkers = talkers(count, dice);
+        let faults = draw(count, services.len(), duration, dice);
+        Self { weather, net, setups, spare, quality, services, relays, faults, talkers, duration }
     }
+}
+
+/// No relay in some worlds, one beside the server in most, up to three.
+fn relays(dice: &mut Dice) -> (Vec<Service>, Relays) {
+    let secret = dice.seed();
+    let relay = Service::Relay(secret);
+    let services = match dice.below(100) {
+        0..15 => vec![Service::StunOnly],
+        15..65 => vec![relay],
+        65..75 => vec![Service::StunOnly, relay],
+        75..85 => vec![relay.clone(), relay],
+        85..95 => vec![Service::StunOnly, relay.clone(), relay],
+        _ => vec![relay.clone(), relay.clone(), relay],
+    };
+    let numbered = services.iter().enumerate();
+    let mut addresses: Vec<SocketAddr> = numbered
+        .filter(|(_, service)| matches!(service, Service::Relay(_)))
+        .map(|(number, _)| SocketAddr::new(station::address(number), station::STUN_PORT))
+        .collect();
+    let turn = dice.below(addresses.len().max(1) as u64);
+    addresses.rotate_left(usize::try_from(turn).expect("few relays"));
+    let lifetime = Duration::from_secs(dice.pick(&[240, 600, 3600, 3600]));
+    (services, Relays { secret, addresses, lifetime })
+}
+
+/// All pairs of a small world, some of a large one.
+fn talkers(count: usize, dice: &mut Dice) -> Vec<(usize, usize)> {
+    let mut pairs: Vec<(usize, usize)> = (0..count).flat_map(|a| (a + 1..count).map(move |b| (a, b))).collect();
+    while pairs.len() > MOST_TALKERS {
+        let place = usize::try_from(dice.below(pairs.len() as u64)).expect("few pairs");
+        pairs.swap_remove(place);
+    }
+    pairs
 }
 
 struct Builder<'a> {
@@ -93,9 +108,20 @@ struct Builder<'a> {
     sites: u8,
     lans: Vec<(Realm, [u8; 3], u8)>,
     carriers: Vec<(Realm, u8)>,
+    quality: Lines,
 }
 
 impl Builder<'_> {
+    /// Mostly a few machines; sometimes up to sixteen.
+    fn count(&mut self) -> usize {
+        let count = match self.dice.below(100) {
+            0..88 => self.dice.between(2, 5),
+            88..97 => self.dice.between(6, 10),
+            _ => self.dice.between(11, 16),
+        };
+        usize::try_from(count).expect("few machines")
+    }
+
     /// Finds a place for a machine: in the open, in a network that is there, behind a NAT or behind two.
     fn place(&mut self) -> (Realm, IpAddr, Line) {
         match self.dice.below(100) {
@@ -177,7 +203,7 @@ impl Builder<'_> {
             mapping,
             filtering,
             ports,
-            lifetime: self.dice.time(Duration::from_secs(30), Duration::from_secs(300)),
+            lifetime: self.dice.time(Duration::from_secs(20), Duration::from_secs(300)),
             unsolicited,
             hairpin: if self.dice.chance(300) { Hairpin::Supported } else { Hairpin::Dropped },
         }
@@ -186,16 +212,37 @@ impl Builder<'_> {
     fn line(&mut self) -> Line {
         let delay = self.dice.millis(1, 40);
         let hops = u8::try_from(self.dice.between(3, 6)).expect("few hops");
-        let clear = Line { delay, hops, ..Line::LOCAL };
+        let mtu = usize::try_from(self.dice.pick(&[1500, 1500, 1500, 1492, 1460, 1400, 1344, 1280])).expect("small");
+        let clear = Line { delay, hops, mtu, ..Line::LOCAL };
         match self.weather {
             Weather::Clear => clear,
-            Weather::Rough => Line {
-                jitter: self.dice.millis(0, 15),
-                loss: self.dice.below(60),
-                duplicates: self.dice.below(30),
-                reordered: self.dice.below(50),
-                ..clear
-            },
+            Weather::Rough => {
+                let corrupted = self.dice.pick(&[0, 0, 1, 5]);
+                if corrupted > 0 {
+                    self.quality = Lines::Corrupting;
+                }
+                Line {
+                    jitter: self.dice.millis(0, 15),
+                    loss: self.loss(),
+                    duplicates: self.dice.below(30),
+                    reordered: self.dice.below(50),
+                    corrupted,
+                    ..clear
+                }
+            }
+        }
+    }
+
+    /// Even loss, or bursts of some packets.
+    fn loss(&mut self) -> Loss {
+        if self.dice.chance(500) {
+            return Loss { good: self.dice.below(60), ..Loss::NONE };
+        }
+        Loss {
+            good: self.dice.below(5),
+            bad: self.dice.between(300, 900),
+            worsens: self.dice.between(1, 15),
+            mends: self.dice.between(150, 500),
         }
     }
 
@@ -221,24 +268,12 @@ impl Builder<'_> {
             realm,
             address,
             suites,
-            clock_ahead: self.dice.millis(0, 20_000),
+            clock_ahead: i64::try_from(self.dice.below(20)).expect("seconds"),
             lag,
             raw_drops,
         }
     }
-
-    /// Every third world has one fault.
-    fn faults(&mut self, machines: usize) -> Vec<Fault> {
-        if !self.dice.chance(330) {
-            return Vec::new();
-        }
-        let at = self.dice.time(Duration::from_secs(20), Duration::from_secs(150));
-        let machine = usize::try_from(self.dice.below(machines as u64)).expect("few machines");
-        let what = self.dice.pick(&[
-            Trouble::ServerRestarts,
-            Trouble::MachineRestarts(machine),
-            Trouble::MachineMoves(machine),
-        ]);
-        vec![Fault { at, what }]
-    }
 }
+
+/// Pairs that talk in a large world.
+const MOST_TALKERS: usize = 8;

@@ -1,25 +1,22 @@
-//! The public host: one process with the signaling server, STUN and the relay, as `ginnel-signal` runs them.
+//! One signaling server: the real machine, its disk, and what may befall either.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use ginnel_membership::invite::Token;
 use ginnel_membership::{Founding, ServerKeys, SigningKey};
-use ginnel_path::address::{Reach, reach};
 use ginnel_signal_proto::server::{Change, Config, ConnectionId, Input, Limits, Outcome, Output, Stored, Ticket};
 use ginnel_signal_proto::{FoundingToken, RelayCredentials, Server as Signal};
 use ginnel_time::Instant;
 use ginnel_tunnel::StaticSecret;
-use ginnel_turn::server::{AllocationId, Config as TurnConfig, Input as TurnInput, Output as TurnOutput, Quotas};
-use ginnel_turn::{Credentials, Server as Turn};
+use ginnel_turn::Credentials;
 
 use crate::dice::Dice;
-use crate::net::Packet;
+use crate::station;
 
-/// What the host wants done.
+/// What the server wants done.
 pub(crate) enum Effect {
-    Datagram(Packet),
     /// Bytes for a client's stream.
     Write(ConnectionId, Vec<u8>),
     /// The end of a client's stream.
@@ -30,18 +27,35 @@ pub(crate) enum Effect {
     Broken(String),
 }
 
-/// The host and all that a restart of it leaves: its disk and its keys.
-pub(crate) struct Host {
-    signal: Signal,
-    turn: Turn,
+/// What a server says about relays.
+#[derive(Clone, Debug)]
+pub(crate) struct Relays {
+    pub(crate) secret: [u8; 32],
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// For how long credentials are good.
+    pub(crate) lifetime: Duration,
+}
+
+/// Whether a disk takes what is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    Free,
+    Full,
+}
+
+/// The server and all that a restart of it leaves: its disk and its keys.
+pub(crate) struct Server {
+    number: usize,
+    signal: Option<Signal>,
     keys: Keys,
+    relays: Relays,
     disk: Stored,
-    /// Relayed addresses whose ports are open.
-    ports: BTreeMap<SocketAddr, AllocationId>,
-    addresses: BTreeMap<AllocationId, SocketAddr>,
+    pub(crate) room: Room,
     connections: BTreeSet<ConnectionId>,
     /// Counts restarts, so that what is under way from before finds nobody.
     pub(crate) epoch: u32,
+    /// How far its wall clock is ahead, in seconds.
+    ahead: u64,
     due: Option<Instant>,
     effects: Vec<Effect>,
 }
@@ -50,55 +64,71 @@ struct Keys {
     noise: [u8; 32],
     sequencer: SigningKey,
     token: [u8; 16],
-    relay_secret: [u8; 32],
 }
 
-impl Host {
-    pub(crate) fn new(now: Instant, dice: &mut Dice) -> Self {
+impl Server {
+    pub(crate) fn new(now: Instant, number: usize, relays: Relays, dice: &mut Dice) -> Self {
         let seed = dice.seed();
         let token = seed.first_chunk().copied().expect("a seed is longer than a token");
-        let keys = Keys {
-            noise: dice.seed(),
-            sequencer: SigningKey::from_bytes(&dice.seed()),
-            token,
-            relay_secret: dice.seed(),
-        };
+        let keys = Keys { noise: dice.seed(), sequencer: SigningKey::from_bytes(&dice.seed()), token };
         let disk = Stored { tokens: vec![(FoundingToken(Token::from_bytes(token)), None)], ..Stored::default() };
-        let (signal, turn) = (signal(now, &keys, &disk, dice), turn(now, &keys, dice));
-        Self {
-            signal,
-            turn,
+        let mut server = Self {
+            number,
+            signal: None,
             keys,
+            relays,
             disk,
-            ports: BTreeMap::new(),
-            addresses: BTreeMap::new(),
+            room: Room::Free,
             connections: BTreeSet::new(),
             epoch: 0,
+            ahead: 0,
             due: None,
             effects: Vec::new(),
-        }
+        };
+        server.start(now, dice);
+        server
     }
 
     /// What `ginnel-signal` prints at its first start.
     pub(crate) fn founding(&self) -> String {
         let noise = StaticSecret::from_bytes(self.keys.noise).public().to_bytes();
         let keys = ServerKeys { signing: self.keys.sequencer.sequencer_key().to_bytes(), noise };
-        let server =
-            ginnel_membership::Server { addresses: vec![SocketAddr::new(ADDRESS, STREAM_PORT).to_string()], keys };
+        let address = SocketAddr::new(station::address(self.number), STREAM_PORT).to_string();
+        let server = ginnel_membership::Server { addresses: vec![address], keys };
         let founding = Founding::new(server, Token::from_bytes(self.keys.token)).expect("one address fits");
         founding.to_string()
     }
 
-    /// Ends the process and starts it anew from its disk; tells the streams that break.
-    pub(crate) fn restart(&mut self, now: Instant, dice: &mut Dice) -> Vec<ConnectionId> {
-        self.signal = signal(now, &self.keys, &self.disk, dice);
-        self.turn = turn(now, &self.keys, dice);
-        self.ports.clear();
-        self.addresses.clear();
+    /// Ends the process; tells the streams that break. What was not yet written is lost.
+    pub(crate) fn stop(&mut self) -> Vec<ConnectionId> {
+        self.signal = None;
         self.epoch += 1;
         self.due = None;
         self.effects.clear();
         std::mem::take(&mut self.connections).into_iter().collect()
+    }
+
+    /// Starts the process from its disk.
+    pub(crate) fn start(&mut self, now: Instant, dice: &mut Dice) {
+        let unix = unix(now) + self.ahead;
+        let signal = signal(now, unix, &self.keys, &self.relays, &self.disk, dice);
+        self.due = signal.poll_timeout();
+        self.signal = Some(signal);
+    }
+
+    pub(crate) const fn is_up(&self) -> bool {
+        self.signal.is_some()
+    }
+
+    /// Moves the wall clock.
+    pub(crate) fn jump(&mut self, now: Instant, seconds: u64) {
+        self.ahead += seconds;
+        self.tell_wall(now);
+    }
+
+    pub(crate) fn tell_wall(&mut self, now: Instant) {
+        let wall = unix(now) + self.ahead;
+        self.signal(now, Input::Wall(wall));
     }
 
     pub(crate) fn opened(&mut self, now: Instant, conn: ConnectionId, from: SocketAddr) {
@@ -107,7 +137,9 @@ impl Host {
     }
 
     pub(crate) fn received(&mut self, now: Instant, conn: ConnectionId, bytes: Vec<u8>) {
-        self.signal(now, Input::Received { conn, bytes });
+        if self.connections.contains(&conn) {
+            self.signal(now, Input::Received { conn, bytes });
+        }
     }
 
     pub(crate) fn flushed(&mut self, now: Instant, conn: ConnectionId, bytes: usize) {
@@ -123,25 +155,20 @@ impl Host {
     }
 
     pub(crate) fn stored(&mut self, now: Instant, ticket: Ticket, change: Change) {
-        self.keep(change);
-        self.signal(now, Input::Stored { ticket, outcome: Outcome::Durable });
-    }
-
-    pub(crate) fn handle_packet(&mut self, now: Instant, packet: Packet) {
-        if packet.to == SocketAddr::new(ADDRESS, STUN_PORT) {
-            if let Ok(bytes) = ginnel_stun::answer_binding(&packet.bytes, packet.from) {
-                self.effects.push(Effect::Datagram(Packet { from: packet.to, to: packet.from, ttl: TTL, bytes }));
-                return;
+        let outcome = match self.room {
+            Room::Free => {
+                self.keep(change);
+                Outcome::Durable
             }
-            self.turn(now, TurnInput::Client { from: packet.from, local: packet.to, bytes: packet.bytes });
-        } else if let Some(allocation) = self.ports.get(&packet.to).copied() {
-            self.turn(now, TurnInput::Relayed { allocation, from: packet.from, bytes: packet.bytes });
-        }
+            Room::Full => Outcome::Failed,
+        };
+        self.signal(now, Input::Stored { ticket, outcome });
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        self.signal.handle_timeout(now);
-        self.turn.handle_timeout(now);
+        if let Some(signal) = &mut self.signal {
+            signal.handle_timeout(now);
+        }
         self.drain(now);
         if self.due.is_some_and(|due| due <= now) {
             self.effects.push(Effect::Broken(format!("a server's deadline does not move: {:?} at {now:?}", self.due)));
@@ -156,12 +183,18 @@ impl Host {
         std::mem::take(&mut self.effects)
     }
 
-    /// What the servers dropped that honest clients on honest lines never send.
+    /// What the server dropped that honest clients on honest lines never send.
     pub(crate) fn oddities(&self) -> Vec<String> {
         use ginnel_signal_proto::server::Discard;
+        let Some(signal) = &self.signal else { return Vec::new() };
         let odd = [Discard::FrameLength, Discard::Version, Discard::BadSeal, Discard::Malformed, Discard::OutOfOrder];
-        let counted = odd.into_iter().filter_map(|discard| Some((discard, self.signal.counters().get(&discard)?)));
-        counted.map(|(discard, count)| format!("signaling server: {count} x {discard}")).collect()
+        let counted = odd.into_iter().filter_map(|discard| Some((discard, signal.counters().get(&discard)?)));
+        counted.map(|(discard, count)| format!("signaling server {}: {count} x {discard}", self.number)).collect()
+    }
+
+    /// Connections that the machine holds, and that are open.
+    pub(crate) fn connections(&self) -> (usize, usize) {
+        (self.signal.as_ref().map_or(0, |signal| signal.status().connections), self.connections.len())
     }
 
     fn keep(&mut self, change: Change) {
@@ -196,18 +229,16 @@ impl Host {
     }
 
     fn signal(&mut self, now: Instant, input: Input) {
-        // What the server had no use for it has counted.
-        let _ = self.signal.handle_input(now, input);
-        self.drain(now);
-    }
-
-    fn turn(&mut self, now: Instant, input: TurnInput) {
-        let _ = self.turn.handle_input(now, input);
-        self.drain(now);
+        if let Some(signal) = &mut self.signal {
+            // What the server had no use for it has counted.
+            let _ = signal.handle_input(now, input);
+            self.drain(now);
+        }
     }
 
     fn drain(&mut self, now: Instant) {
-        while let Some(output) = self.signal.poll_output() {
+        let Some(signal) = &mut self.signal else { return };
+        while let Some(output) = signal.poll_output() {
             let effect = match output {
                 Output::Write { conn, bytes } => Effect::Write(conn, bytes),
                 Output::Close { conn } => {
@@ -217,87 +248,45 @@ impl Host {
                 Output::Store { ticket, change } => Effect::Store(ticket, change),
                 Output::Dial { link, .. } => {
                     // There is one server in this world.
-                    let why = "nobody there".to_owned();
-                    let _ = self.signal.handle_input(now, Input::LinkClosed { link, why });
+                    let why = "nobody is there".to_owned();
+                    let _ = signal.handle_input(now, Input::LinkClosed { link, why });
                     continue;
                 }
                 Output::LinkWrite { .. } | Output::LinkClose { .. } => continue,
             };
             self.effects.push(effect);
         }
-        while let Some(output) = self.turn.poll_output() {
-            match output {
-                TurnOutput::ToClient { to, local, bytes } => {
-                    self.effects.push(Effect::Datagram(Packet { from: local, to, ttl: TTL, bytes }));
-                }
-                TurnOutput::OpenPort { allocation, port, .. } => {
-                    let addr = SocketAddr::new(ADDRESS, port);
-                    self.ports.insert(addr, allocation);
-                    self.addresses.insert(allocation, addr);
-                    let _ = self.turn.handle_input(now, TurnInput::PortOpened { allocation, addr });
-                }
-                TurnOutput::ClosePort { allocation } => {
-                    if let Some(addr) = self.addresses.remove(&allocation) {
-                        self.ports.remove(&addr);
-                    }
-                }
-                TurnOutput::Relay { allocation, to, bytes } => {
-                    if let Some(from) = self.addresses.get(&allocation).copied() {
-                        self.effects.push(Effect::Datagram(Packet { from, to, ttl: TTL, bytes }));
-                    }
-                }
-            }
-        }
-        self.due = [self.signal.poll_timeout(), self.turn.poll_timeout()].into_iter().flatten().min();
+        self.due = signal.poll_timeout();
     }
 }
 
-fn signal(now: Instant, keys: &Keys, disk: &Stored, dice: &mut Dice) -> Signal {
-    let secret = keys.relay_secret;
+fn signal(now: Instant, unix: u64, keys: &Keys, relays: &Relays, disk: &Stored, dice: &mut Dice) -> Signal {
+    let Relays { secret, addresses, lifetime } = relays.clone();
+    let offered = !addresses.is_empty();
+    let issue = move |unix: u64, member: &ginnel_membership::MemberKey| {
+        let made = Credentials::time_limited(&secret, unix + lifetime.as_secs(), &member.to_string());
+        RelayCredentials {
+            username: made.username,
+            password: made.password,
+            lifetime_seconds: u32::try_from(lifetime.as_secs()).expect("hours"),
+            addresses: addresses.clone(),
+        }
+    };
     let config = Config {
         noise: keys.noise.into(),
         sequencer: keys.sequencer.clone(),
-        stun_ports: vec![STUN_PORT],
-        relay: Some(Box::new(move |unix, member| {
-            let lifetime = Duration::from_secs(3600);
-            let made = Credentials::time_limited(&secret, unix + lifetime.as_secs(), &member.to_string());
-            RelayCredentials {
-                username: made.username,
-                password: made.password,
-                lifetime_seconds: 3600,
-                addresses: vec![SocketAddr::new(ADDRESS, STUN_PORT)],
-            }
-        })),
+        stun_ports: vec![station::STUN_PORT],
+        relay: if offered { Some(Box::new(issue)) } else { None },
         limits: Limits::default(),
     };
-    Signal::new(dice.seed(), config, disk.clone(), now, unix(now)).expect("the stored logs are those the server made")
+    Signal::new(dice.seed(), config, disk.clone(), now, unix).expect("the stored logs are those the server made")
 }
 
-fn turn(now: Instant, keys: &Keys, dice: &mut Dice) -> Turn {
-    let config = TurnConfig {
-        realm: "relay.internal".to_owned(),
-        secret: keys.relay_secret.to_vec().into(),
-        relay_addresses: vec![ADDRESS],
-        ports: 49_152..=65_535,
-        quotas: Quotas::default(),
-        policy: Box::new(|ip| matches!(reach(ip), Reach::Global | Reach::Documentation)),
-        nonce_lifetime: Duration::from_secs(600),
-    };
-    let mut turn = Turn::new(dice.seed(), config).expect("the configuration is sound");
-    turn.handle_input(now, TurnInput::Wall(unix(now))).expect("wall time is always taken");
-    turn
-}
-
-/// The server's wall clock, in Unix seconds.
+/// True time, in Unix seconds.
 pub(crate) fn unix(now: Instant) -> u64 {
     WALL + now.as_nanos() / 1_000_000_000
 }
 
-/// The host's address.
-pub(crate) const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
 /// Where clients open their streams.
 pub(crate) const STREAM_PORT: u16 = 4433;
-const STUN_PORT: u16 = 3478;
-/// The IP time to live of ordinary packets.
-pub(crate) const TTL: u8 = 64;
 const WALL: u64 = 1_800_000_000;

@@ -1,7 +1,7 @@
-//! Streams between machines and the public host: reliable, ordered, cut anywhere, and breakable.
+//! Streams between machines and signaling servers: reliable, ordered, cut anywhere, and breakable.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ginnel_node::{Input, ServerId};
@@ -9,11 +9,13 @@ use ginnel_signal_proto::server::ConnectionId;
 use ginnel_time::Instant;
 
 use crate::dice::Dice;
-use crate::scenario::Weather;
+use crate::machine::Life;
 use crate::server;
+use crate::station;
 use crate::world::{Happening, World};
 
 /// What reaches an end of a stream.
+#[derive(Debug)]
 pub(crate) enum End {
     /// The server learns of the stream.
     Accepted,
@@ -27,15 +29,46 @@ pub(crate) enum End {
     Left,
     /// The client learns that the stream is over.
     Broke(&'static str),
+    /// Either end has heard nothing of the other for as long as it waits.
+    Idle,
 }
 
 struct Stream {
     machine: usize,
     epoch: u32,
     server: ServerId,
+    host: usize,
     /// When the last thing arrives at either end.
     up: Instant,
     down: Instant,
+    /// What waits for the line to mend, in order.
+    held: Vec<End>,
+    over: Over,
+}
+
+/// Which ends know that a stream is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    No,
+    Client,
+    Server,
+    Both,
+}
+
+impl Over {
+    const fn client(self) -> Self {
+        match self {
+            Self::No | Self::Client => Self::Client,
+            Self::Server | Self::Both => Self::Both,
+        }
+    }
+
+    const fn server(self) -> Self {
+        match self {
+            Self::No | Self::Server => Self::Server,
+            Self::Client | Self::Both => Self::Both,
+        }
+    }
 }
 
 pub(crate) struct Streams {
@@ -49,15 +82,37 @@ impl Streams {
     pub(crate) fn new(dice: Dice) -> Self {
         Self { open: BTreeMap::new(), of: BTreeMap::new(), next: 0, dice }
     }
+
+    /// Streams that either end holds.
+    pub(crate) fn count(&self) -> usize {
+        self.open.len()
+    }
 }
 
 impl World {
-    pub(crate) fn connect(&mut self, machine: usize, server: ServerId) {
+    pub(crate) fn connect(&mut self, machine: usize, server: ServerId, addresses: &[String]) {
+        let parsed = addresses.iter().filter_map(|text| text.parse::<SocketAddr>().ok());
+        let host = parsed.filter_map(|addr| self.host_at(addr.ip())).next();
         self.streams.next += 1;
         let conn = ConnectionId(self.streams.next);
         let epoch = self.machines[machine].epoch;
         self.streams.of.insert((machine, server), conn);
-        self.streams.open.insert(conn, Stream { machine, epoch, server, up: self.now, down: self.now });
+        let reached = host.filter(|host| self.hosts[*host].is_up() && self.line_holds(machine, *host));
+        let stream = Stream {
+            machine,
+            epoch,
+            server,
+            host: host.unwrap_or(0),
+            up: self.now,
+            down: self.now,
+            held: Vec::new(),
+            over: Over::No,
+        };
+        self.streams.open.insert(conn, stream);
+        if reached.is_none() {
+            self.plan(self.now + GIVES_UP, Happening::Stream { conn, end: End::Broke("nobody answered") });
+            return;
+        }
         self.send_up(conn, End::Accepted);
         // The client's stream is open after one round trip.
         if let Some(stream) = self.streams.open.get_mut(&conn) {
@@ -76,6 +131,9 @@ impl World {
 
     pub(crate) fn disconnect(&mut self, machine: usize, server: ServerId) {
         if let Some(conn) = self.streams.of.remove(&(machine, server)) {
+            if let Some(stream) = self.streams.open.get_mut(&conn) {
+                stream.over = stream.over.client();
+            }
             self.send_up(conn, End::Left);
         }
     }
@@ -93,7 +151,9 @@ impl World {
 
     /// Breaks a stream without a word: either end finds out in its own time.
     pub(crate) fn break_stream(&mut self, conn: ConnectionId) {
-        let after = self.streams.dice.millis(0, 5000);
+        // Half of the ends see a reset, the others only silence.
+        let longest = if self.streams.dice.chance(500) { 5 } else { IDLE.as_secs() };
+        let after = self.streams.dice.time(Duration::ZERO, Duration::from_secs(longest));
         let later = after + self.streams.dice.millis(0, 10_000);
         self.plan(self.now + after, Happening::Stream { conn, end: End::Broke("the connection was lost") });
         self.plan(self.now + later, Happening::Stream { conn, end: End::Left });
@@ -104,51 +164,132 @@ impl World {
         self.streams.open.iter().filter(|(_, stream)| stream.machine == machine).map(|(conn, _)| *conn).collect()
     }
 
-    pub(crate) fn stream(&mut self, conn: ConnectionId, end: End) {
-        let now = self.now;
-        let Some(stream) = self.streams.open.get(&conn) else { return };
-        let (machine, server) = (stream.machine, stream.server);
-        let here = self.machines[machine].epoch == stream.epoch;
-        let held = here && self.streams.of.get(&(machine, server)) == Some(&conn);
-        match end {
-            End::Accepted => {
-                let setup = &self.machines[machine].setup;
-                let from = SocketAddr::new(self.net.public_address(setup.realm, setup.address), 40_000);
-                self.host.opened(now, conn, from);
-                self.settle_host();
+    /// Looks again at every stream after lines or machines have changed: those that cannot carry anything are given up in
+    /// a while, and the others carry what waited.
+    pub(crate) fn review_streams(&mut self) {
+        let all: Vec<ConnectionId> = self.streams.open.keys().copied().collect();
+        for conn in all {
+            if !self.carries(conn) {
+                self.plan(self.now + IDLE, Happening::Stream { conn, end: End::Idle });
+                continue;
             }
-            End::Up(bytes) => {
-                self.host.received(now, conn, bytes);
-                self.settle_host();
+            let held = self.streams.open.get_mut(&conn).map(|stream| std::mem::take(&mut stream.held));
+            for end in held.into_iter().flatten() {
+                if matches!(end, End::Accepted | End::Up(_) | End::Left) {
+                    self.send_up(conn, end);
+                } else {
+                    self.send_down(conn, end);
+                }
             }
-            End::Left => {
-                self.host.closed(now, conn);
-                self.settle_host();
-                self.streams.open.remove(&conn);
-            }
-            End::Opened if held => {
-                let remote = SocketAddr::new(server::ADDRESS, server::STREAM_PORT);
-                self.tell_node(machine, Input::ServerOpened { server, remote });
-            }
-            End::Down(bytes) if held => {
-                self.host.flushed(now, conn, bytes.len());
-                self.settle_host();
-                self.tell_node(machine, Input::ServerBytes { server, bytes });
-            }
-            End::Broke(reason) if held => {
-                self.streams.of.remove(&(machine, server));
-                self.tell_node(machine, Input::ServerClosed { server, reason: reason.to_owned() });
-            }
-            End::Opened | End::Down(_) | End::Broke(_) => {}
         }
     }
 
+    pub(crate) fn stream(&mut self, conn: ConnectionId, end: End) {
+        let now = self.now;
+        let Some(stream) = self.streams.open.get(&conn) else { return };
+        let (machine, server, host) = (stream.machine, stream.server, stream.host);
+        let here = self.machines[machine].epoch == stream.epoch;
+        let held = here && self.streams.of.get(&(machine, server)) == Some(&conn);
+        let for_client = matches!(end, End::Opened | End::Down(_) | End::Broke(_));
+        if for_client && here && self.machines[machine].life == Life::Asleep {
+            self.frozen[machine].push(Happening::Stream { conn, end });
+            return;
+        }
+        match end {
+            End::Accepted if !self.hosts[host].is_up() => {
+                self.plan(now + GIVES_UP, Happening::Stream { conn, end: End::Broke("nobody answered") });
+            }
+            End::Accepted => {
+                let setup = &self.machines[machine].setup;
+                let from = SocketAddr::new(self.net.public_address(setup.realm, setup.address), 40_000);
+                self.hosts[host].opened(now, conn, from);
+                self.settle_host(host);
+            }
+            End::Up(bytes) => {
+                self.hosts[host].received(now, conn, bytes);
+                self.settle_host(host);
+            }
+            End::Left => {
+                self.hosts[host].closed(now, conn);
+                self.settle_host(host);
+                if let Some(stream) = self.streams.open.get_mut(&conn) {
+                    stream.over = stream.over.server();
+                }
+                self.forget_stream(conn);
+            }
+            End::Opened if held => {
+                let remote = SocketAddr::new(station::address(host), server::STREAM_PORT);
+                self.tell_node(machine, Input::ServerOpened { server, remote });
+            }
+            End::Down(bytes) if held => {
+                self.hosts[host].flushed(now, conn, bytes.len());
+                self.settle_host(host);
+                self.tell_node(machine, Input::ServerBytes { server, bytes });
+            }
+            End::Broke(reason) => {
+                if let Some(stream) = self.streams.open.get_mut(&conn) {
+                    stream.over = stream.over.client();
+                    if stream.over == Over::Client {
+                        self.plan(now + IDLE, Happening::Stream { conn, end: End::Left });
+                    }
+                }
+                self.forget_stream(conn);
+                if held {
+                    self.streams.of.remove(&(machine, server));
+                    self.tell_node(machine, Input::ServerClosed { server, reason: reason.to_owned() });
+                }
+            }
+            End::Idle => {
+                if !self.carries(conn) {
+                    self.stream(conn, End::Broke("the connection timed out"));
+                    self.plan(now, Happening::Stream { conn, end: End::Left });
+                }
+            }
+            End::Opened | End::Down(_) => {}
+        }
+    }
+
+    /// Forgets a stream once nobody waits for anything of it.
+    fn forget_stream(&mut self, conn: ConnectionId) {
+        let Some(stream) = self.streams.open.get(&conn) else { return };
+        let gone = self.machines[stream.machine].epoch != stream.epoch;
+        if stream.over == Over::Both || (stream.over == Over::Server && gone) {
+            self.streams.open.remove(&conn);
+        }
+    }
+
+    /// Whether anything passes between a machine and a signaling server.
+    pub(crate) fn line_holds(&self, machine: usize, host: usize) -> bool {
+        let public = self.public_address(machine);
+        let there = station::address(host);
+        self.net.passes(public, there) && self.net.passes(there, public)
+    }
+
+    /// The last address that a machine has on its way to the internet.
+    pub(crate) fn public_address(&self, machine: usize) -> IpAddr {
+        let setup = &self.machines[machine].setup;
+        self.net.public_address(setup.realm, setup.address)
+    }
+
+    fn carries(&self, conn: ConnectionId) -> bool {
+        self.streams.open.get(&conn).is_some_and(|stream| {
+            self.line_holds(stream.machine, stream.host) && self.machines[stream.machine].life == Life::Awake
+        })
+    }
+
+    fn host_at(&self, address: IpAddr) -> Option<usize> {
+        (0..self.hosts.len()).find(|host| station::address(*host) == address)
+    }
+
     fn tell_node(&mut self, machine: usize, input: Input) {
-        self.machines[machine].input(self.now, input);
-        self.settle_machine(machine);
+        if self.machines[machine].life == Life::Awake {
+            self.machines[machine].input(self.now, input);
+            self.settle_machine(machine);
+        }
     }
 
     fn send_up(&mut self, conn: ConnectionId, end: End) {
+        let Some(end) = self.held_back(conn, end) else { return };
         let delay = self.stream_delay(conn);
         let Some(stream) = self.streams.open.get_mut(&conn) else { return };
         stream.up = stream.up.max(self.now + delay);
@@ -157,6 +298,7 @@ impl World {
     }
 
     fn send_down(&mut self, conn: ConnectionId, end: End) {
+        let Some(end) = self.held_back(conn, end) else { return };
         let delay = self.stream_delay(conn);
         let Some(stream) = self.streams.open.get_mut(&conn) else { return };
         stream.down = stream.down.max(self.now) + if matches!(end, End::Opened) { delay } else { Duration::ZERO };
@@ -165,13 +307,25 @@ impl World {
         self.plan(at, Happening::Stream { conn, end });
     }
 
+    /// Keeps for later what a line does not carry now.
+    fn held_back(&mut self, conn: ConnectionId, end: End) -> Option<End> {
+        let machine = self.streams.open.get(&conn)?.machine;
+        let host = self.streams.open.get(&conn)?.host;
+        let waits = self.streams.open.get(&conn).is_some_and(|stream| !stream.held.is_empty());
+        if self.line_holds(machine, host) && !waits {
+            return Some(end);
+        }
+        self.streams.open.get_mut(&conn)?.held.push(end);
+        None
+    }
+
     /// One way, and the repetitions that a lossy line costs.
     fn stream_delay(&mut self, conn: ConnectionId) -> Duration {
         let Some(stream) = self.streams.open.get(&conn) else { return Duration::ZERO };
         let setup = &self.machines[stream.machine].setup;
         let line = self.net.line(setup.realm, setup.address);
         let mut delay = line.delay + Duration::from_millis(2);
-        while self.weather == Weather::Rough && self.streams.dice.chance(line.loss) {
+        while self.streams.dice.chance(line.loss.good.max(line.loss.bad / 4).min(500)) {
             delay += Duration::from_millis(200);
         }
         delay
@@ -187,3 +341,8 @@ impl World {
         vec![bytes, rest]
     }
 }
+
+/// After so long without a word from the other end a stream is over, as both programs set it.
+pub(crate) const IDLE: Duration = Duration::from_secs(60);
+/// For so long a daemon tries to reach a server.
+const GIVES_UP: Duration = Duration::from_secs(5);

@@ -1,6 +1,6 @@
 //! The world: one clock, one agenda, and everything that happens in it, in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ginnel_forward::Command;
@@ -9,15 +9,16 @@ use ginnel_signal_proto::server::{Change, ConnectionId, Ticket};
 use ginnel_time::Instant;
 
 use crate::Outcome;
+use crate::calm::Calm;
 use crate::dice::Dice;
+use crate::judge::Shares;
 use crate::ledger::Ledger;
-use crate::machine::{self, Machine};
-use crate::nat::Behaviour;
-use crate::net::{Arrival, Holder, Net, Packet};
-use crate::oracle::{Entitled, entitled};
+use crate::machine::{self, Life, Machine};
+use crate::net::{Arrival, Holder, Net, Packet, Realm};
 use crate::scenario::{Scenario, Weather};
 use crate::script::{Script, Step};
-use crate::server::{self, Host};
+use crate::server::{self, Server};
+use crate::station::{self, Service, Station};
 use crate::stream::{End, Streams};
 use crate::trace::{Telling, Trace};
 
@@ -51,8 +52,9 @@ pub(crate) enum Happening {
         conn: ConnectionId,
         end: End,
     },
-    /// The disk of the public host has written.
+    /// The disk of a signaling server has written.
     Stored {
+        host: usize,
         epoch: u32,
         ticket: Ticket,
         change: Change,
@@ -60,20 +62,37 @@ pub(crate) enum Happening {
     Step(Step),
 }
 
+/// Whoever has deadlines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Actor {
+    Machine(usize),
+    Host(usize),
+    Station(usize),
+}
+
 pub(crate) struct World {
     pub(crate) now: Instant,
     agenda: BTreeMap<(Instant, u64), Happening>,
     count: u64,
+    /// The next deadline of everybody who has one.
+    deadlines: BTreeSet<(Instant, Actor)>,
+    next: BTreeMap<Actor, Instant>,
     pub(crate) dice: Dice,
     pub(crate) net: Net,
     pub(crate) machines: Vec<Machine>,
+    /// What waits until a suspended machine wakes.
+    pub(crate) frozen: Vec<Vec<Happening>>,
     /// When the last command and the last input of each machine arrive: neither lane reorders.
     lanes: Vec<(Instant, Instant)>,
-    pub(crate) host: Host,
+    pub(crate) hosts: Vec<Server>,
+    pub(crate) stations: Vec<Station>,
+    pub(crate) services: Vec<Service>,
     disk_free: Instant,
     pub(crate) streams: Streams,
     pub(crate) ledger: Ledger,
     pub(crate) script: Script,
+    pub(crate) calm: Calm,
+    pub(crate) shares: Shares,
     pub(crate) weather: Weather,
     pub(crate) trace: Trace,
     pub(crate) over: bool,
@@ -84,28 +103,43 @@ impl World {
         let mut dice = Dice::new(seed);
         let now = Instant::ZERO + dice.time(Duration::from_secs(1), Duration::from_secs(100_000));
         let scenario = Scenario::new(&mut dice);
-        let host = Host::new(now, &mut dice);
+        let hosts = vec![Server::new(now, 0, scenario.relays.clone(), &mut dice)];
+        let services = scenario.services.clone();
+        let stations =
+            services.iter().enumerate().map(|(number, service)| Station::new(now, number, service, &mut dice));
+        let stations = stations.collect();
         let machines: Vec<Machine> =
             scenario.setups.iter().map(|setup| Machine::new(now, setup.clone(), dice.fork())).collect();
         let mut world = Self {
             now,
             agenda: BTreeMap::new(),
             count: 0,
+            deadlines: BTreeSet::new(),
+            next: BTreeMap::new(),
             net: scenario.net,
             lanes: vec![(now, now); machines.len()],
+            frozen: machines.iter().map(|_| Vec::new()).collect(),
             machines,
-            host,
+            hosts,
+            stations,
+            services,
             disk_free: now,
             streams: Streams::new(dice.fork()),
             ledger: Ledger::default(),
-            script: Script::new(now, scenario.faults, scenario.spare, scenario.lines, scenario.duration),
+            script: Script::new(now, scenario.faults, scenario.spare, scenario.talkers, scenario.duration),
+            calm: Calm::default(),
+            shares: Shares::default(),
             weather: scenario.weather,
             trace: Trace::new(telling),
             over: false,
             dice,
         };
+        world.script.quality = scenario.quality;
         world.describe();
         world.begin();
+        for host in 0..world.hosts.len() {
+            world.settle_host(host);
+        }
         for machine in 0..world.machines.len() {
             world.settle_machine(machine);
         }
@@ -117,7 +151,7 @@ impl World {
         let start = self.now;
         while !self.over {
             let planned = self.agenda.first_key_value().map(|((at, _), _)| *at);
-            let due = self.machines.iter().filter_map(Machine::due).chain(self.host.due()).min();
+            let due = self.deadlines.first().map(|(at, _)| *at);
             let Some(next) = [planned, due].into_iter().flatten().min() else { break };
             self.now = self.now.max(next);
             if due.is_some_and(|due| due <= self.now) {
@@ -132,6 +166,7 @@ impl World {
             hash: self.trace.hash(),
             virtual_time: self.now.saturating_duration_since(start),
             packets: self.ledger.delivered,
+            shares: self.shares,
             violations: self.ledger.violations(),
         }
     }
@@ -145,27 +180,51 @@ impl World {
         self.plan(at, Happening::Step(step));
     }
 
-    /// What the machines `a` and `b` are entitled to where they now are.
-    pub(crate) fn entitled(&self, a: usize, b: usize) -> Entitled {
-        let chain = |machine: usize| -> Vec<(usize, Behaviour)> {
-            let nats = self.net.nats(self.machines[machine].setup.realm);
-            nats.into_iter().map(|(number, nat)| (number, nat.behaviour)).collect()
-        };
-        entitled(&chain(a), &chain(b))
-    }
-
-    /// Lets the deadlines of every machine fire that have come.
+    /// Lets the earliest deadline fire, which has come.
     fn fire(&mut self) {
         let now = self.now;
-        for machine in 0..self.machines.len() {
-            if self.machines[machine].due().is_some_and(|due| due <= now) {
+        let Some((_, actor)) = self.deadlines.first().copied() else { return };
+        match actor {
+            Actor::Machine(machine) => {
                 self.machines[machine].handle_timeout(now);
                 self.settle_machine(machine);
             }
+            Actor::Host(host) => {
+                self.hosts[host].handle_timeout(now);
+                self.settle_host(host);
+            }
+            Actor::Station(station) => {
+                self.stations[station].handle_timeout(now);
+                self.settle_station(station);
+            }
         }
-        if self.host.due().is_some_and(|due| due <= now) {
-            self.host.handle_timeout(now);
-            self.settle_host();
+    }
+
+    pub(crate) fn reckon(&mut self, machine: usize) {
+        self.note_due(Actor::Machine(machine), self.machines[machine].due());
+    }
+
+    pub(crate) fn reckon_host(&mut self, host: usize) {
+        self.note_due(Actor::Host(host), self.hosts[host].due());
+    }
+
+    pub(crate) fn reckon_station(&mut self, station: usize) {
+        self.note_due(Actor::Station(station), self.stations[station].due());
+    }
+
+    fn note_due(&mut self, actor: Actor, due: Option<Instant>) {
+        let before = match due {
+            Some(due) => self.next.insert(actor, due),
+            None => self.next.remove(&actor),
+        };
+        if before == due {
+            return;
+        }
+        if let Some(before) = before {
+            self.deadlines.remove(&(before, actor));
+        }
+        if let Some(due) = due {
+            self.deadlines.insert((due, actor));
         }
     }
 
@@ -173,39 +232,44 @@ impl World {
         let now = self.now;
         match happening {
             Happening::Arrive { holder, packet } => match self.net.arrive(now, holder, packet) {
-                Arrival::Server(packet) => {
-                    self.host.handle_packet(now, packet);
-                    self.settle_host();
+                Arrival::Station(station, packet) => {
+                    self.stations[station].handle_packet(now, packet);
+                    self.settle_station(station);
                 }
                 Arrival::Machine(machine, packet) => {
-                    self.trace.tell(now, || {
-                        format!("node{machine} <- {} at :{} {}", packet.from, packet.to.port(), name(&packet.bytes))
-                    });
-                    self.machines[machine].receive(now, packet.to.port(), packet.from, &packet.bytes);
-                    self.settle_machine(machine);
+                    if self.machines[machine].life == Life::Awake {
+                        self.machines[machine].receive(now, packet.to.port(), packet.from, &packet.bytes);
+                        self.settle_machine(machine);
+                    }
                 }
                 Arrival::Nowhere => {}
             },
-            Happening::Command { machine, epoch, command } if self.machines[machine].epoch == epoch => {
+            Happening::Command { machine, epoch, .. }
+            | Happening::Input { machine, epoch, .. }
+            | Happening::Tun { machine, epoch, .. }
+                if self.machines[machine].epoch != epoch => {}
+            Happening::Command { machine, .. } | Happening::Input { machine, .. } | Happening::Tun { machine, .. }
+                if self.machines[machine].life == Life::Asleep =>
+            {
+                self.frozen[machine].push(happening);
+            }
+            Happening::Command { machine, command, .. } => {
                 if !matches!(command, Command::Send { .. }) {
                     self.trace.tell(now, || format!("node{machine} does {command:?}"));
                 }
                 self.machines[machine].command(now, command);
                 self.settle_machine(machine);
             }
-            Happening::Input { machine, epoch, input } if self.machines[machine].epoch == epoch => {
+            Happening::Input { machine, input, .. } => {
                 self.machines[machine].input(now, input);
                 self.settle_machine(machine);
             }
-            Happening::Tun { machine, epoch, state } if self.machines[machine].epoch == epoch => {
-                self.machines[machine].tun = state;
-            }
-            Happening::Command { .. } | Happening::Input { .. } | Happening::Tun { .. } => {}
+            Happening::Tun { machine, state, .. } => self.machines[machine].tun = state,
             Happening::Stream { conn, end } => self.stream(conn, end),
-            Happening::Stored { epoch, ticket, change } => {
-                if self.host.epoch == epoch {
-                    self.host.stored(now, ticket, change);
-                    self.settle_host();
+            Happening::Stored { host, epoch, ticket, change } => {
+                if self.hosts[host].epoch == epoch {
+                    self.hosts[host].stored(now, ticket, change);
+                    self.settle_host(host);
                 }
             }
             Happening::Step(step) => self.step(step),
@@ -238,40 +302,63 @@ impl World {
                     self.trace.tell(self.now, || format!("node{machine} :{port} -> {to} ttl {ttl:?} {}", name(&bytes)));
                     let setup = &self.machines[machine].setup;
                     let from = std::net::SocketAddr::new(setup.address, port);
-                    let packet = Packet { from, to, ttl: ttl.unwrap_or(server::TTL), bytes };
+                    let packet = Packet { from, to, ttl: ttl.unwrap_or(station::TTL), bytes };
                     self.transmit(setup.realm, packet);
                 }
                 machine::Effect::Deliver(packet) => self.deliver(machine, &packet),
-                machine::Effect::Connect(server) => self.connect(machine, server),
+                machine::Effect::Connect(server, addresses) => self.connect(machine, server, &addresses),
                 machine::Effect::Write(server, bytes) => self.write_up(machine, server, bytes),
                 machine::Effect::Disconnect(server) => self.disconnect(machine, server),
                 machine::Effect::Reply(id, reply) => self.replied(machine, id, reply),
+                machine::Effect::Died => {
+                    self.trace.tell(self.now, || format!("node{machine} dies of its disk"));
+                    self.kill(machine);
+                }
                 machine::Effect::Broken(text) => self.ledger.violate(self.now, &text),
             }
         }
+        self.reckon(machine);
     }
 
-    /// Carries out what the public host wants done.
-    pub(crate) fn settle_host(&mut self) {
-        for effect in self.host.effects() {
+    /// Carries out what a signaling server wants done.
+    pub(crate) fn settle_host(&mut self, host: usize) {
+        for effect in self.hosts[host].effects() {
             match effect {
-                server::Effect::Datagram(packet) => {
-                    self.trace.note(self.now, 2, &packet.bytes);
-                    self.transmit(crate::net::Realm::INTERNET, packet);
-                }
                 server::Effect::Write(conn, bytes) => self.write_down(conn, bytes),
                 server::Effect::Close(conn) => self.close_down(conn),
                 server::Effect::Store(ticket, change) => {
                     let took = self.dice.time(Duration::from_micros(300), Duration::from_millis(8));
                     self.disk_free = self.disk_free.max(self.now) + took;
-                    self.plan(self.disk_free, Happening::Stored { epoch: self.host.epoch, ticket, change });
+                    let epoch = self.hosts[host].epoch;
+                    self.plan(self.disk_free, Happening::Stored { host, epoch, ticket, change });
                 }
                 server::Effect::Broken(text) => self.ledger.violate(self.now, &text),
             }
         }
+        self.reckon_host(host);
     }
 
-    fn transmit(&mut self, realm: crate::net::Realm, packet: Packet) {
+    /// Carries out what a public host wants sent.
+    pub(crate) fn settle_station(&mut self, station: usize) {
+        for packet in self.stations[station].sent() {
+            self.trace.note(self.now, 2, &packet.bytes);
+            self.transmit(Realm::INTERNET, packet);
+        }
+        for text in self.stations[station].broken() {
+            self.ledger.violate(self.now, &text);
+        }
+        self.reckon_station(station);
+    }
+
+    /// Tells a machine the time on its wall clock.
+    pub(crate) fn tell_wall(&mut self, machine: usize) {
+        if self.machines[machine].life == Life::Awake {
+            self.machines[machine].tell_wall(self.now);
+            self.settle_machine(machine);
+        }
+    }
+
+    fn transmit(&mut self, realm: Realm, packet: Packet) {
         let Some(transit) = self.net.send(self.now, realm, packet) else { return };
         for delay in transit.delays {
             self.plan(self.now + delay, Happening::Arrive { holder: transit.holder, packet: transit.packet.clone() });
@@ -295,6 +382,7 @@ impl World {
                 format!("node{index} {:?} behind {nats:?} on {line:?}", machine.setup)
             });
         }
+        self.trace.tell(self.now, || format!("public hosts {:?}", self.services));
         self.trace.tell(self.now, || format!("{:?}", self.script.faults));
     }
 }

@@ -17,11 +17,12 @@ use rand_core::SeedableRng as _;
 
 use super::{Subject, garbage, index, obeys, spoil};
 use crate::dice::Dice;
-use crate::server::{Effect, Host, unix};
+use crate::server::{Effect, Relays, Server, unix};
+use crate::station;
 
 struct Whole {
     node: Node,
-    host: Host,
+    host: Server,
     now: Instant,
     conn: Option<ConnectionId>,
     connections: u64,
@@ -66,9 +67,11 @@ impl Whole {
             hostname: "machine".to_owned(),
             debug: Debug::default(),
         };
+        let relay = SocketAddr::new(station::address(0), station::STUN_PORT);
+        let relays = Relays { secret: dice.seed(), addresses: vec![relay], lifetime: Duration::from_secs(3600) };
         Self {
             node: Node::new(now, config, Resume::default()).expect("nothing is saved"),
-            host: Host::new(now, dice),
+            host: Server::new(now, 0, relays, dice),
             now,
             conn: None,
             connections: 0,
@@ -100,7 +103,6 @@ impl Whole {
                         }
                     }
                     Effect::Store(ticket, change) => self.host.stored(self.now, ticket, change),
-                    Effect::Datagram(packet) => self.sent.push(packet.bytes),
                     Effect::Close(_) | Effect::Broken(_) => {}
                 }
             }

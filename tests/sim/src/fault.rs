@@ -1,0 +1,381 @@
+//! What goes wrong in a world, when, for how long, and what is promised afterwards.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::calm::{MarkId, Recovery, Scope};
+use crate::dice::Dice;
+use crate::machine::{Doom, Life};
+use crate::net::{Cut, CutId, Holder};
+use crate::script::Step;
+use crate::server::Room;
+use crate::station;
+use crate::world::World;
+
+/// Something that goes wrong, `at` after everybody has joined, for a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) at: Duration,
+    pub(crate) lasts: Duration,
+    pub(crate) what: Trouble,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// The signaling server is killed and starts anew from its disk.
+    ServerCrash,
+    /// The signaling server's disk is full.
+    ServerDiskFull,
+    /// A machine's daemon is killed, data plane and all, and starts anew from its disk.
+    Crash(usize),
+    /// The next write of a machine's daemon to its disk ends it.
+    Doomed(usize, Doom),
+    /// A machine's disk is full.
+    DiskFull(usize),
+    /// A machine moves to another network.
+    Moves(usize),
+    /// Machines are suspended.
+    Suspend(BTreeSet<usize>),
+    /// A machine's wall clock jumps by so many seconds.
+    ClockJump(usize, i64),
+    /// No packet passes between two groups of machines.
+    Partition(BTreeSet<usize>, BTreeSet<usize>),
+    /// A machine's line carries nothing in one direction or both.
+    BlackHole(usize, Direction),
+    /// The NAT nearest to a machine forgets everything.
+    NatReboot(usize),
+    /// A relay is killed and starts anew, remembering nothing.
+    RelayCrash(usize),
+    /// Relays and server move on so far in time that every credential is out of date.
+    CredentialsExpire,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Out,
+    In,
+    Both,
+}
+
+/// What has to be undone when a fault ends.
+#[derive(Debug, Default)]
+pub(crate) struct Undo {
+    cuts: Vec<CutId>,
+    mark: Option<MarkId>,
+}
+
+/// Draws two to five faults, spread over the world's time.
+pub(crate) fn draw(machines: usize, stations: usize, duration: Duration, dice: &mut Dice) -> Vec<Fault> {
+    let count = dice.between(2, 5);
+    let mut faults: Vec<Fault> = (0..count)
+        .map(|_| {
+            let at = dice.time(Duration::from_secs(15), duration - Duration::from_secs(150));
+            let what = trouble(machines, stations, dice);
+            let lasts = what.lasts(dice);
+            Fault { at, lasts, what }
+        })
+        .collect();
+    faults.sort_by_key(|fault| fault.at);
+    faults
+}
+
+fn trouble(machines: usize, stations: usize, dice: &mut Dice) -> Trouble {
+    let below = |dice: &mut Dice, count: usize| usize::try_from(dice.below(count as u64)).expect("few");
+    let machine = below(dice, machines);
+    match dice.below(100) {
+        0..10 => Trouble::ServerCrash,
+        10..13 => Trouble::ServerDiskFull,
+        13..25 => Trouble::Crash(machine),
+        25..31 => Trouble::Doomed(machine, dice.pick(&[Doom::Torn, Doom::Written])),
+        31..35 => Trouble::DiskFull(machine),
+        35..46 => Trouble::Moves(machine),
+        46..55 => Trouble::Suspend([machine].into()),
+        55..56 => Trouble::Suspend((0..machines).collect()),
+        56..64 => {
+            let years = i64::try_from(dice.between(1, 50)).expect("few years");
+            Trouble::ClockJump(machine, dice.pick(&[years, -years]) * YEAR)
+        }
+        64..74 => {
+            let (mut a, mut b): (BTreeSet<usize>, BTreeSet<usize>) = (0..machines).partition(|_| dice.chance(500));
+            if a.is_empty() {
+                a.extend(b.pop_first());
+            }
+            if b.is_empty() {
+                b.extend(a.pop_first());
+            }
+            Trouble::Partition(a, b)
+        }
+        74..83 => Trouble::BlackHole(machine, dice.pick(&[Direction::Out, Direction::In, Direction::Both])),
+        83..90 => Trouble::NatReboot(machine),
+        90..96 => Trouble::RelayCrash(below(dice, stations)),
+        _ => Trouble::CredentialsExpire,
+    }
+}
+
+impl Trouble {
+    fn lasts(&self, dice: &mut Dice) -> Duration {
+        let seconds = |low: u64, high: u64, dice: &mut Dice| dice.millis(low * 1000, high * 1000);
+        match self {
+            Self::ServerCrash => seconds(0, 90, dice),
+            Self::ServerDiskFull | Self::DiskFull(_) => seconds(10, 90, dice),
+            Self::Crash(_) | Self::Doomed(..) => dice.millis(100, 20_000),
+            // A night of all machines costs nothing to simulate; one of a single machine costs the others' idling.
+            Self::Suspend(machines) if machines.len() > 1 => seconds(600, 604_800, dice),
+            Self::Suspend(_) if dice.chance(20) => seconds(600, 86_400, dice),
+            Self::Suspend(_) if dice.chance(200) => seconds(60, 600, dice),
+            Self::Suspend(_) => seconds(1, 60, dice),
+            Self::Partition(..) => seconds(1, 90, dice),
+            Self::BlackHole(..) => dice.millis(200, 60_000),
+            Self::RelayCrash(_) => seconds(0, 60, dice),
+            Self::Moves(_) | Self::ClockJump(..) | Self::NatReboot(_) | Self::CredentialsExpire => Duration::ZERO,
+        }
+    }
+
+    /// What must hold again and by when. Figures of waiting come from the programs: a stream whose other end is silent is
+    /// given up after 60 s, a server that did not answer is tried again after at most 60 s.
+    const fn recovery(&self) -> Recovery {
+        let (back, shaken) = match self {
+            // Streams may hang for 60 s, and the next try may be 60 s away.
+            Self::ServerCrash => (125, 125),
+            Self::ServerDiskFull | Self::DiskFull(_) => (5, 10),
+            // Who still holds a session with a daemon that restarted, and has been silent since, learns of it only by
+            // talking.
+            Self::Crash(_) | Self::Doomed(..) => (20, 300),
+            Self::Moves(_) => (15, 75),
+            Self::Suspend(_) => (125, 300),
+            Self::ClockJump(..) => (0, 60),
+            Self::Partition(..) | Self::BlackHole(..) => (125, 300),
+            Self::NatReboot(_) => (15, 75),
+            // A relay that did not answer is tried again after at most 120 s.
+            Self::RelayCrash(_) => (130, 130),
+            Self::CredentialsExpire => (30, 130),
+        };
+        Recovery { back: Duration::from_secs(back), shaken: Duration::from_secs(shaken) }
+    }
+
+    fn scope(&self) -> Scope {
+        match self {
+            Self::ServerCrash | Self::ServerDiskFull => Scope::Beginning,
+            Self::Crash(machine)
+            | Self::Doomed(machine, _)
+            | Self::DiskFull(machine)
+            | Self::Moves(machine)
+            | Self::ClockJump(machine, _)
+            | Self::BlackHole(machine, _)
+            | Self::NatReboot(machine) => Scope::Machines([*machine].into()),
+            Self::Suspend(machines) => Scope::Machines(machines.clone()),
+            Self::Partition(a, b) => Scope::Between(a.clone(), b.clone()),
+            Self::RelayCrash(_) | Self::CredentialsExpire => Scope::Relayed,
+        }
+    }
+}
+
+impl World {
+    /// Lets something go wrong.
+    pub(crate) fn strike(&mut self, number: usize) {
+        let fault = self.script.faults[number].clone();
+        let now = self.now;
+        self.trace.tell(now, || format!("fault: {:?} for {:?}", fault.what, fault.lasts));
+        let mark = self.calm.begin(now, self.scope_of(&fault.what), fault.what.recovery());
+        self.script.undo[number].mark = Some(mark);
+        self.step_at(now + fault.lasts, Step::Mend(number));
+        match fault.what {
+            Trouble::ServerCrash => self.stop_server(),
+            Trouble::ServerDiskFull => self.hosts[0].room = Room::Full,
+            Trouble::Crash(machine) => self.kill(machine),
+            Trouble::Doomed(machine, doom) => self.machines[machine].doom(doom),
+            Trouble::DiskFull(machine) => self.machines[machine].room(Room::Full),
+            Trouble::Moves(machine) => self.move_away(machine),
+            Trouble::Suspend(machines) => {
+                for machine in machines {
+                    if self.machines[machine].life == Life::Awake {
+                        self.machines[machine].life = Life::Asleep;
+                        self.reckon(machine);
+                    }
+                }
+                self.review_streams();
+            }
+            Trouble::ClockJump(machine, seconds) => {
+                self.machines[machine].setup.clock_ahead += seconds;
+                self.tell_wall(machine);
+            }
+            Trouble::Partition(a, b) => {
+                let (a, b) = (self.publics(&a), self.publics(&b));
+                self.cut_off(number, &a, &b, Direction::Both);
+            }
+            Trouble::BlackHole(machine, direction) => {
+                let own = self.publics(&[machine].into());
+                let stations = (0..self.stations.len()).map(station::address);
+                let all = (0..self.machines.len()).collect();
+                let others: BTreeSet<IpAddr> = self.publics(&all).into_iter().chain(stations).collect();
+                self.cut_off(number, &own, &others, direction);
+            }
+            Trouble::NatReboot(machine) => {
+                let nearest = self.net.nats(self.machines[machine].setup.realm).first().map(|(number, _)| *number);
+                if let Some(nat) = nearest {
+                    self.net.reboot(nat);
+                }
+            }
+            Trouble::RelayCrash(station) => {
+                self.stations[station].stop();
+                self.reckon_station(station);
+            }
+            Trouble::CredentialsExpire => {
+                for station in 0..self.stations.len() {
+                    self.stations[station].jump(now, LATER);
+                    self.settle_station(station);
+                }
+                self.hosts[0].jump(now, LATER);
+                self.settle_host(0);
+            }
+        }
+    }
+
+    /// Undoes what can be undone, and lets the time of recovery begin.
+    pub(crate) fn mend(&mut self, number: usize) {
+        let now = self.now;
+        let what = self.script.faults[number].what.clone();
+        self.trace.tell(now, || format!("mended: {what:?}"));
+        let undo = std::mem::take(&mut self.script.undo[number]);
+        for cut in &undo.cuts {
+            self.net.heal(*cut);
+        }
+        if !undo.cuts.is_empty() {
+            self.review_streams();
+        }
+        match what {
+            Trouble::ServerCrash => self.start_server(),
+            Trouble::ServerDiskFull => self.hosts[0].room = Room::Free,
+            Trouble::Crash(machine) => self.revive(machine),
+            // Nothing was written meanwhile: then it is no longer doomed, as the kill comes now.
+            Trouble::Doomed(machine, _) => {
+                if self.machines[machine].life == Life::Awake {
+                    self.kill(machine);
+                }
+                self.revive(machine);
+            }
+            Trouble::DiskFull(machine) => self.machines[machine].room(Room::Free),
+            Trouble::Suspend(machines) => {
+                for machine in machines {
+                    self.wake(machine);
+                }
+                self.review_streams();
+            }
+            Trouble::RelayCrash(station) => {
+                let service = self.services[station].clone();
+                self.stations[station].start(now, &service, &mut self.dice);
+                self.settle_station(station);
+            }
+            Trouble::Moves(_)
+            | Trouble::ClockJump(..)
+            | Trouble::Partition(..)
+            | Trouble::BlackHole(..)
+            | Trouble::NatReboot(_)
+            | Trouble::CredentialsExpire => {}
+        }
+        if let Some(mark) = undo.mark {
+            self.calm.end(now, mark);
+        }
+    }
+
+    /// Kills a machine's daemon.
+    pub(crate) fn kill(&mut self, machine: usize) {
+        for conn in self.streams_of(machine) {
+            self.break_stream(conn);
+        }
+        self.machines[machine].die();
+        self.frozen[machine].clear();
+        self.reckon(machine);
+    }
+
+    fn revive(&mut self, machine: usize) {
+        if self.machines[machine].life == Life::Dead {
+            self.machines[machine].revive(self.now);
+            self.settle_machine(machine);
+        }
+    }
+
+    fn wake(&mut self, machine: usize) {
+        if self.machines[machine].life != Life::Asleep {
+            return;
+        }
+        self.machines[machine].life = Life::Awake;
+        for happening in std::mem::take(&mut self.frozen[machine]) {
+            self.plan(self.now, happening);
+        }
+        self.tell_wall(machine);
+    }
+
+    fn move_away(&mut self, machine: usize) {
+        let Some((realm, address, line)) = self.script.spare.pop() else { return };
+        self.script.moved = Some(self.now);
+        let setup = &self.machines[machine].setup;
+        self.net.detach(setup.realm, setup.address);
+        self.net.attach(realm, address, Holder::Machine(machine), line);
+        for conn in self.streams_of(machine) {
+            self.break_stream(conn);
+        }
+        self.machines[machine].moved(self.now, realm, address);
+        self.settle_machine(machine);
+    }
+
+    fn stop_server(&mut self) {
+        for conn in self.hosts[0].stop() {
+            self.break_stream(conn);
+        }
+        self.reckon_host(0);
+    }
+
+    fn start_server(&mut self) {
+        if !self.hosts[0].is_up() {
+            self.hosts[0].start(self.now, &mut self.dice);
+            self.settle_host(0);
+        }
+    }
+
+    fn cut_off(&mut self, number: usize, a: &BTreeSet<IpAddr>, b: &BTreeSet<IpAddr>, direction: Direction) {
+        // Who shares an address with the other group stays joined to it.
+        let (a, b) = (a - b, b - a);
+        if direction != Direction::In {
+            let cut = self.net.cut(Cut { from: a.clone(), to: b.clone() });
+            self.script.undo[number].cuts.push(cut);
+        }
+        if direction != Direction::Out {
+            let cut = self.net.cut(Cut { from: b, to: a });
+            self.script.undo[number].cuts.push(cut);
+        }
+        self.review_streams();
+    }
+
+    fn publics(&self, machines: &BTreeSet<usize>) -> BTreeSet<IpAddr> {
+        machines.iter().map(|machine| self.public_address(*machine)).collect()
+    }
+
+    /// Whom a fault concerns: beside the machine that it names, all that share a line or a NAT with it.
+    fn scope_of(&self, what: &Trouble) -> Scope {
+        let neighbours = |machine: usize| -> BTreeSet<usize> {
+            let public = self.public_address(machine);
+            (0..self.machines.len()).filter(|other| self.public_address(*other) == public).collect()
+        };
+        match what {
+            Trouble::BlackHole(machine, _) | Trouble::NatReboot(machine) => Scope::Machines(neighbours(*machine)),
+            Trouble::RelayCrash(station) if self.services[*station] == station::Service::StunOnly => Scope::Beginning,
+            Trouble::ServerCrash
+            | Trouble::ServerDiskFull
+            | Trouble::Crash(_)
+            | Trouble::Doomed(..)
+            | Trouble::DiskFull(_)
+            | Trouble::Moves(_)
+            | Trouble::Suspend(_)
+            | Trouble::ClockJump(..)
+            | Trouble::Partition(..)
+            | Trouble::RelayCrash(_)
+            | Trouble::CredentialsExpire => what.scope(),
+        }
+    }
+}
+
+const YEAR: i64 = 31_557_600;
+/// Longer than any credential lives.
+const LATER: u64 = 7200;

@@ -1,0 +1,314 @@
+//! The judge: whether conversations get on as they are entitled to, and what is left at the end.
+
+use std::time::Duration;
+
+use crate::calm::{Concern, Promise, STALLED};
+use crate::ledger::{Flow, seconds};
+use crate::machine::Life;
+use crate::nat::Behaviour;
+use crate::oracle::{Theory, Verdict, is_easy, is_forgetful, minds, theory};
+use crate::scenario::Weather;
+use crate::script::Step;
+use crate::station::Service;
+use crate::world::World;
+
+/// How often each verdict was given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shares {
+    /// The pair had to be direct.
+    pub direct: u64,
+    /// The pair had to be linked.
+    pub linked: u64,
+    /// Nothing could get through, and nothing did.
+    pub cannot: u64,
+    /// Whatever happened was right.
+    pub may: u64,
+}
+
+impl Shares {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.direct += other.direct;
+        self.linked += other.linked;
+        self.cannot += other.cannot;
+        self.may += other.may;
+    }
+
+    fn count(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Direct => self.direct += 1,
+            Verdict::Linked => self.linked += 1,
+            Verdict::Cannot => self.cannot += 1,
+            Verdict::May => self.may += 1,
+        }
+    }
+
+    /// Verdicts that can be wrong, of a hundred.
+    pub fn firm(&self) -> u64 {
+        let firm = self.direct + self.linked + self.cannot;
+        100 * firm / (firm + self.may).max(1)
+    }
+}
+
+impl World {
+    /// Complains when a conversation has stood still for longer than it may.
+    pub(crate) fn check_gap(&mut self, index: usize) {
+        let Flow { from, to, progress, .. } = self.ledger.flows[index];
+        let (since, limit) = match self.promise(index) {
+            Promise::Nothing => {
+                self.ledger.flows[index].progress = self.now;
+                return;
+            }
+            Promise::Full(since) => (since, self.weather.patience().gap),
+            Promise::Shaken(since) => (since, STALLED),
+        };
+        let since = since.max(progress);
+        if self.now > since + limit && self.must_link(from, to) {
+            let silent = self.now.saturating_duration_since(since);
+            self.complain(&format!("flow {index} has delivered nothing for {silent:?}"), from, to);
+            self.ledger.flows[index].progress = self.now;
+        }
+    }
+
+    pub(crate) fn check_first(&mut self, index: usize) {
+        let Flow { from, to, start, first, sent, .. } = self.ledger.flows[index];
+        // A NAT that forgets soon has forgotten the relay, too, and only a packet from inside brings it back.
+        let forgetful = is_forgetful(&self.chain(from), &self.chain(to));
+        if !matches!(self.promise(index), Promise::Full(_)) || !self.must_link(from, to) || forgetful {
+            return;
+        }
+        // A line that loses may lose a few packets in a row.
+        if first.is_none() && (self.weather == Weather::Clear || sent >= UNLIKELY_LOST) {
+            let limit = self.patience().first;
+            let text = format!("flow {index}, begun at {:.3} s, has delivered nothing after {limit:?}", seconds(start));
+            self.complain(&text, from, to);
+        }
+    }
+
+    /// Judges a conversation now, and again later while it lasts.
+    pub(crate) fn judge(&mut self, index: usize) {
+        let Flow { from, to, start, end, .. } = self.ledger.flows[index];
+        let verdict = self.verdict(index);
+        self.shares.count(verdict);
+        match verdict {
+            // In rough weather a path may be given up for a moment; it is looked at twice.
+            Verdict::Direct if self.weather == Weather::Rough && !self.is_direct(index) => {
+                self.step_at(self.now + SECOND_LOOK, Step::Look(index));
+            }
+            Verdict::Direct => self.check_direct(index),
+            Verdict::Linked => self.check_linked(index),
+            Verdict::Cannot => self.check_cut_off(index),
+            Verdict::May => {}
+        }
+        self.trace.tell(self.now, || {
+            let begun = seconds(start);
+            format!("flow {index} of node{from} and node{to}, begun at {begun:.3} s: {verdict:?}")
+        });
+        let again = self.now + AGAIN;
+        if again <= end {
+            self.step_at(again, Step::Judge(index));
+        }
+    }
+
+    pub(crate) fn complain(&mut self, text: &str, a: usize, b: usize) {
+        self.trace.tell(self.now, || format!("VIOLATION: {text}"));
+        for machine in [a, b] {
+            self.trace.tell(self.now, || self.machines[machine].describe(self.now));
+        }
+        let since = seconds(self.script.joined.unwrap_or(self.script.began));
+        let relays = self.services.iter().filter(|service| **service != Service::StunOnly).count();
+        let pair = format!("node{a} and node{b}: {:?}, {relays} relays", self.theory(a, b));
+        self.ledger.violate(self.now, &format!("({:?}, joined at {since:.3} s, {pair}) {text}", self.weather));
+    }
+
+    /// Says at the end what is odd.
+    pub(crate) fn conclude(&mut self) {
+        let machines = self.machines.iter().filter(|machine| machine.life == Life::Awake);
+        let oddities = machines.flat_map(|machine| machine.oddities(self.script.quality));
+        let oddities: Vec<String> =
+            oddities.chain(self.hosts.iter().flat_map(crate::server::Server::oddities)).collect();
+        for text in oddities.into_iter().chain(self.leftovers()) {
+            self.ledger.violate(self.now, &text);
+        }
+        for index in 0..self.machines.len() {
+            self.trace.tell(self.now, || self.machines[index].describe(self.now));
+        }
+        for (index, flow) in self.ledger.flows.iter().enumerate() {
+            self.trace.tell(self.now, || format!("flow {index}: {flow:?}"));
+        }
+    }
+
+    /// What is held at the end, after a long silence, that nobody needs any more.
+    fn leftovers(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        let members = self.machines.len();
+        for (index, machine) in self.machines.iter().enumerate() {
+            let (sockets, peers) = (machine.sockets.len(), machine.paths.len());
+            if sockets > MOST_SOCKETS {
+                left.push(format!("node{index} holds {sockets} sockets of one family"));
+            }
+            if peers >= members {
+                left.push(format!("node{index} holds {peers} peers in a network of {members}"));
+            }
+        }
+        for (index, host) in self.hosts.iter().enumerate() {
+            let (known, open) = host.connections();
+            if known != open || open > members {
+                left.push(format!("server {index} knows {known} connections, {open} are open, of {members} members"));
+            }
+        }
+        for (index, station) in self.stations.iter().enumerate() {
+            let held = station.allocations();
+            // A relay keeps for ten minutes what a daemon that died or moved has left.
+            // A NAT that forgets sooner than an allocation is refreshed makes a new client of an old one, time and again.
+            if held > MOST_ALLOCATIONS * members {
+                left.push(format!("relay {index} holds {held} allocations for {members} members"));
+            }
+        }
+        if self.streams.count() > members {
+            left.push(format!("{} streams are open of {members} members", self.streams.count()));
+        }
+        left.extend(self.script.unanswered());
+        left
+    }
+
+    /// Whether a pair has a way for its packets, as far as NATs and relays go. Rounds of punching are arranged inside a
+    /// session: without a relay there is none before the first path, so only pairs that meet at first sight must meet.
+    fn must_link(&self, a: usize, b: usize) -> bool {
+        self.has_relays() || (self.theory(a, b) == Theory::Meet && is_easy(&self.chain(a), &self.chain(b)))
+    }
+
+    /// What theory says of a pair where its machines now are.
+    fn theory(&self, a: usize, b: usize) -> Theory {
+        theory(&self.chain(a), &self.chain(b))
+    }
+
+    fn chain(&self, machine: usize) -> Vec<(usize, Behaviour)> {
+        let nats = self.net.nats(self.machines[machine].setup.realm);
+        nats.into_iter().map(|(number, nat)| (number, nat.behaviour)).collect()
+    }
+
+    /// How long the judge waits in this world. Without a relay nothing stands by for a path that died in silence, and it is
+    /// found out by 3 s of unanswered probes.
+    pub(crate) fn patience(&self) -> Patience {
+        let patience = self.weather.patience();
+        let slow = if self.has_relays() { Duration::ZERO } else { Duration::from_secs(4) };
+        Patience { first: patience.first + slow, direct: patience.direct + slow, ..patience }
+    }
+
+    fn has_relays(&self) -> bool {
+        self.services.iter().any(|service| *service != Service::StunOnly)
+    }
+
+    fn promise(&self, index: usize) -> Promise {
+        let Flow { from, to, start, .. } = self.ledger.flows[index];
+        let direct = self.theory(from, to) == Theory::Meet;
+        self.calm.promise(self.now, Concern { a: from, b: to, start, direct })
+    }
+
+    fn verdict(&self, index: usize) -> Verdict {
+        let Flow { from, to, .. } = self.ledger.flows[index];
+        let theory = self.theory(from, to);
+        if theory == Theory::Never && !self.has_relays() {
+            return Verdict::Cannot;
+        }
+        let minds = minds(&self.chain(from), &self.chain(to));
+        let direct = self.patience().direct + if minds { ROUNDS } else { Duration::ZERO };
+        let patience = Patience { direct, ..self.patience() };
+        match self.promise(index) {
+            _ if !self.must_link(from, to) => Verdict::May,
+            Promise::Full(since) if theory == Theory::Meet && since + patience.direct <= self.now => Verdict::Direct,
+            Promise::Shaken(since) if theory == Theory::Meet && since + REBUILT <= self.now => Verdict::Direct,
+            Promise::Full(since) if since + patience.first <= self.now => Verdict::Linked,
+            Promise::Shaken(since) if since + STALLED <= self.now => Verdict::Linked,
+            Promise::Full(_) | Promise::Shaken(_) | Promise::Nothing => Verdict::May,
+        }
+    }
+
+    /// Looks again whether a conversation is direct, if it still must be.
+    pub(crate) fn look_again(&mut self, index: usize) {
+        if self.now < self.ledger.flows[index].end && self.verdict(index) == Verdict::Direct {
+            self.check_direct(index);
+        }
+    }
+
+    fn is_direct(&self, index: usize) -> bool {
+        let Flow { from, to, family, .. } = self.ledger.flows[index];
+        [(from, to), (to, from)].into_iter().all(|(a, b)| {
+            self.machines[b].tunnel_address(family).is_none_or(|address| self.machines[a].is_direct_to(address))
+        })
+    }
+
+    fn check_direct(&mut self, index: usize) {
+        let Flow { from, to, start, family, .. } = self.ledger.flows[index];
+        for (a, b) in [(from, to), (to, from)] {
+            let Some(address) = self.machines[b].tunnel_address(family) else { continue };
+            if !self.machines[a].is_direct_to(address) {
+                let path = self.machines[a].path_to(address);
+                let text = format!(
+                    "flow {index}, begun at {:.3} s: node{a} sends to node{b} by {path:?}, entitled to a direct path",
+                    seconds(start)
+                );
+                self.complain(&text, a, b);
+            }
+        }
+    }
+
+    fn check_linked(&mut self, index: usize) {
+        let Flow { from, to, first, sent, .. } = self.ledger.flows[index];
+        if first.is_none() && sent >= UNLIKELY_LOST {
+            self.complain(&format!("flow {index} has delivered nothing of {sent} packets"), from, to);
+        }
+    }
+
+    fn check_cut_off(&mut self, index: usize) {
+        let Flow { from, to, start, first, .. } = self.ledger.flows[index];
+        // Before a machine moved it may have been elsewhere.
+        let moved = self.script.moved.is_some_and(|moved| start < moved + REBUILT);
+        if !moved && first.is_some() {
+            self.complain(&format!("flow {index} got through where no path is possible"), from, to);
+        }
+    }
+}
+
+/// How long the judge waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    pub(crate) join: Duration,
+    pub(crate) first: Duration,
+    pub(crate) direct: Duration,
+    pub(crate) gap: Duration,
+}
+
+impl Weather {
+    pub(crate) const fn patience(self) -> Patience {
+        match self {
+            Self::Clear => Patience {
+                join: Duration::from_secs(30),
+                first: Duration::from_secs(1),
+                direct: Duration::from_secs(3),
+                gap: Duration::from_secs(5),
+            },
+            Self::Rough => Patience {
+                join: Duration::from_secs(90),
+                first: Duration::from_secs(10),
+                direct: Duration::from_secs(60),
+                gap: Duration::from_secs(15),
+            },
+        }
+    }
+}
+
+/// Sockets of one family that a machine may hold in silence.
+const MOST_SOCKETS: usize = 16;
+/// Allocations that a relay may hold for each member: one that lives, and what is left of others for ten minutes.
+const MOST_ALLOCATIONS: usize = 8;
+/// So many packets are not lost in a row.
+const UNLIKELY_LOST: u32 = 10;
+/// What two more rounds of punching take, which a NAT that minds early packets may cost.
+const ROUNDS: Duration = Duration::from_secs(3);
+/// Between two looks at one path.
+const SECOND_LOOK: Duration = Duration::from_secs(5);
+/// Between two verdicts on one conversation.
+const AGAIN: Duration = Duration::from_secs(20);
+/// A conversation that was shaken is direct again after this.
+const REBUILT: Duration = Duration::from_secs(60);
