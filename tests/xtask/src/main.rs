@@ -1,10 +1,11 @@
-//! The project's tasks that need logic: `cargo xtask test`, `demo`, `lab`.
+//! The project's tasks that need logic: `cargo xtask test`, `demo`, `lab`, `sim`.
 //!
 //! What is plain cargo stays plain cargo. A task prints its account on standard error and its result on standard output.
 
 mod cargo;
 mod check;
 mod laboratory;
+mod sim;
 mod suite;
 mod tally;
 
@@ -47,6 +48,8 @@ enum Task {
         #[command(flatten)]
         length: laboratory::Length,
     },
+    /// Runs simulated worlds, one for each seed; the last line is the account of all.
+    Sim(sim::Worlds),
     /// Checks format, lints, purity of the protocol crates and dependencies, without running tests.
     Check,
 }
@@ -67,6 +70,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test { quick } => suite::run(if quick { suite::Extent::Quick } else { suite::Extent::Full }),
         Task::Demo { form } => laboratory::demo(form),
         Task::Lab { name, form, only, length } => laboratory::lab(&name, form, only.as_deref(), length),
+        Task::Sim(worlds) => sim::run(&worlds),
         Task::Check => suite::check_only(),
     }
 }

@@ -52,11 +52,10 @@ fn rooted(tally: &mut Tally) -> Result<()> {
 fn simulate(tally: &mut Tally, extent: Extent) {
     let seeds = match extent {
         Extent::Quick => 0..20,
-        Extent::Full => 0..200,
+        Extent::Full => 0..1000,
     };
     cargo::say(&format!("simulation, seeds {seeds:?}"));
-    let report = ginnel_sim::run(seeds);
-    let hours = report.virtual_time.as_secs_f64() / 3600.0;
+    let report = ginnel_sim::run(seeds, ginnel_sim::Stop::AtEnd);
     for failure in &report.failed {
         tally.count(
             &format!("simulation, seed {}", failure.seed),
@@ -64,8 +63,7 @@ fn simulate(tally: &mut Tally, extent: Extent) {
         );
     }
     if report.failed.is_empty() {
-        let detail = format!("{} worlds, {hours:.1} virtual hours, {} packets", report.passed, report.packets);
-        tally.count("simulation", Ok(detail));
+        tally.count("simulation", Ok(report.line()));
     }
 }
 

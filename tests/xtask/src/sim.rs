@@ -1,0 +1,39 @@
+//! `cargo xtask sim`: simulated worlds on the command line.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::cargo;
+
+/// Which worlds, and how much is told of them.
+#[derive(clap::Args)]
+pub(crate) struct Worlds {
+    /// How many worlds.
+    #[arg(long, default_value_t = 1000)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Tells everything that happens; meant for one seed.
+    #[arg(long)]
+    trace: bool,
+    /// Stops at the first world in which something goes wrong.
+    #[arg(long)]
+    stop_at_first: bool,
+}
+
+/// Builds the simulator and runs it; it fails when a world breaks a rule.
+pub(crate) fn run(worlds: &Worlds) -> Result<ExitCode> {
+    let (seeds, from) = (worlds.seeds.to_string(), worlds.from.to_string());
+    let mut arguments = vec!["run", "--quiet", "--profile", "ci", "--locked", "--package", "ginnel-sim", "--"];
+    arguments.extend(["--seeds", &seeds, "--from", &from]);
+    if worlds.trace {
+        arguments.push("--trace");
+    }
+    if worlds.stop_at_first {
+        arguments.push("--stop-at-first");
+    }
+    let ran = cargo::run_shown("cargo", &arguments)?;
+    Ok(if ran.success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
