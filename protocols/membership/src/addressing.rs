@@ -270,6 +270,34 @@ mod tests {
     }
 
     #[test]
+    fn restored_pool_behaves_like_the_one_before() {
+        let range = Ipv4Range::of(&NETWORK);
+        for count in [1_000, range.capacity() as u32] {
+            let mut pool = Pool::new(NETWORK, range);
+            let mut members: Vec<_> = (0..count).map(|number| (number, pool.assign(&key(number)), true)).collect();
+            for (number, (ipv4, _), live) in &mut members {
+                if *number % 97 == 0 {
+                    *live = false;
+                    pool.release(ipv4.expect("room for all"));
+                }
+            }
+            // In a full range some of the addresses given up have a second holder.
+            members.extend((count..count + 50).map(|number| (number, pool.assign(&key(number)), true)));
+            let all = members.iter().map(|(_, (ipv4, ipv6), live)| (*ipv4, *ipv6, *live));
+            let mut restored = Pool::restore(NETWORK, range, all.clone()).expect("its own addresses");
+            assert_eq!(restored, pool);
+            for number in count + 50..count + 2_000 {
+                assert_eq!(restored.assign(&key(number)), pool.assign(&key(number)));
+            }
+            let twice = members
+                .iter()
+                .find(|(.., live)| *live)
+                .map(|(_, (ipv4, _), _)| (*ipv4, ula(&NETWORK, &key(9_999_999)), true));
+            assert_eq!(Pool::restore(NETWORK, range, all.chain(twice)), None);
+        }
+    }
+
+    #[test]
     fn colliding_interface_takes_its_next_attempt() {
         let mut pool = Pool::new(NETWORK, Ipv4Range::of(&NETWORK));
         let mut attempts = interfaces(NETWORK, key(5));

@@ -47,15 +47,17 @@ pub(crate) struct Ledger {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Check {
     All,
-    /// None: whoever asks judged this very entry before.
-    Trusted,
+    /// Those of records alone: whoever asks took this very entry from the sequencer before.
+    Records,
+    /// None: whoever asks judged this very record before it signed the entry.
+    Nothing,
 }
 
 impl Check {
     pub(crate) fn verify(self, network: &NetworkId, signed: &SignedRecord) -> Result<(), BadSignature> {
         match self {
-            Self::All => signed.verify(network),
-            Self::Trusted => Ok(()),
+            Self::All | Self::Records => signed.verify(network),
+            Self::Nothing => Ok(()),
         }
     }
 }
@@ -116,7 +118,7 @@ impl Ledger {
             Record::Lease(body) => self.judge_lease(signed, body, head_at, check)?,
             Record::AdminChange(body) => {
                 self.authority.judge_change(signed, body)?;
-                if body.admins.iter().any(|key| self.dead.contains(key)) {
+                if body.admins.iter().any(|key| self.dead.contains(key) || self.is_invite(key)) {
                     return Err(Refusal::AdminUnfit);
                 }
             }
@@ -313,8 +315,12 @@ impl Ledger {
     }
 
     fn judge_member_key(&self, key: &MemberKey) -> Result<(), Refusal> {
-        let is_invite = self.invites.contains_key(&InviteKey::from_bytes(key.to_bytes()));
-        if is_invite || self.is_used(key) { Err(Refusal::MemberKnown) } else { Ok(()) }
+        if self.is_invite(key) || self.is_used(key) { Err(Refusal::MemberKnown) } else { Ok(()) }
+    }
+
+    /// Whether the key is an invite's, whose secret more than one knows.
+    fn is_invite(&self, key: &MemberKey) -> bool {
+        self.invites.contains_key(&InviteKey::from_bytes(key.to_bytes()))
     }
 
     fn judge_tunnel_key(&self, key: &TunnelKey) -> Result<(), Refusal> {

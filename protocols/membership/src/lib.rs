@@ -32,7 +32,7 @@
 //! * An invite is open only while its makers have the right to make it: a threshold of admins, or the one delegate.
 //! * Changes of admins, servers and policy carry a number, one above that of the change before, so that each takes effect
 //!   once and none was made for another state. A revocation of an admin is no change in this sense.
-//! * The set of admins is never empty, never below its threshold, and holds no dead key. A revocation never removes an
+//! * The set of admins is never empty, never below its threshold, and holds no dead key and no invite's. A revocation never removes an
 //!   admin when that would leave fewer than the threshold.
 //! * A revocation holds even if its entry comes before the one that would make its target a member; its key is then never
 //!   let in. One that names a key which its member has replaced meanwhile ends that membership all the same.
@@ -133,7 +133,8 @@
 //! * A sequencer chooses entry times. One that is broken into can let invites expire early, or late as long as it orders
 //!   nothing newer; an invite that has leaked is voided, not waited out. One whose clock once ran far ahead makes every
 //!   later invite expire at once unless its expiry lies further ahead still.
-//! * Freshness is judged by the clock of the machine that asks.
+//! * Freshness is judged by the clock of the machine that asks, and by that of the machine that signed the lease: one that
+//!   ran ahead keeps the log fresh until the next lease.
 //! * A revocation that took effect on receipt and whose signer loses its rights before it is ordered stays in effect only
 //!   where it was received.
 //! * A mirror that takes over while the old sequencer still orders, or without entries that this one has shown to others,
@@ -142,6 +143,7 @@
 //!   a history in which nobody removed them, as a whole log or as a checkpoint. An invite names the network, not its state.
 //! * An admin-change does not prove that the new admins hold their secrets. Whoever raises the threshold to keys that
 //!   nobody has locks everybody out.
+//! * A checkpoint speaks of the log's end: where several admins must sign, all must do so before the next entry.
 //! * A checkpoint is worth what the admins' software is that made it: a newcomer cannot hold it against the entries before
 //!   it, which members that replayed them do.
 #![forbid(unsafe_code)]

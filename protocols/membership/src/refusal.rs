@@ -88,7 +88,7 @@ pub enum Refusal {
     /// Another record of the kind took effect first.
     #[error("this change was made for another state of the network: make it anew")]
     WrongNumber,
-    /// A revoked key, or one that can verify nothing, would become an admin's.
+    /// A revoked key, an invite's, or one that can verify nothing, would become an admin's.
     #[error("one of these keys cannot be an admin's")]
     AdminUnfit,
     /// The checkpoint was not made for the log's end.

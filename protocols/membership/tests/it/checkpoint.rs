@@ -289,6 +289,55 @@ fn admins_cannot_be_forged() {
     assert_eq!(with(&more), Some(BadSnapshot::Admins(Refusal::NotAuthorised)));
 }
 
+/// Admins can be wrong, too: a snapshot that no log leads to is refused whoever signed it.
+#[test]
+fn contradictions_are_refused_from_anybody() {
+    let mut world = varied();
+    let (snapshot, entry) = checkpoint(&mut world);
+    let resigned = |from: &[u8], to: &[u8]| {
+        let at = snapshot.windows(from.len()).position(|window| window == from).expect("it is in there");
+        let mut bytes = snapshot.clone();
+        bytes.splice(at..at + from.len(), to.iter().copied());
+        let state_length = bytes.len() as u32;
+        let body =
+            Checkpoint { length: entry.sequence, head: entry.previous, state_hash: state_hash(&bytes), state_length };
+        let record = build::checkpoint_record(&world.network, &world.admin, body);
+        let entry = crate::world::sign_by(&standby_key(), world.network, Entry { record, ..entry.clone() });
+        State::from_checkpoint(world.network, &bytes, &entry)
+    };
+    let id = |seed| Machine::new(seed).id().to_bytes();
+    assert!(resigned(&id(9), &id(9)).is_ok());
+    // Keys that replace each other would be followed for ever.
+    let step = |from: u8, to: u8| [&id(from)[..], &[1], &id(to)].concat();
+    assert_eq!(
+        resigned(&step(8, 9), &step(8, 1)).err(),
+        Some(BadSnapshot::Inconsistent("a replaced key leads nowhere"))
+    );
+    assert_eq!(
+        resigned(&step(8, 9), &step(8, 12)).err(),
+        Some(BadSnapshot::Inconsistent("a replaced key leads nowhere"))
+    );
+    let pair = |seed: u8| [&Machine::new(seed).id().to_bytes()[..], &Machine::new(seed).tunnel.to_bytes()].concat();
+    let stolen = [&id(10)[..], &Machine::new(9).tunnel.to_bytes()].concat();
+    assert_eq!(resigned(&pair(10), &stolen).err(), Some(BadSnapshot::Inconsistent("a key is there twice")));
+    let spent = [&id(10)[..], &Machine::new(1).tunnel.to_bytes()].concat();
+    let refusal = Some(BadSnapshot::Inconsistent("a replaced tunnel key is in use"));
+    assert_eq!(resigned(&pair(10), &spent).err(), refusal);
+    let refusal = Some(BadSnapshot::Inconsistent("a name is given twice"));
+    assert_eq!(resigned(b"\x08laptop-4\x06laptop", b"\x06laptop\x00").err(), refusal);
+    let interface = |seed: u8| {
+        let member = world.state().members().find(|member| member.key() == Machine::new(seed).id());
+        member.expect("a member").ipv6().octets()[8..].to_vec()
+    };
+    let refusal = Some(BadSnapshot::Inconsistent("an address is given twice"));
+    assert_eq!(resigned(&interface(10), &interface(9)).err(), refusal);
+    let delegate = |seed: u8| [&[1, 0, 1, 1][..], &id(seed), &[2]].concat();
+    assert_eq!(
+        resigned(&delegate(9), &delegate(3)).err(),
+        Some(BadSnapshot::Inconsistent("a delegate is not a member"))
+    );
+}
+
 #[test]
 fn state_that_nobody_founded_has_no_snapshot() {
     let world = World::new();

@@ -118,8 +118,11 @@ fn set_of_admins_can_always_act() {
     }
     let revoke = world.revoke_record(&Machine::new(1));
     world.append(&revoke).unwrap();
-    let dead = make(1, ids(&[&admin, &Machine::new(1).key])).unwrap();
-    assert_eq!(world.append(&dead), Err(Refusal::AdminUnfit));
+    world.invite(&Machine::new(2));
+    for key in [&Machine::new(1).key, &Machine::new(2).invite] {
+        let unfit = make(1, ids(&[&admin, key])).unwrap();
+        assert_eq!(world.append(&unfit), Err(Refusal::AdminUnfit));
+    }
 }
 
 #[test]

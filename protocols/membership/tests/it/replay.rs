@@ -1,8 +1,13 @@
 //! Replay as a function of the log alone, whatever a network or a dishonest server does to it.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use ginnel_membership::keys::SigningKey;
 use ginnel_membership::record::{Freshness, Rights};
-use ginnel_membership::{Applied, Break, Change, Comparison, Entry, Sequencer, State};
+use ginnel_membership::{
+    Applied, Break, Capabilities, Change, Comparison, Entry, MemberKey, Name, Sequencer, State, TunnelKey,
+};
 use proptest::prelude::*;
 
 use crate::steps::{Server, Step, check, server, step, take};
@@ -162,6 +167,41 @@ fn oversized_record_breaks() {
     assert_eq!(world.replay().apply(&entry), Err(Break::TooLong));
 }
 
+/// Follows a log entry by entry: a key that is dead stays dead, whatever comes after, and every peer that is another than
+/// before is named by the change.
+fn revocation_is_final(world: &World) {
+    let mut state = State::new(world.network);
+    let keys: Vec<_> = (1..20).map(|seed| Machine::new(seed).id()).collect();
+    let mut dead = BTreeSet::new();
+    let mut peers = BTreeMap::new();
+    for entry in &world.log {
+        let applied = state.apply(entry).expect("the log in order");
+        dead.extend(keys.iter().filter(|key| state.is_revoked(key)));
+        assert!(dead.iter().all(|key| state.is_revoked(key) && !state.is_live(key)));
+        assert!(dead.iter().all(|key| !state.is_admin(key) && state.policy().rights(key).is_none()));
+        let seen: BTreeMap<_, _> =
+            state.members().filter_map(|member| Some((member.key(), view(&state, member.key())?))).collect();
+        let differing: BTreeSet<_> = keys.iter().filter(|key| seen.get(key) != peers.get(*key)).copied().collect();
+        let named = match applied {
+            Applied::Changed(
+                Change::Joined(key) | Change::Updated(key) | Change::Revoked(key) | Change::Spared(key),
+            ) => BTreeSet::from([key]),
+            Applied::Changed(Change::Rotated { old, new }) => BTreeSet::from([old, new]),
+            Applied::Changed(_) | Applied::Skipped(_) | Applied::Known => BTreeSet::new(),
+        };
+        assert!(differing.is_subset(&named), "{applied:?} changed {differing:?}");
+        peers = seen;
+    }
+}
+
+/// What others see of a member.
+type View = (Name, TunnelKey, Option<Ipv4Addr>, Ipv6Addr, Capabilities);
+
+fn view(state: &State, key: MemberKey) -> Option<View> {
+    let member = state.member(&key).filter(|_| state.is_live(&key))?;
+    Some((member.name().clone(), member.tunnel_key(), member.ipv4(), member.ipv6(), member.capabilities()))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -177,6 +217,7 @@ proptest! {
         let full = world.replay();
         prop_assert_eq!(&full, world.state());
         check(&full);
+        revocation_is_final(&world);
         let resumed = Sequencer::resume(server_key(), world.network, &world.log).expect("its own log");
         prop_assert_eq!(resumed.state(), &full);
         let resumed = Sequencer::resume(standby_key(), world.network, &world.log).expect("the same log");

@@ -198,15 +198,22 @@ fn resume_trusts_its_own_entries_and_nobody_elses() {
     *record.last_mut().unwrap() ^= 1;
     let entry = world.forge(&record);
     // What the server signed, it had judged.
-    let log = [&world.log[..], &[entry]].concat();
+    world.order(&entry);
+    let lease = world.lease_record();
+    let entry = world.forge(&lease);
+    world.order(&entry);
+    let log = world.log.clone();
     let own = Sequencer::resume(server_key(), world.network, &log).unwrap();
     assert!(own.state().is_live(&a.id()));
     let mirror = Sequencer::resume(standby_key(), world.network, &log).unwrap();
     assert!(!mirror.state().is_live(&a.id()));
     // A store that lost, changed or mixed up entries is noticed all the same.
-    let mut changed = log.clone();
-    changed[1].time += 1;
-    assert!(Sequencer::resume(server_key(), world.network, &changed).is_err());
+    for index in 0..log.len() {
+        let mut changed = log.clone();
+        changed[index].time += 1;
+        assert!(Sequencer::resume(server_key(), world.network, &changed).is_err());
+        assert!(Sequencer::resume(standby_key(), world.network, &changed).is_err());
+    }
     assert!(Sequencer::resume(server_key(), world.network, &log[1..]).is_err());
     assert!(Sequencer::resume(server_key(), world.network, [&log[0], &log[2]]).is_err());
 }
