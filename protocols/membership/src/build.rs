@@ -64,6 +64,10 @@ pub fn genesis_record(genesis: Genesis, admins: &[&SigningKey]) -> Result<Vec<u8
 }
 
 /// Who signs a record: one key, or as many as a threshold asks for.
+///
+/// # Panics
+/// The functions of this module that answer bytes alone panic where more than [`MAX_ADMINS`](crate::record::MAX_ADMINS)
+/// keys sign, which no network has.
 #[derive(Clone, Copy)]
 pub struct Signers<'a>(Hands<'a>);
 
@@ -211,7 +215,8 @@ pub fn checkpoint_record<'a>(network: &NetworkId, by: impl Into<Signers<'a>>, ch
 }
 
 fn sign<'a>(network: &NetworkId, record: Record, by: impl Into<Signers<'a>>) -> Vec<u8> {
-    try_sign(network, record, by).expect("this record has no list that can be out of bounds")
+    try_sign(network, record, by)
+        .expect("this record has no list that can be out of bounds, and no more signers than admins")
 }
 
 fn try_sign<'a>(network: &NetworkId, record: Record, by: impl Into<Signers<'a>>) -> Result<Vec<u8>, Malformed> {
