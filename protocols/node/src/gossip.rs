@@ -344,8 +344,8 @@ impl Node {
             network.saved.revocations.push(record.to_vec());
         }
         tracing::info!(member = %key, "revoked before it is ordered");
-        let listening: Vec<PeerId> =
-            self.peers.values().filter(|peer| is_listening(peer)).map(|peer| peer.id).collect();
+        let awake = self.awake.iter().filter_map(|id| self.peers.get(id));
+        let listening: Vec<PeerId> = awake.filter(|peer| is_listening(peer)).map(|peer| peer.id).collect();
         for id in listening {
             // The one that is revoked is told, too, before its session ends.
             let Some(network) = &mut self.network else { break };

@@ -27,6 +27,7 @@ impl Node {
         let Some(network) = &mut self.network else { return };
         let Some(link) = network.links.get_mut(&id) else { return };
         let broken = trouble.is_some();
+        link.accused.clone_from(&trouble);
         if broken {
             self.counters.count(Discard::BadServerMessage);
             link.trouble = trouble;
@@ -124,6 +125,14 @@ impl Node {
         }
         let Some(link) = network.links.get_mut(&id) else { return };
         match asked {
+            Asked::Append if is_passing(code) => {
+                // The same again in a moment; a user's request until its time is over.
+                link.trouble = Some(text.to_owned());
+                let purpose = link.appended(now);
+                if purpose.is_some() {
+                    link.append_again = Some(now + APPEND_AGAIN);
+                }
+            }
             Asked::Append => match link.appended(now) {
                 Some(Purpose::Request(request)) => self.finish_request(request, Err(text.to_owned())),
                 Some(Purpose::Own) if is_final(code) || matches!(code, Refusal::Record(_)) => {
@@ -213,6 +222,11 @@ impl Node {
     }
 }
 
+/// Whether a server could say yes to the same record in a moment.
+pub(crate) const fn is_passing(code: Refusal) -> bool {
+    matches!(code, Refusal::NoSequencer | Refusal::Busy | Refusal::Storage)
+}
+
 /// Whether a server's no is the last word on a join.
 pub(crate) const fn is_final(code: Refusal) -> bool {
     matches!(
@@ -230,5 +244,7 @@ pub(crate) const fn is_final(code: Refusal) -> bool {
 
 /// An admin signs a lease when the last one is a day old; it runs out after seven.
 const LEASE_RENEW: u64 = 24 * 3600;
+/// Before a record that a server could not take is sent again.
+const APPEND_AGAIN: Duration = Duration::from_secs(1);
 /// Seconds in which the founder's own join has to be ordered.
 const FOUNDER_INVITE_LIFE: u64 = 24 * 3600;

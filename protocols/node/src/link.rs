@@ -34,6 +34,8 @@ pub(crate) struct Link {
     pub(crate) pause: Duration,
     pub(crate) last_contact: Option<Instant>,
     pub(crate) trouble: Option<String>,
+    /// What its log breaks, in words, since it last showed one that does not verify.
+    pub(crate) accused: Option<String>,
     /// Records to be appended and what each is for; the first is in flight, because answers come in no fixed order.
     pub(crate) appends: VecDeque<(Purpose, Vec<u8>)>,
     pub(crate) credentials_due: Option<Instant>,
@@ -50,6 +52,8 @@ pub(crate) struct Link {
     pub(crate) head: Option<Head>,
     /// When the server is handed what it lacks.
     pub(crate) refill: Option<Instant>,
+    /// When records that the server could not take are sent again.
+    pub(crate) append_again: Option<Instant>,
 }
 
 /// Why a server cannot help with a join.
@@ -96,6 +100,7 @@ impl Link {
             pause: RETRY,
             last_contact: None,
             trouble: None,
+            accused: None,
             appends: VecDeque::new(),
             credentials_due: None,
             up_since: None,
@@ -105,6 +110,7 @@ impl Link {
             download: None,
             head: None,
             refill: None,
+            append_again: None,
         }
     }
 
@@ -167,6 +173,7 @@ impl Link {
         self.credentials_due = None;
         self.download = None;
         self.refill = None;
+        self.append_again = None;
         self.head = None;
         self.retry = again.map(|pause| now + pause);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ginnel_forward::{Command, PeerId, Shields};
 use ginnel_membership::state::{Applied, Comparison};
-use ginnel_membership::{Break, Change, Entry, MemberKey, State, TunnelKey};
+use ginnel_membership::{Break, Change, Entry, Malformed, MemberKey, Refusal, State, TunnelKey};
 use ginnel_signal_proto::Head;
 use ginnel_signal_proto::mailbox::{MailOpener, MailSealer};
 use ginnel_signal_proto::{Client, ClientMessage};
@@ -47,6 +47,8 @@ pub(crate) struct Network {
     pub(crate) tail: Tail,
     /// The proof, in words, that the sequencer signed two histories.
     pub(crate) fork: Option<String>,
+    /// The first entry, in words, that the sequencer ordered although the rules refuse it: an honest one never does.
+    pub(crate) forged: Option<String>,
     /// An alarm that is still to be told.
     pub(crate) alarm: Option<String>,
     pub(crate) clock: Clock,
@@ -103,6 +105,18 @@ impl Network {
         self.state.member(&self.key()).map(addresses_of).unwrap_or_default()
     }
 
+    /// Remembers that the sequencer ordered what the rules refuse.
+    ///
+    /// A record of a later version may mean something to later programs.
+    fn accuse(&mut self, sequence: u64, refusal: &Refusal) {
+        let later = matches!(refusal, Refusal::Malformed(Malformed::UnknownType(_) | Malformed::Version(_)));
+        if self.forged.is_none() && !later {
+            let text = format!("the sequencer put entry {sequence} in order although the rules refuse it: {refusal}");
+            self.alarm = Some(text.clone());
+            self.forged = Some(text);
+        }
+    }
+
     /// Applies one encoded entry and keeps it and its line for lists. What it changed, if anything.
     pub(crate) fn take_entry(&mut self, bytes: &[u8]) -> Result<Option<Change>, String> {
         let entry = Entry::decode(bytes).map_err(|error| error.to_string())?;
@@ -115,7 +129,10 @@ impl Network {
         })?;
         let (change, verdict) = match applied {
             Applied::Changed(change) => (Some(change), Ok(())),
-            Applied::Skipped(refusal) => (None, Err(refusal.to_string())),
+            Applied::Skipped(refusal) => {
+                self.accuse(entry.sequence, &refusal);
+                (None, Err(refusal.to_string()))
+            }
             Applied::Known => return Ok(None),
         };
         self.tail.push(entry.sequence, bytes.to_vec());
@@ -132,7 +149,13 @@ impl Network {
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let links = self.links.values().flat_map(|link| {
-            [link.retry, link.credentials_due, link.refill, link.client.as_ref().and_then(Client::poll_timeout)]
+            [
+                link.retry,
+                link.credentials_due,
+                link.refill,
+                link.append_again,
+                link.client.as_ref().and_then(Client::poll_timeout),
+            ]
         });
         let waiting = self.waiting.iter().map(|waiting| waiting.deadline);
         links
@@ -209,6 +232,7 @@ impl Node {
             gossip: Gossip::default(),
             tail: Tail::default(),
             fork: None,
+            forged: None,
             alarm: None,
             clock: Clock::default(),
             recruit: None,
@@ -305,6 +329,7 @@ impl Node {
         self.gossip_timeout(now);
         self.recruit_timeout(now);
         self.refill_timeout(now);
+        self.append_timeout(now);
     }
 
     /// Drops every trace of the network from this machine.

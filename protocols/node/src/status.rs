@@ -88,6 +88,22 @@ impl Node {
                 fix: "move the network to a server you trust: `ginnel server promote`".to_owned(),
             });
         }
+        if let Some(forged) = &network.forged {
+            health.push(HealthReport {
+                code: "forged-entry",
+                text: forged.clone(),
+                fix: "it has no effect; `ginnel server promote` makes a server you trust the sequencer".to_owned(),
+            });
+        }
+        for link in network.links.values() {
+            let Some(accused) = &link.accused else { continue };
+            let address = link.server.addresses.first().map_or("a server", String::as_str);
+            health.push(HealthReport {
+                code: "dishonest-server",
+                text: format!("{address}: {accused}"),
+                fix: "this machine keeps to the log that it has verified; `ginnel server remove` takes a server off the list".to_owned(),
+            });
+        }
         if let Some(refused) = network.why_out() {
             health.push(HealthReport {
                 code: "not-a-member",

@@ -4,4 +4,5 @@ mod clocks;
 mod dead_servers;
 mod gossip;
 mod governing;
+mod scale;
 mod world;

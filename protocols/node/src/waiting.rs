@@ -59,7 +59,11 @@ impl Node {
     /// Sends the records of waiting requests that no server has yet.
     pub(crate) fn send_waiting(&mut self, now: Instant) {
         let Some(network) = &mut self.network else { return };
-        let Some(link) = network.links.values_mut().find(|link| link.status == LinkStatus::Up) else { return };
+        let sequencer = network.state.sequencer();
+        let up = network.links.values_mut().filter(|link| link.status == LinkStatus::Up);
+        // The one that orders the log itself, where it is reached.
+        let best = up.min_by_key(|link| Some(link.server.keys.sequencer()) != sequencer);
+        let Some(link) = best else { return };
         let asked: Vec<&[u8]> = network.waiting.iter().filter_map(|waiting| waiting.record()).collect();
         for (_, record) in network.state.pending_revocations() {
             if !asked.contains(&record) && !link.holds(record) {
@@ -77,6 +81,18 @@ impl Node {
             }
         }
         self.drain_links(now);
+    }
+
+    /// Sends again what a server could not take a moment ago.
+    pub(crate) fn append_timeout(&mut self, now: Instant) {
+        let Some(network) = &mut self.network else { return };
+        let due = network.links.iter_mut().filter_map(|(id, link)| {
+            link.append_again.take_if(|at| *at <= now)?;
+            (link.status == LinkStatus::Up).then_some(*id)
+        });
+        for id in due.collect::<Vec<_>>() {
+            self.caught_up(now, id);
+        }
     }
 
     pub(crate) fn answer_up(&mut self, outcome: UpOutcome) {

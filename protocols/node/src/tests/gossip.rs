@@ -60,6 +60,23 @@ fn a_revocation_reaches_members_without_a_session_within_a_minute() {
 }
 
 #[test]
+fn a_machine_that_was_revoked_while_it_was_off_is_told_why() {
+    let mut world = World::linked(3, 1);
+    world.stop(2);
+    assert!(world.ask(0, revoke("m2")).is_ok());
+    world.pass(secs(3));
+    world.start(2);
+    world.pass(secs(5));
+    // A server's word alone takes no peer away; they all have hung up on it.
+    let status = world.status(2);
+    assert!(
+        status.health.iter().any(|item| item.code == "not-a-member" && item.text.contains("removed")),
+        "{status:?}"
+    );
+    assert!((0..2).all(|other| !world.reaches(2, other)));
+}
+
+#[test]
 fn missing_entries_are_handed_on_and_stored() {
     let mut world = World::linked(2, 1);
     world.cut(1, 0);

@@ -315,7 +315,7 @@ impl World {
             sequencer: host.key.clone(),
             stun_ports: vec![STUN_PORT],
             relay: None,
-            limits: Limits::default(),
+            limits: Limits { log_entries: 1 << 20, log_bytes: 1 << 30, ..Limits::default() },
         };
         let wall = wall(self.now, host.ahead);
         let seed = [host.starts; 32];
