@@ -77,6 +77,26 @@ pub(crate) enum Verb {
     Leave(Leave),
     /// Show the membership log
     Log,
+    /// List, add, remove or promote the network's servers
+    #[command(subcommand)]
+    Server(ServerAction),
+    /// List, add or remove the network's admins, or set how many must agree
+    #[command(subcommand)]
+    Admin(AdminAction),
+    /// Sign what another admin has proposed
+    ///
+    /// Prints the string for the next admin where more must sign.
+    Cosign {
+        /// The string that the other admin's change printed; - reads it from standard input, file:PATH from a file
+        #[arg(value_name = "STRING|-|file:PATH")]
+        proposal: String,
+    },
+    /// Show or change the network's rules
+    Policy(PolicyChange),
+    /// Let newcomers start from the network as it is, without its history
+    Checkpoint,
+    /// Replace this machine's keys in the network; name and addresses stay
+    RotateKeys,
     /// Tell what happens, as it happens, until interrupted
     ///
     /// With --json one object per line. --timeout ends it without an error.
@@ -155,6 +175,85 @@ pub(crate) struct Revoke {
 pub(crate) struct Ip {
     /// Name, address or key of the peer; this machine when left out
     pub(crate) peer: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServerAction {
+    /// List the servers
+    List,
+    /// Add a server, by the founding string that it printed
+    Add {
+        /// The founding string; - reads it from standard input, file:PATH from a file
+        #[arg(value_name = "FOUNDING|-|file:PATH")]
+        founding: String,
+    },
+    /// Remove a server
+    Remove {
+        /// Address of the server, or the start of its key
+        server: String,
+    },
+    /// Let a server order the log in place of the one that does
+    Promote {
+        /// Address of the server, or the start of its key
+        server: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AdminAction {
+    /// List the admins
+    List,
+    /// Make a member an admin
+    Add {
+        /// Name, address or key of the member
+        peer: String,
+    },
+    /// Take an admin's rights
+    Remove {
+        /// Name, address or key of the member; for an admin that is no member, the start of its key
+        peer: String,
+    },
+    /// Set how many admins must agree to a change
+    Threshold {
+        /// How many
+        #[arg(value_parser = clap::value_parser!(u8).range(1..=8))]
+        count: u8,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PolicyChange {
+    /// Let nobody new in once no admin has vouched for the log for seven days; --strict=false only warns
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) strict: Option<bool>,
+    /// A member to get the rights that --rights names, in place of those that it has
+    #[arg(long, value_name = "PEER", requires = "rights")]
+    pub(crate) delegate: Option<String>,
+    /// The rights of the delegate
+    #[arg(long, value_name = "RIGHT", value_delimiter = ',', requires = "delegate")]
+    pub(crate) rights: Vec<Right>,
+}
+
+/// A right of an admin that a delegate may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Right {
+    /// To vouch for the log
+    Leases,
+    /// To invite
+    Invites,
+    /// No right
+    None,
+}
+
+impl Right {
+    /// The right as the daemon knows it.
+    pub(crate) const fn of_delegate(self) -> Option<ginnel_local_api::Right> {
+        match self {
+            Self::Leases => Some(ginnel_local_api::Right::Leases),
+            Self::Invites => Some(ginnel_local_api::Right::Invites),
+            Self::None => None,
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -260,6 +359,24 @@ mod tests {
         assert_eq!(shields(&["ginnel", "up"]), None);
         assert_eq!(shields(&["ginnel", "up", "--shields-up"]), Some(true));
         assert_eq!(shields(&["ginnel", "up", "--shields-up=false"]), Some(false));
+    }
+
+    #[test]
+    fn a_delegate_and_its_rights_come_together() {
+        let rights = |arguments: &[&str]| {
+            let Verb::Policy(policy) = Arguments::try_parse_from(arguments).unwrap().verb else {
+                panic!("{arguments:?}")
+            };
+            policy.rights
+        };
+        assert_eq!(
+            rights(&["ginnel", "policy", "--delegate", "nas", "--rights", "leases,invites"]),
+            [Right::Leases, Right::Invites]
+        );
+        assert_eq!(rights(&["ginnel", "policy", "--delegate", "nas", "--rights", "none"]), [Right::None]);
+        assert!(Arguments::try_parse_from(["ginnel", "policy", "--delegate", "nas"]).is_err());
+        assert!(Arguments::try_parse_from(["ginnel", "policy", "--rights", "leases"]).is_err());
+        assert!(Arguments::try_parse_from(["ginnel", "admin", "threshold", "0"]).is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod arguments;
 mod client;
 mod events;
+mod govern;
 mod output;
 mod ping;
 mod settings;

@@ -8,9 +8,10 @@ use ginnel_local_api::{
     Revoked, Secret, StaticPeer, Status, Up, UpOutcome, UpRequest, Verdict, nearest,
 };
 
-use crate::arguments::{self, Arguments, InviteAction, InviteCreate, Verb};
+use crate::arguments::{self, AdminAction, Arguments, InviteAction, InviteCreate, Verb};
 use crate::client::{Answer, Client};
 use crate::events;
+use crate::govern;
 use crate::output::{Output, clean};
 use crate::ping;
 use crate::settings::Settings;
@@ -42,6 +43,12 @@ pub(crate) async fn run(arguments: &Arguments, settings: &Settings, output: &Out
         Verb::Leave(options) => leave(options, &client, output).await,
         Verb::Log => log(&client, output).await,
         Verb::Events(options) => events::run(options, &client, output).await,
+        Verb::Server(action) => govern::server(action, &client, output).await,
+        Verb::Admin(action) => govern::admin(action, &client, output).await,
+        Verb::Cosign { proposal } => govern::cosign(proposal, &client, output).await,
+        Verb::Policy(options) => govern::policy(options, &client, output).await,
+        Verb::Checkpoint => govern::checkpoint(&client, output).await,
+        Verb::RotateKeys => govern::rotate_keys(&client, output).await,
     };
     match (result, named_peer(&arguments.verb)) {
         (Err(error), Some(peer)) if error.exit == Exit::NotFound => Err(with_nearest_peer(error, peer, &client).await),
@@ -308,7 +315,7 @@ pub(crate) fn short(text: &str) -> String {
 }
 
 /// Prints a reply: as the daemon wrote it, or in words.
-fn show<T: ginnel_local_api::Body + serde::de::DeserializeOwned>(
+pub(crate) fn show<T: ginnel_local_api::Body + serde::de::DeserializeOwned>(
     answer: &Answer,
     output: &Output,
     words: impl FnOnce(T, &Output),
@@ -322,7 +329,7 @@ fn show<T: ginnel_local_api::Body + serde::de::DeserializeOwned>(
 }
 
 /// The founding string or invite that an argument names.
-fn secret(argument: &str) -> Result<Secret, ApiError> {
+pub(crate) fn secret(argument: &str) -> Result<Secret, ApiError> {
     let (text, from) = if argument == "-" {
         (read_limited(io::stdin().lock()), PathBuf::from("standard input"))
     } else if let Some(path) = argument.strip_prefix("file:") {
@@ -387,7 +394,14 @@ fn named_peer(verb: &Verb) -> Option<&str> {
         | Verb::Invite(_)
         | Verb::Leave(_)
         | Verb::Log
-        | Verb::Events(_) => None,
+        | Verb::Events(_)
+        | Verb::Server(_)
+        | Verb::Cosign { .. }
+        | Verb::Checkpoint
+        | Verb::RotateKeys => None,
+        Verb::Admin(AdminAction::Add { peer } | AdminAction::Remove { peer }) => Some(peer),
+        Verb::Admin(AdminAction::List | AdminAction::Threshold { .. }) => None,
+        Verb::Policy(options) => options.delegate.as_deref(),
     }
 }
 

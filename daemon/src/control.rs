@@ -329,7 +329,7 @@ impl Control {
                 let status = self.node.status(clock::now());
                 let peers: Vec<PeerId> = status.peers.iter().map(|peer| peer.id).collect();
                 let traffic = Traffic { peers: self.data.report(peers).await?.peers };
-                let answer = translate::report(&report, &status, &traffic, self.started);
+                let answer = translate::report(&report, &self.node, &status, &traffic, self.started);
                 // A caller that has gone takes no answer.
                 drop(call.answer.send(self.with_own_health(answer)));
                 Ok(())

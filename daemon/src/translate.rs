@@ -5,10 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ginnel_forward::{PeerCounters, PeerId, Shields};
-use ginnel_local_api::{self as api, ApiError, Exit, Timestamp};
+use ginnel_local_api::{self as api, ApiError, Endpoint, Exit, Timestamp};
+use ginnel_membership::record::{Freshness, Rights};
 use ginnel_node::{
-    Failure, FailureCode, InviteReport, InviteState, LogLine, NetworkReport, NetworkState, Notice, PathKind,
-    PathReport, PeerReport, PeerSource, Reply, Request, Status, UpOutcome,
+    Failure, FailureCode, Holder, InviteReport, InviteState, LogLine, NetworkReport, NetworkState, Node, Notice,
+    PathKind, PathReport, PeerReport, PeerSource, Reply, Request, Roster, RosterAdmin, RosterDelegate, RosterServer,
+    ServerRole, Status, UpOutcome,
 };
 use ginnel_path::Local;
 use ginnel_time::Instant;
@@ -40,6 +42,12 @@ pub enum Report {
     Peers,
     /// The addresses of this machine, or of the named peer.
     Ip(Option<String>),
+    /// The servers.
+    Servers,
+    /// The admins.
+    Admins,
+    /// The rules.
+    Policy,
 }
 
 /// Says what an API request wants.
@@ -66,7 +74,32 @@ pub fn request(request: &api::Request) -> Asked {
         api::Request::InviteRevoke(invite) => Request::VoidInvite { id: invite.id.clone() },
         api::Request::Revoke(revoke) => Request::Revoke { peer: revoke.peer.clone() },
         api::Request::Leave => Request::Leave,
+        api::Request::ServerList => return Asked::Report(Report::Servers),
+        api::Request::AdminList => return Asked::Report(Report::Admins),
+        api::Request::Policy => return Asked::Report(Report::Policy),
+        api::Request::ServerAdd(server) => Request::ServerAdd { founding: server.founding.expose().to_owned() },
+        api::Request::ServerRemove(server) => Request::ServerRemove { server: server.server.clone() },
+        api::Request::ServerPromote(server) => Request::ServerPromote { server: server.server.clone() },
+        api::Request::AdminAdd(admin) => Request::AdminAdd { peer: admin.peer.clone() },
+        api::Request::AdminRemove(admin) => Request::AdminRemove { peer: admin.peer.clone() },
+        api::Request::AdminThreshold(threshold) => Request::AdminThreshold { threshold: threshold.threshold },
+        api::Request::Cosign(cosign) => Request::Cosign { proposal: cosign.proposal.clone() },
+        api::Request::PolicySet(policy) => {
+            let delegate = policy.delegate.as_ref().map(|delegate| (delegate.peer.clone(), rights_of(delegate)));
+            Request::Policy { strict: policy.strict, delegate }
+        }
+        api::Request::Checkpoint => Request::Checkpoint,
+        api::Request::RotateKeys => Request::RotateKeys,
     })
+}
+
+/// The rights that a delegate is to have; `None` for none.
+fn rights_of(delegate: &api::DelegateRequest) -> Option<Rights> {
+    let bits = delegate.rights.iter().map(|right| match right {
+        api::Right::Leases => Rights::LEASE.bits(),
+        api::Right::Invites => Rights::INVITE.bits(),
+    });
+    Rights::from_bits(bits.fold(0, |all, bits| all | bits))
 }
 
 /// Turns the node's answer into the document for the request that it answers.
@@ -108,11 +141,28 @@ pub fn reply(asked: &api::Request, reply: Reply, status: &Status) -> Result<api:
         (_, Reply::Revoked { name, id }) => api::Revoked { name, id }.into(),
         (api::Request::InviteRevoke(invite), Reply::Done) => api::InviteVoided { id: invite.id.clone() }.into(),
         (api::Request::Down, Reply::Done) => api::Down { stopped: vec![network()] }.into(),
-        (_, Reply::Proposed { proposal, missing, what }) => {
-            let text = format!("{missing} more admins must sign this: {what}");
-            return Err(ApiError::new(Exit::Denied, "proposed", text).with_hint(format!("`ginnel cosign {proposal}`")));
-        }
         (_, Reply::Left { network }) => api::Left { network }.into(),
+        (_, Reply::Proposed { proposal, missing, what }) => {
+            api::Changed { outcome: api::ChangeOutcome::Proposed, what: Some(what), proposal: Some(proposal), missing }
+                .into()
+        }
+        (api::Request::RotateKeys, Reply::Done) => {
+            let own = status.network.as_ref();
+            let name = own.map_or_else(String::new, |network| network.self_name.clone());
+            api::Rotated { name, id: own.map_or_else(String::new, |network| network.self_id.clone()) }.into()
+        }
+        (
+            api::Request::ServerAdd(_)
+            | api::Request::ServerRemove(_)
+            | api::Request::ServerPromote(_)
+            | api::Request::AdminAdd(_)
+            | api::Request::AdminRemove(_)
+            | api::Request::AdminThreshold(_)
+            | api::Request::Cosign(_)
+            | api::Request::PolicySet(_)
+            | api::Request::Checkpoint,
+            Reply::Done,
+        ) => api::Changed { outcome: api::ChangeOutcome::Done, what: None, proposal: None, missing: 0 }.into(),
         (_, Reply::Done | Reply::Pong { .. }) => {
             return Err(ApiError::new(Exit::Failed, "bad-answer", "the daemon gave an answer to another question"));
         }
@@ -124,16 +174,59 @@ pub fn failure(asked: &api::Request, failure: Failure) -> Result<api::Reply, Api
     if let (api::Request::Ping(ping), FailureCode::TimedOut) = (asked, failure.code) {
         return Ok(api::PingReply { seq: ping.seq, ok: false, path: api::PathReport::NONE, rtt_ms: None }.into());
     }
-    let (exit, code) = match failure.code {
-        FailureCode::Failed => (Exit::Failed, "failed"),
-        FailureCode::Usage => (Exit::Usage, "usage"),
-        FailureCode::Denied => (Exit::Denied, "denied"),
-        FailureCode::NotJoined => (Exit::NotJoined, "not-joined"),
-        FailureCode::NoSuch => (Exit::NotFound, "not-found"),
-        FailureCode::TimedOut => (Exit::NoAnswer, "no-answer"),
+    let exit = match failure.code {
+        FailureCode::Failed => Exit::Failed,
+        FailureCode::Usage => Exit::Usage,
+        FailureCode::Denied => Exit::Denied,
+        FailureCode::NotJoined => Exit::NotJoined,
+        FailureCode::NoSuch => Exit::NotFound,
+        FailureCode::TimedOut => Exit::NoAnswer,
     };
+    let code = cause(asked, failure.code);
     let error = ApiError::new(exit, code, failure.message);
     Err(if failure.hint.is_empty() { error } else { error.with_hint(failure.hint) })
+}
+
+/// The stable name of a failure's cause. What is missing or denied depends on what was asked for.
+fn cause(asked: &api::Request, code: FailureCode) -> &'static str {
+    match code {
+        FailureCode::Failed => "failed",
+        FailureCode::Usage => "usage",
+        // The caller's own rights were judged before: it is this machine that may not.
+        FailureCode::Denied => "not-an-admin",
+        FailureCode::NotJoined if matches!(asked, api::Request::Up(up) if up.invite_or_founding.is_some()) => {
+            "invite-not-open"
+        }
+        FailureCode::NotJoined => "not-joined",
+        FailureCode::NoSuch => match asked.endpoint() {
+            Endpoint::InviteRevoke => "no-such-invite",
+            Endpoint::ServerRemove | Endpoint::ServerPromote => "no-such-server",
+            Endpoint::AdminRemove => "no-such-admin",
+            Endpoint::Status
+            | Endpoint::Peers
+            | Endpoint::Ip
+            | Endpoint::Log
+            | Endpoint::Events
+            | Endpoint::Ping
+            | Endpoint::Up
+            | Endpoint::Down
+            | Endpoint::InviteCreate
+            | Endpoint::InviteList
+            | Endpoint::Revoke
+            | Endpoint::Leave
+            | Endpoint::ServerList
+            | Endpoint::ServerAdd
+            | Endpoint::AdminList
+            | Endpoint::AdminAdd
+            | Endpoint::AdminThreshold
+            | Endpoint::Cosign
+            | Endpoint::Policy
+            | Endpoint::PolicySet
+            | Endpoint::Checkpoint
+            | Endpoint::RotateKeys => "no-such-peer",
+        },
+        FailureCode::TimedOut => "no-answer",
+    }
 }
 
 /// Turns what happened into a line of the event stream.
@@ -154,7 +247,13 @@ pub fn event(notice: Notice) -> api::EventKind {
 }
 
 /// Makes a document of the node's status.
-pub fn report(wanted: &Report, status: &Status, traffic: &Traffic, started: Timestamp) -> Result<api::Reply, ApiError> {
+pub fn report(
+    wanted: &Report,
+    node: &Node,
+    status: &Status,
+    traffic: &Traffic,
+    started: Timestamp,
+) -> Result<api::Reply, ApiError> {
     let now = clock::now();
     let members = || {
         let peers = status.peers.iter().filter(|peer| peer.source == PeerSource::Log);
@@ -174,21 +273,68 @@ pub fn report(wanted: &Report, status: &Status, traffic: &Traffic, started: Time
         .into(),
         Report::Peers => api::Peers { peers: members(), static_peers: configured() }.into(),
         Report::Ip(None) => {
-            let own = status.network.as_ref().ok_or_else(|| {
-                ApiError::new(Exit::NotJoined, "not-joined", "this machine is in no network")
-                    .with_hint("`ginnel up INVITE` joins one")
-            })?;
+            let own = status.network.as_ref().ok_or_else(not_joined)?;
             api::Ip { name: own.self_name.clone(), ips: own.self_addresses.clone() }.into()
         }
         Report::Ip(Some(name)) => {
             let short = name.split('.').next().unwrap_or(name);
             let peer = status.peers.iter().find(|peer| peer.name == *name || peer.name == short).ok_or_else(|| {
-                ApiError::new(Exit::NotFound, "not-found", format!("no peer {name}"))
+                ApiError::new(Exit::NotFound, "no-such-peer", format!("no peer {name}"))
                     .with_hint("`ginnel peers` shows them")
             })?;
             api::Ip { name: peer.name.clone(), ips: peer.addresses.iter().map(|(ip, _)| *ip).collect() }.into()
         }
+        Report::Servers => servers(now, node.roster().ok_or_else(not_joined)?).into(),
+        Report::Admins => admins(node.roster().ok_or_else(not_joined)?).into(),
+        Report::Policy => policy(node.roster().ok_or_else(not_joined)?).into(),
     })
+}
+
+fn not_joined() -> ApiError {
+    ApiError::new(Exit::NotJoined, "not-joined", "this machine is in no network")
+        .with_hint("`ginnel up INVITE` joins one")
+}
+
+fn servers(now: Instant, roster: Roster) -> api::ServerList {
+    let server = |server: RosterServer| {
+        let report = server.report;
+        api::ServerSummary {
+            addresses: server.addresses,
+            key: server.key,
+            role: match server.role {
+                ServerRole::Sequencer => api::ServerRole::Sequencer,
+                ServerRole::Mirror => api::ServerRole::Mirror,
+            },
+            connected: report.as_ref().is_some_and(|report| report.connected),
+            last_contact: report.as_ref().and_then(|report| report.last_contact).map(|at| timestamp(now, at)),
+            trouble: report.and_then(|report| report.trouble),
+        }
+    };
+    api::ServerList { network: roster.network, servers: roster.servers.into_iter().map(server).collect() }
+}
+
+fn admins(roster: Roster) -> api::AdminList {
+    let admin =
+        |admin: RosterAdmin| api::AdminSummary { id: admin.id, name: admin.name, here: admin.holder == Holder::Here };
+    let admins = roster.admins.into_iter().map(admin).collect();
+    api::AdminList { network: roster.network, threshold: roster.threshold, admins }
+}
+
+fn policy(roster: Roster) -> api::Policy {
+    let delegate = |delegate: RosterDelegate| api::Delegate {
+        peer: delegate.name,
+        id: delegate.id,
+        rights: [(Rights::LEASE, api::Right::Leases), (Rights::INVITE, api::Right::Invites)]
+            .into_iter()
+            .filter(|(right, _)| delegate.rights.contains(*right))
+            .map(|(_, right)| right)
+            .collect(),
+    };
+    api::Policy {
+        network: roster.network,
+        strict: roster.freshness == Freshness::Strict,
+        delegates: roster.delegates.into_iter().map(delegate).collect(),
+    }
 }
 
 fn network(now: Instant, report: &NetworkReport, peers: Vec<api::Peer>) -> api::Network {
@@ -331,4 +477,44 @@ fn timestamp(now: Instant, at: Instant) -> Timestamp {
 
 fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1_000_000.0).round() / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_cause_that_can_be_told_has_a_code_of_its_own() {
+        let refused = |asked: &api::Request, code| {
+            failure(asked, Failure { code, message: String::new(), hint: String::new() }).unwrap_err()
+        };
+        let peer = api::Request::Revoke(api::RevokeRequest { peer: "laptop".into() });
+        let invite = api::Request::InviteRevoke(api::InviteRevokeRequest { id: "k5".into() });
+        let server = api::Request::ServerRemove(api::ServerRequest { server: "a1".into() });
+        let admin = api::Request::AdminRemove(api::AdminRequest { peer: "desk".into() });
+        for (asked, code) in [
+            (&peer, "no-such-peer"),
+            (&invite, "no-such-invite"),
+            (&server, "no-such-server"),
+            (&admin, "no-such-admin"),
+        ] {
+            let error = refused(asked, FailureCode::NoSuch);
+            assert_eq!((error.code.as_str(), error.exit), (code, Exit::NotFound));
+        }
+        assert_eq!(refused(&admin, FailureCode::Denied).code, "not-an-admin");
+        let up = |ticket: Option<&str>| {
+            let invite_or_founding = ticket.map(|ticket| api::Secret::from(ticket.to_owned()));
+            api::Request::Up(api::UpRequest { invite_or_founding, ..api::UpRequest::default() })
+        };
+        assert_eq!(refused(&up(Some("ginnel-invite-x")), FailureCode::NotJoined).code, "invite-not-open");
+        assert_eq!(refused(&up(None), FailureCode::NotJoined).code, "not-joined");
+    }
+
+    #[test]
+    fn a_delegate_without_rights_loses_them() {
+        let delegate = |rights| rights_of(&api::DelegateRequest { peer: "nas".into(), rights });
+        assert_eq!(delegate(vec![api::Right::Leases, api::Right::Invites]), Some(Rights::ALL));
+        assert_eq!(delegate(vec![api::Right::Invites, api::Right::Invites]), Some(Rights::INVITE));
+        assert_eq!(delegate(Vec::new()), None);
+    }
 }

@@ -98,7 +98,7 @@ async fn another_user_reads_and_is_denied_the_rest_by_the_kernels_word() {
         }
     });
     // As it is made, the socket lets no stranger in at all.
-    let stranger = |probe: &'static str| {
+    let stranger = |probe: String| {
         let path = path.clone();
         tokio::task::spawn_blocking(move || {
             let mut command = Command::new("/bin/sh");
@@ -108,20 +108,27 @@ async fn another_user_reads_and_is_denied_the_rest_by_the_kernels_word() {
             String::from_utf8_lossy(&output.stdout).into_owned()
         })
     };
-    let connect = r#"perl -MIO::Socket::UNIX -e '$s = IO::Socket::UNIX->new($ARGV[0]) or print "no: $!"' "$1""#;
+    let connect =
+        r#"perl -MIO::Socket::UNIX -e '$s = IO::Socket::UNIX->new($ARGV[0]) or print "no: $!"' "$1""#.to_owned();
     fs::set_permissions(house.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     assert_eq!(stranger(connect).await.unwrap(), "no: Permission denied");
 
     fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
-    let ask = r#"perl -MIO::Socket::UNIX -e '
-        for (split /,/, "GET /v1/status,GET /v1/peers,POST /v1/ip,GET /v1/log,POST /v1/ping,POST /v1/up,POST /v1/down,POST /v1/invite/create,GET /v1/invite/list,POST /v1/invite/revoke,POST /v1/revoke,POST /v1/leave") {
+    let requests = Endpoint::ALL.into_iter().filter(|endpoint| *endpoint != Endpoint::Events);
+    let requests: Vec<String> =
+        requests.map(|endpoint| format!("{} {}", endpoint.method().as_str(), endpoint.path())).collect();
+    let ask = format!(
+        r#"perl -MIO::Socket::UNIX -e '
+        for (split /,/, "{}") {{
             $s = IO::Socket::UNIX->new($ARGV[0]) or die $!;
             print $s "$_ HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
             $line = <$s>; @words = split / /, $line; print "$_ $words[1]\n";
-        }' "$1""#;
+        }}' "$1""#,
+        requests.join(",")
+    );
     let answers = stranger(ask).await.unwrap();
     let answers: Vec<&str> = answers.lines().collect();
-    assert_eq!(answers.len(), 12, "{answers:?}");
+    assert_eq!(answers.len(), Endpoint::ALL.len() - 1, "{answers:?}");
     for line in answers {
         let path = line.split(' ').nth(1).unwrap();
         let endpoint = Endpoint::ALL.into_iter().find(|endpoint| endpoint.path() == path).unwrap();
@@ -387,7 +394,11 @@ fn options(folder: &TempDir) -> Options {
 /// A body that the endpoint understands.
 fn body_for(endpoint: Endpoint) -> &'static str {
     match endpoint {
-        Endpoint::Ping | Endpoint::Revoke => r#"{"peer":"laptop"}"#,
+        Endpoint::Ping | Endpoint::Revoke | Endpoint::AdminAdd | Endpoint::AdminRemove => r#"{"peer":"laptop"}"#,
+        Endpoint::ServerAdd => r#"{"founding":"ginnel-found-x"}"#,
+        Endpoint::ServerRemove | Endpoint::ServerPromote => r#"{"server":"a1b2c3d4"}"#,
+        Endpoint::AdminThreshold => r#"{"threshold":2}"#,
+        Endpoint::Cosign => r#"{"proposal":"ginnel-sign-x"}"#,
         Endpoint::InviteRevoke => r#"{"id":"k5"}"#,
         Endpoint::Status
         | Endpoint::Peers
@@ -398,7 +409,13 @@ fn body_for(endpoint: Endpoint) -> &'static str {
         | Endpoint::Down
         | Endpoint::InviteCreate
         | Endpoint::InviteList
-        | Endpoint::Leave => "",
+        | Endpoint::Leave
+        | Endpoint::ServerList
+        | Endpoint::AdminList
+        | Endpoint::Policy
+        | Endpoint::PolicySet
+        | Endpoint::Checkpoint
+        | Endpoint::RotateKeys => "",
     }
 }
 

@@ -83,11 +83,37 @@ pub enum Endpoint {
     Revoke,
     /// Leaves the network and forgets its keys.
     Leave,
+    /// The servers of the network.
+    ServerList,
+    /// Gives the network one more server.
+    ServerAdd,
+    /// Takes a server out of the network.
+    ServerRemove,
+    /// Makes a server the one that orders the log.
+    ServerPromote,
+    /// The admins of the network.
+    AdminList,
+    /// Makes a member an admin.
+    AdminAdd,
+    /// Takes an admin's rights.
+    AdminRemove,
+    /// Sets how many admins must agree.
+    AdminThreshold,
+    /// Adds this machine's signature to what another admin has proposed.
+    Cosign,
+    /// The rules of the network.
+    Policy,
+    /// Changes the rules of the network.
+    PolicySet,
+    /// Lets newcomers start from what the log means at present.
+    Checkpoint,
+    /// Replaces this machine's keys in the network.
+    RotateKeys,
 }
 
 impl Endpoint {
     /// Every endpoint.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 26] = [
         Self::Status,
         Self::Peers,
         Self::Ip,
@@ -101,6 +127,19 @@ impl Endpoint {
         Self::InviteRevoke,
         Self::Revoke,
         Self::Leave,
+        Self::ServerList,
+        Self::ServerAdd,
+        Self::ServerRemove,
+        Self::ServerPromote,
+        Self::AdminList,
+        Self::AdminAdd,
+        Self::AdminRemove,
+        Self::AdminThreshold,
+        Self::Cosign,
+        Self::Policy,
+        Self::PolicySet,
+        Self::Checkpoint,
+        Self::RotateKeys,
     ];
 
     /// Its HTTP method.
@@ -140,6 +179,20 @@ impl Endpoint {
             // It takes effect on the others; a full disk must not keep a thief in.
             Self::Revoke => (Post, "/v1/revoke", Tier::Admin, Effect::Change),
             Self::Leave => (Post, "/v1/leave", Tier::Admin, Effect::Lasting),
+            Self::ServerList => (Get, "/v1/server/list", Tier::Read, Effect::None),
+            Self::ServerAdd => (Post, "/v1/server/add", Tier::Admin, Effect::Change),
+            Self::ServerRemove => (Post, "/v1/server/remove", Tier::Admin, Effect::Change),
+            Self::ServerPromote => (Post, "/v1/server/promote", Tier::Admin, Effect::Change),
+            Self::AdminList => (Get, "/v1/admin/list", Tier::Read, Effect::None),
+            Self::AdminAdd => (Post, "/v1/admin/add", Tier::Admin, Effect::Change),
+            Self::AdminRemove => (Post, "/v1/admin/remove", Tier::Admin, Effect::Change),
+            Self::AdminThreshold => (Post, "/v1/admin/threshold", Tier::Admin, Effect::Change),
+            Self::Cosign => (Post, "/v1/cosign", Tier::Admin, Effect::Change),
+            Self::Policy => (Get, "/v1/policy", Tier::Read, Effect::None),
+            Self::PolicySet => (Post, "/v1/policy/set", Tier::Admin, Effect::Change),
+            Self::Checkpoint => (Post, "/v1/checkpoint", Tier::Admin, Effect::Change),
+            // Keys that are lost with the power would leave this machine out of its network.
+            Self::RotateKeys => (Post, "/v1/rotate-keys", Tier::Admin, Effect::Lasting),
         }
     }
 
@@ -162,6 +215,19 @@ impl Endpoint {
             Self::InviteRevoke => Request::InviteRevoke(read(body)?),
             Self::Revoke => Request::Revoke(read(body)?),
             Self::Leave => Request::Leave,
+            Self::ServerList => Request::ServerList,
+            Self::ServerAdd => Request::ServerAdd(read(body)?),
+            Self::ServerRemove => Request::ServerRemove(read(body)?),
+            Self::ServerPromote => Request::ServerPromote(read(body)?),
+            Self::AdminList => Request::AdminList,
+            Self::AdminAdd => Request::AdminAdd(read(body)?),
+            Self::AdminRemove => Request::AdminRemove(read(body)?),
+            Self::AdminThreshold => Request::AdminThreshold(read(body)?),
+            Self::Cosign => Request::Cosign(read(body)?),
+            Self::Policy => Request::Policy,
+            Self::PolicySet => Request::PolicySet(read(body)?),
+            Self::Checkpoint => Request::Checkpoint,
+            Self::RotateKeys => Request::RotateKeys,
         })
     }
 }

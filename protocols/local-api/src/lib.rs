@@ -23,6 +23,15 @@
 //! | invite revoke | `POST /v1/invite/revoke` | admin | `ginnel.invite-revoke/1` |
 //! | revoke | `POST /v1/revoke` | admin | `ginnel.revoke/1` |
 //! | leave | `POST /v1/leave` | admin | `ginnel.leave/1` |
+//! | server list | `GET /v1/server/list` | read | `ginnel.server-list/1` |
+//! | server add, remove, promote | `POST /v1/server/add`, `remove`, `promote` | admin | `ginnel.change/1` |
+//! | admin list | `GET /v1/admin/list` | read | `ginnel.admin-list/1` |
+//! | admin add, remove, threshold | `POST /v1/admin/add`, `remove`, `threshold` | admin | `ginnel.change/1` |
+//! | cosign | `POST /v1/cosign` | admin | `ginnel.change/1` |
+//! | policy | `GET /v1/policy` | read | `ginnel.policy/1` |
+//! | policy set | `POST /v1/policy/set` | admin | `ginnel.change/1` |
+//! | checkpoint | `POST /v1/checkpoint` | admin | `ginnel.change/1` |
+//! | rotate-keys | `POST /v1/rotate-keys` | admin | `ginnel.rotate-keys/1` |
 //!
 //! The answer to `events` has no end: one JSON object per line, as things happen, until either side closes. See [`Event`].
 //!
@@ -44,6 +53,7 @@ mod document;
 mod endpoint;
 mod error;
 mod event;
+mod governance;
 mod nearest;
 mod reply;
 mod request;
@@ -54,13 +64,18 @@ pub use document::{Body, Document};
 pub use endpoint::{Effect, Endpoint, Method, Tier};
 pub use error::{ApiError, ErrorReply, Exit};
 pub use event::{Event, EventKind};
+pub use governance::{
+    AdminList, AdminSummary, ChangeOutcome, Changed, Delegate, Policy, Right, Rotated, ServerList, ServerRole,
+    ServerSummary,
+};
 pub use nearest::nearest;
 pub use reply::{
     Down, InviteCreated, InviteList, InviteState, InviteSummary, InviteVoided, Ip, Left, Log, LogEntry, Peers,
     PingReply, Reply, Revoked, Up, UpOutcome, Verdict,
 };
 pub use request::{
-    InviteCreateRequest, InviteRevokeRequest, IpRequest, PingRequest, Request, RevokeRequest, Secret, UpRequest,
+    AdminRequest, CosignRequest, DelegateRequest, InviteCreateRequest, InviteRevokeRequest, IpRequest, PingRequest,
+    PolicyRequest, Request, RevokeRequest, Secret, ServerAddRequest, ServerRequest, ThresholdRequest, UpRequest,
 };
 pub use status::{
     Daemon, Health, Network, NetworkState, OwnNode, PathKind, PathReport, Peer, PeerKind, ServerReport, Severity,

@@ -2,6 +2,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::governance::{AdminList, Changed, Policy, Rotated, ServerList, ServerSummary};
 use crate::{Body, Document, Health, NetworkState, PathReport, Peer, Secret, StaticPeer, Status, Timestamp};
 
 /// What the daemon answers to a request, one variant per endpoint.
@@ -32,6 +33,16 @@ pub enum Reply {
     Revoked(Document<Revoked>),
     /// To `leave`.
     Left(Document<Left>),
+    /// To `server list`.
+    ServerList(Document<ServerList>),
+    /// To `admin list`.
+    AdminList(Document<AdminList>),
+    /// To `policy`.
+    Policy(Document<Policy>),
+    /// To every change that an admin signs.
+    Changed(Document<Changed>),
+    /// To `rotate-keys`.
+    Rotated(Document<Rotated>),
 }
 
 impl Reply {
@@ -44,6 +55,7 @@ impl Reply {
                 peers.body.static_peers.iter_mut().for_each(StaticPeer::redact);
             }
             Self::Ping(ping) => ping.body.path.redact(),
+            Self::ServerList(list) => list.body.servers.iter_mut().for_each(ServerSummary::redact),
             Self::Ip(_)
             | Self::Log(_)
             | Self::Up(_)
@@ -52,7 +64,11 @@ impl Reply {
             | Self::InviteList(_)
             | Self::InviteVoided(_)
             | Self::Revoked(_)
-            | Self::Left(_) => {}
+            | Self::Left(_)
+            | Self::AdminList(_)
+            | Self::Policy(_)
+            | Self::Changed(_)
+            | Self::Rotated(_) => {}
         }
     }
 }
@@ -83,6 +99,11 @@ bodies! {
     InviteVoided => InviteVoided, "ginnel.invite-revoke/1";
     Revoked => Revoked, "ginnel.revoke/1";
     Left => Left, "ginnel.leave/1";
+    ServerList => ServerList, "ginnel.server-list/1";
+    AdminList => AdminList, "ginnel.admin-list/1";
+    Policy => Policy, "ginnel.policy/1";
+    Changed => Changed, "ginnel.change/1";
+    Rotated => Rotated, "ginnel.rotate-keys/1";
 }
 
 impl From<Status> for Reply {

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ApiError, Endpoint, Exit, MAX_BODY};
+use crate::{ApiError, Endpoint, Exit, MAX_BODY, Right};
 
 /// One request, with what it asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,32 @@ pub enum Request {
     Revoke(RevokeRequest),
     /// Leaves the network and forgets its keys.
     Leave,
+    /// The servers of the network.
+    ServerList,
+    /// Gives the network one more server.
+    ServerAdd(ServerAddRequest),
+    /// Takes a server out of the network.
+    ServerRemove(ServerRequest),
+    /// Makes a server the one that orders the log.
+    ServerPromote(ServerRequest),
+    /// The admins of the network.
+    AdminList,
+    /// Makes a member an admin.
+    AdminAdd(AdminRequest),
+    /// Takes an admin's rights.
+    AdminRemove(AdminRequest),
+    /// Sets how many admins must agree.
+    AdminThreshold(ThresholdRequest),
+    /// Adds this machine's signature to what another admin has proposed.
+    Cosign(CosignRequest),
+    /// The rules of the network.
+    Policy,
+    /// Changes the rules of the network.
+    PolicySet(PolicyRequest),
+    /// Lets newcomers start from what the log means at present.
+    Checkpoint,
+    /// Replaces this machine's keys in the network.
+    RotateKeys,
 }
 
 impl Request {
@@ -53,21 +79,49 @@ impl Request {
             Self::InviteRevoke(_) => Endpoint::InviteRevoke,
             Self::Revoke(_) => Endpoint::Revoke,
             Self::Leave => Endpoint::Leave,
+            Self::ServerList => Endpoint::ServerList,
+            Self::ServerAdd(_) => Endpoint::ServerAdd,
+            Self::ServerRemove(_) => Endpoint::ServerRemove,
+            Self::ServerPromote(_) => Endpoint::ServerPromote,
+            Self::AdminList => Endpoint::AdminList,
+            Self::AdminAdd(_) => Endpoint::AdminAdd,
+            Self::AdminRemove(_) => Endpoint::AdminRemove,
+            Self::AdminThreshold(_) => Endpoint::AdminThreshold,
+            Self::Cosign(_) => Endpoint::Cosign,
+            Self::Policy => Endpoint::Policy,
+            Self::PolicySet(_) => Endpoint::PolicySet,
+            Self::Checkpoint => Endpoint::Checkpoint,
+            Self::RotateKeys => Endpoint::RotateKeys,
         }
     }
 
     /// The body as it goes over the socket; empty where there is nothing to say.
     pub fn body(&self) -> Vec<u8> {
         match self {
-            Self::Status | Self::Peers | Self::Log | Self::Events | Self::Down | Self::InviteList | Self::Leave => {
-                Vec::new()
-            }
+            Self::Status
+            | Self::Peers
+            | Self::Log
+            | Self::Events
+            | Self::Down
+            | Self::InviteList
+            | Self::Leave
+            | Self::ServerList
+            | Self::AdminList
+            | Self::Policy
+            | Self::Checkpoint
+            | Self::RotateKeys => Vec::new(),
             Self::Ip(body) => write(body),
             Self::Ping(body) => write(body),
             Self::Up(body) => write(body),
             Self::InviteCreate(body) => write(body),
             Self::InviteRevoke(body) => write(body),
             Self::Revoke(body) => write(body),
+            Self::ServerAdd(body) => write(body),
+            Self::ServerRemove(body) | Self::ServerPromote(body) => write(body),
+            Self::AdminAdd(body) | Self::AdminRemove(body) => write(body),
+            Self::AdminThreshold(body) => write(body),
+            Self::Cosign(body) => write(body),
+            Self::PolicySet(body) => write(body),
         }
     }
 
@@ -80,7 +134,24 @@ impl Request {
             Self::InviteCreate(invite) => invite.name.as_deref(),
             Self::InviteRevoke(invite) => Some(&invite.id),
             Self::Revoke(revoke) => Some(&revoke.peer),
-            Self::Status | Self::Peers | Self::Log | Self::Events | Self::Down | Self::InviteList | Self::Leave => None,
+            Self::ServerRemove(server) | Self::ServerPromote(server) => Some(&server.server),
+            Self::AdminAdd(admin) | Self::AdminRemove(admin) => Some(&admin.peer),
+            Self::PolicySet(policy) => policy.delegate.as_ref().map(|delegate| delegate.peer.as_str()),
+            Self::Status
+            | Self::Peers
+            | Self::Log
+            | Self::Events
+            | Self::Down
+            | Self::InviteList
+            | Self::Leave
+            | Self::ServerList
+            | Self::ServerAdd(_)
+            | Self::AdminList
+            | Self::AdminThreshold(_)
+            | Self::Cosign(_)
+            | Self::Policy
+            | Self::Checkpoint
+            | Self::RotateKeys => None,
         }
     }
 
@@ -90,8 +161,30 @@ impl Request {
             // The answer that no echo came is itself due at the end of the ping's own limit.
             Self::Ping(ping) => ping.timeout() + Duration::from_secs(1),
             Self::Up(up) => Duration::from_millis(up.timeout_ms).min(LONGEST),
-            Self::InviteCreate(_) | Self::InviteRevoke(_) | Self::Revoke(_) | Self::Leave => CHANGE,
-            Self::Status | Self::Peers | Self::Ip(_) | Self::Log | Self::Events | Self::Down | Self::InviteList => READ,
+            Self::InviteCreate(_)
+            | Self::InviteRevoke(_)
+            | Self::Revoke(_)
+            | Self::Leave
+            | Self::ServerAdd(_)
+            | Self::ServerRemove(_)
+            | Self::ServerPromote(_)
+            | Self::AdminAdd(_)
+            | Self::AdminRemove(_)
+            | Self::AdminThreshold(_)
+            | Self::Cosign(_)
+            | Self::PolicySet(_)
+            | Self::Checkpoint
+            | Self::RotateKeys => CHANGE,
+            Self::Status
+            | Self::Peers
+            | Self::Ip(_)
+            | Self::Log
+            | Self::Events
+            | Self::Down
+            | Self::InviteList
+            | Self::ServerList
+            | Self::AdminList
+            | Self::Policy => READ,
         }
     }
 }
@@ -179,6 +272,66 @@ pub struct RevokeRequest {
     pub peer: String,
 }
 
+/// The body of `server add`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerAddRequest {
+    /// The founding string that the server printed.
+    pub founding: Secret,
+}
+
+/// The body of `server remove` and `server promote`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerRequest {
+    /// Address of the server, or the start of its key.
+    pub server: String,
+}
+
+/// The body of `admin add` and `admin remove`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminRequest {
+    /// Name, address or key of the member; for an admin that is no member, the start of its key.
+    pub peer: String,
+}
+
+/// The body of `admin threshold`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ThresholdRequest {
+    /// How many admins must agree to a change.
+    pub threshold: u8,
+}
+
+/// The body of `cosign`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CosignRequest {
+    /// The string that another admin's change has printed.
+    pub proposal: String,
+}
+
+/// The body of `policy set`. What is absent stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicyRequest {
+    /// Whether nobody new is let in once no admin has vouched for the log for seven days.
+    pub strict: Option<bool>,
+    /// A member and the rights of an admin that it gets.
+    pub delegate: Option<DelegateRequest>,
+}
+
+/// A member and the rights of an admin that it gets, in place of those that it has; without any it has none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DelegateRequest {
+    /// Name, address or key of the member.
+    pub peer: String,
+    /// The rights.
+    pub rights: Vec<Right>,
+}
+
 /// A string that must not reach a log: an invite or a founding string. `Debug` hides it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -261,6 +414,22 @@ mod tests {
             Request::InviteRevoke(InviteRevokeRequest { id: "k5".into() }),
             Request::Revoke(RevokeRequest { peer: "laptop".into() }),
             Request::Leave,
+            Request::ServerList,
+            Request::ServerAdd(ServerAddRequest { founding: Secret::from("ginnel-found-x".to_owned()) }),
+            Request::ServerRemove(ServerRequest { server: "signal.example:4433".into() }),
+            Request::ServerPromote(ServerRequest { server: "a1b2".into() }),
+            Request::AdminList,
+            Request::AdminAdd(AdminRequest { peer: "laptop".into() }),
+            Request::AdminRemove(AdminRequest { peer: "laptop".into() }),
+            Request::AdminThreshold(ThresholdRequest { threshold: 2 }),
+            Request::Cosign(CosignRequest { proposal: "ginnel-sign-x".into() }),
+            Request::Policy,
+            Request::PolicySet(PolicyRequest {
+                strict: Some(true),
+                delegate: Some(DelegateRequest { peer: "laptop".into(), rights: vec![Right::Leases] }),
+            }),
+            Request::Checkpoint,
+            Request::RotateKeys,
         ];
         assert_eq!(requests.len(), Endpoint::ALL.len());
         for (request, endpoint) in requests.into_iter().zip(Endpoint::ALL) {
