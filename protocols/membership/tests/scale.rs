@@ -86,19 +86,12 @@ fn hundred_thousand_members() {
         measure("from_checkpoint", second, || State::from_checkpoint(whole.network(), &snapshot, entry).unwrap());
     assert_eq!(state.snapshot(), fresh);
 
-    let entries = &log[log.len() - 1 - 100_000..];
     let bytes: Vec<Vec<u8>> = log.iter().map(Entry::encode).collect();
     println!("log: {} entries, {} bytes", log.len(), bytes.iter().map(Vec::len).sum::<usize>());
     let resumed = measure("trusting resume of 200,002 entries", 3 * second, || {
         Sequencer::resume(server, whole.network(), &log).unwrap()
     });
     assert_eq!(resumed.state(), whole);
-    measure("full check of the last 1,000 of them", second, || {
-        for entry in &entries[entries.len() - 1000..] {
-            let signed = whole.judge(entry.time, &entry.record);
-            assert!(signed.is_err(), "it took effect before");
-        }
-    });
 
     let me = whole.members().next().unwrap().key();
     let peers = measure("all peers", second, || state.peers(&me));
