@@ -162,6 +162,8 @@ async fn run(arguments: Arguments) -> Result<()> {
     let socket = arguments.socket.unwrap_or_else(|| folder("RUNTIME_DIRECTORY", "/run/ginnel").join("ginneld.sock"));
     let mut state = Keeper::new(StateFolder::open(&state_folder)?);
     let resume = resume(&mut state)?;
+    // A disk that takes nothing is said at once; links come up from what it holds.
+    let _ = state.check(clock::now());
     let netlink = Netlink::open()?;
     let control_socket =
         ControlSocket::bind(&SocketOptions { path: socket.clone(), admin_group: config.control.admin_group.clone() })?;

@@ -202,6 +202,16 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_holds_keys_leaves_no_core_file() {
+        protect_memory().unwrap();
+        // SAFETY: takes no pointers.
+        assert_eq!(unsafe { libc::prctl(libc::PR_GET_DUMPABLE) }, 0);
+        let limits = std::fs::read_to_string("/proc/thread-self/limits").unwrap();
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    }
+
+    #[test]
     fn an_event_is_readable_from_set_to_clear() {
         let event = Event::new().unwrap();
         assert!(!readable(event.fd(), Duration::ZERO));

@@ -1,8 +1,12 @@
 //! A true TUN interface with its addresses and routes, in a network namespace that holds nothing else:
 //! `unshare --net cargo test --profile ci -p ginneld --test interface -- --ignored`
 
+#[path = "interface/program.rs"]
+mod program;
+
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, UdpSocket};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ginneld::netlink::{LinkKind, Netlink, clash};
@@ -11,6 +15,7 @@ use ginneld::tun::{Applied, Tun};
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN and a network namespace of its own"]
 async fn an_interface_carries_packets_and_goes_with_its_owner() {
+    let _alone = Alone::new();
     let netlink = Netlink::open().expect("open netlink");
     let mut changes = Netlink::watch().expect("watch");
     let tun = Tun::open("gtest0", 1280, &netlink).await.expect("open the TUN");
@@ -59,6 +64,18 @@ async fn an_interface_carries_packets_and_goes_with_its_owner() {
     assert!(!held.iter().any(|entry| entry.address == own6), "{held:?}");
     drop((tun, file));
     assert!(netlink.link_index("gtest0").await.is_err(), "the interface goes when it is closed");
+}
+
+/// One test at a time: they share a network namespace.
+struct Alone {
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Alone {
+    fn new() -> Self {
+        static TURN: Mutex<()> = Mutex::new(());
+        Self { _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner) }
+    }
 }
 
 /// The next packet that ends with `contents`; the kernel sends some of its own, as router solicitations.
