@@ -55,7 +55,9 @@ impl Dialler {
     pub(crate) fn dial(&mut self, link: LinkId, addresses: Vec<String>) {
         let (writer, written) = mpsc::unbounded_channel();
         let task = tokio::spawn(run(link, addresses, self.loopback, written, self.events.clone()));
-        self.open.insert(link, Line { writer, task: task.abort_handle() });
+        if let Some(before) = self.open.insert(link, Line { writer, task: task.abort_handle() }) {
+            before.task.abort();
+        }
     }
 
     /// Writes to a stream. The machine asks no more of a fellow before it has answered, which bounds what waits.

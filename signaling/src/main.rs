@@ -165,7 +165,7 @@ fn beside_another(args: &Args) -> anyhow::Result<()> {
 
 /// The token of the founding string to print, if one is to be printed: the unused one, or a new one.
 fn founding_token(storage: &Storage, stored: &mut Stored, args: &Args) -> anyhow::Result<Option<Token>> {
-    if !args.print_founding && !(stored.logs.is_empty() && stored.adopted.is_empty()) {
+    if !args.print_founding && (!stored.logs.is_empty() || !stored.adopted.is_empty()) {
         return Ok(None);
     }
     if let Some((token, _)) = stored.tokens.iter().find(|(_, network)| network.is_none()) {

@@ -131,12 +131,12 @@ impl Pair {
         let start = Instant::now();
         loop {
             link.send(ClientMessage::Append { record: record.to_vec() }).await;
-            match link.answer().await {
-                ServerMessage::Refused { code: Refusal::NoSequencer, .. } if start.elapsed() < PATIENCE => {
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
-                answer => return answer,
+            let answer = link.answer().await;
+            let again = matches!(answer, ServerMessage::Refused { code: Refusal::NoSequencer, .. });
+            if !again || start.elapsed() > PATIENCE {
+                return answer;
             }
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 }

@@ -49,7 +49,8 @@ pub struct Stored {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
 
-/// A connection that this server makes to a fellow server; a number is never used twice.
+/// A link that this server makes to a fellow server. The same number is dialled anew after its stream closed; what the
+/// driver still holds of the stream before is void then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(pub u64);
 

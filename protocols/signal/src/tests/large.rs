@@ -6,7 +6,7 @@ use ginnel_membership::build;
 use ginnel_membership::{Entry, InviteKey, Sequencer, SigningKey, State};
 use ginnel_time::Instant;
 
-use super::world::{UNIX, World, charter, config, key, limits};
+use super::world::{UNIX, World, charter, config, config_of, key, limits};
 use crate::client::Credentials;
 use crate::message::{ClientMessage, ServerMessage, Standing};
 use crate::server::{Server, Stored};
@@ -69,6 +69,11 @@ fn serve(members: u32) {
     let entries = f64::from(u32::try_from(log.len()).unwrap());
     assert!(took < 0.5 + entries * 60e-6, "{took} s for {entries} entries: are signatures looked at again?");
     drop(server);
+    let start = processor_seconds();
+    let mirror = Server::new([1; 32], config_of(1, limits()), stored.clone(), Instant::ZERO, UNIX).unwrap();
+    println!("a mirror resumes the same in {:.2} s", processor_seconds() - start);
+    assert_eq!(mirror.status().mirrored, 1);
+    drop(mirror);
 
     let mut world = World::with(limits(), stored);
     let conn = world.connect(founded.network, Credentials::Member { key: nth(members - 1, 2) });
@@ -93,7 +98,7 @@ fn serve(members: u32) {
     assert_eq!(newcomer.head().0, log.len() as u64);
     world.advance(Duration::from_secs(1));
     let record = build::invite_record(&founded.network, &founded.admin, key(9).invite_key(), UNIX + 3600, None);
-    let admin = world.connect(founded.network, Credentials::Member { key: founded.admin.clone() });
+    let admin = world.connect(founded.network, Credentials::Member { key: founded.admin });
     world.send(admin, ClientMessage::Append { record });
     assert_eq!(world.take(admin, 3)[1], ServerMessage::Appended { sequence: log.len() as u64 });
 }
