@@ -94,8 +94,8 @@ pub(crate) async fn accept(endpoint: Endpoint, hub: mpsc::Sender<Event>) {
             incoming.refuse();
             continue;
         };
-        // Half of the room is for addresses that have proved to be real.
-        if !incoming.remote_address_validated() && handshakes.available_permits() < MAX_HANDSHAKES / 2 {
+        // Most of the room is for addresses that have proved to be real.
+        if !incoming.remote_address_validated() && handshakes.available_permits() < MAX_HANDSHAKES - MAX_UNPROVEN {
             if incoming.retry().is_err() {
                 tracing::debug!("a retry was not possible");
             }
@@ -174,6 +174,8 @@ pub(crate) const WINDOW: u32 = 128 << 10;
 const IDLE_MILLIS: u32 = 60_000;
 /// Connections between their first packet and their first stream.
 const MAX_HANDSHAKES: usize = 1024;
+/// Of them, connections whose address nobody has proved; each costs some 70 KiB, and further ones one more round trip.
+const MAX_UNPROVEN: usize = 64;
 /// Connections at the level of QUIC, somewhat more than the machine lets in, so that it can say why it refuses.
 const MAX_CONNECTIONS: usize = 8192;
 /// Bytes that are taken off a stream at once.
