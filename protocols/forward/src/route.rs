@@ -10,6 +10,8 @@ use crate::table::Slot;
 pub(crate) struct Routes {
     v4: Family,
     v6: Family,
+    /// What each slot was given, so that taking it back costs nothing to the others; some of it may be another's by now.
+    given: BTreeMap<Slot, Vec<(IpAddr, u8)>>,
     last: Option<(IpAddr, Slot)>,
 }
 
@@ -25,6 +27,7 @@ impl Routes {
     /// Gives a prefix to `slot`, taking it from whoever held it. Lengths beyond the family's are cut to a host route.
     pub(crate) fn insert(&mut self, address: IpAddr, length: u8, slot: Slot) {
         self.last = None;
+        self.given.entry(slot).or_default().push((address, length));
         let (family, bits, value) = self.family(address);
         let length = length.min(bits);
         if length == bits {
@@ -38,10 +41,20 @@ impl Routes {
     /// Takes every prefix from `slot`.
     pub(crate) fn remove(&mut self, slot: Slot) {
         self.last = None;
-        for family in [&mut self.v4, &mut self.v6] {
-            family.hosts.retain(|_, owner| *owner != slot);
-            family.prefixes.retain(|_, owner| *owner != slot);
-            family.measure();
+        for (address, length) in self.given.remove(&slot).unwrap_or_default() {
+            let (family, bits, value) = self.family(address);
+            let length = length.min(bits);
+            if length == bits {
+                if family.hosts.get(&value) == Some(&slot) {
+                    family.hosts.remove(&value);
+                }
+            } else {
+                let key = (length, masked(value, length, bits));
+                if family.prefixes.get(&key) == Some(&slot) {
+                    family.prefixes.remove(&key);
+                    family.measure();
+                }
+            }
         }
     }
 
