@@ -21,7 +21,9 @@ use anyhow::{Context as _, bail};
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use ginnel_local_api::{ApiError, Effect, Endpoint, ErrorReply, Exit, MAX_BODY, Reply, Request, Tier, nearest};
+use ginnel_local_api::{
+    ApiError, ChangeOutcome, Effect, Endpoint, ErrorReply, Exit, MAX_BODY, Reply, Request, Tier, nearest,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -273,7 +275,11 @@ async fn read(body: Body) -> Result<axum::body::Bytes, ApiError> {
 fn audit(caller: &Caller, endpoint: Endpoint, request: Option<&Request>, outcome: &Result<Reply, ApiError>) {
     let subject = request.and_then(Request::subject).map(|subject| subject.chars().take(LONGEST_SUBJECT).collect());
     let subject: String = subject.unwrap_or_default();
-    let outcome = outcome.as_ref().map_or_else(|error| error.code.as_str(), |_| "done");
+    let outcome = match outcome {
+        Ok(Reply::Changed(changed)) if changed.body.outcome == ChangeOutcome::Proposed => "proposed",
+        Ok(_) => "done",
+        Err(error) => error.code.as_str(),
+    };
     let (uid, pid) = (caller.uid, caller.pid);
     tracing::info!(uid, pid, request = endpoint.path(), subject = ?subject, outcome, "change asked for");
 }
