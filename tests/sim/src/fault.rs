@@ -25,6 +25,10 @@ pub(crate) struct Fault {
 pub(crate) enum Trouble {
     /// The signaling server is killed and starts anew from its disk.
     ServerCrash,
+    /// The signaling server is killed and starts anew from a disk without its newest entries.
+    RollBack(usize),
+    /// The admin revokes a machine's membership.
+    Revoke(usize),
     /// The signaling server's disk is full.
     ServerDiskFull,
     /// A machine's daemon is killed, data plane and all, and starts anew from its disk.
@@ -84,9 +88,11 @@ fn trouble(machines: usize, stations: usize, dice: &mut Dice) -> Trouble {
     let below = |dice: &mut Dice, count: usize| usize::try_from(dice.below(count as u64)).expect("few");
     let machine = below(dice, machines);
     match dice.below(100) {
-        0..10 => Trouble::ServerCrash,
+        0..6 => Trouble::ServerCrash,
+        6..10 => Trouble::RollBack(1 + below(dice, 3)),
         10..13 => Trouble::ServerDiskFull,
         13..25 => Trouble::Crash(machine),
+        25..28 if machine > 0 => Trouble::Revoke(machine),
         25..31 => Trouble::Doomed(machine, dice.pick(&[Doom::Torn, Doom::Written])),
         31..35 => Trouble::DiskFull(machine),
         35..46 => Trouble::Moves(machine),
@@ -117,7 +123,7 @@ impl Trouble {
     fn lasts(&self, dice: &mut Dice) -> Duration {
         let seconds = |low: u64, high: u64, dice: &mut Dice| dice.millis(low * 1000, high * 1000);
         match self {
-            Self::ServerCrash => seconds(0, 90, dice),
+            Self::ServerCrash | Self::RollBack(_) => seconds(0, 90, dice),
             Self::ServerDiskFull | Self::DiskFull(_) => seconds(10, 90, dice),
             Self::Crash(_) | Self::Doomed(..) => dice.millis(100, 20_000),
             // A night of all machines costs nothing to simulate; one of a single machine costs the others' idling.
@@ -129,6 +135,8 @@ impl Trouble {
             Self::BlackHole(..) => dice.millis(200, 60_000),
             Self::RelayCrash(_) => seconds(0, 60, dice),
             Self::Moves(_) | Self::ClockJump(..) | Self::NatReboot(_) | Self::CredentialsExpire => Duration::ZERO,
+            // It is final.
+            Self::Revoke(_) => Duration::MAX,
         }
     }
 
@@ -138,6 +146,9 @@ impl Trouble {
         let (back, shaken) = match self {
             // Streams may hang for 60 s, and the next try may be 60 s away.
             Self::ServerCrash => (125, 125),
+            // Then members hand it what it has lost.
+            Self::RollBack(_) => (125, 200),
+            Self::Revoke(_) => (0, 0),
             Self::ServerDiskFull | Self::DiskFull(_) => (5, 10),
             // Who still holds a session with a daemon that restarted, and has been silent since, learns of it only by
             // talking.
@@ -156,8 +167,9 @@ impl Trouble {
 
     fn scope(&self) -> Scope {
         match self {
-            Self::ServerCrash | Self::ServerDiskFull => Scope::Beginning,
+            Self::ServerCrash | Self::ServerDiskFull | Self::RollBack(_) => Scope::Beginning,
             Self::Crash(machine)
+            | Self::Revoke(machine)
             | Self::Doomed(machine, _)
             | Self::DiskFull(machine)
             | Self::Moves(machine)
@@ -179,9 +191,12 @@ impl World {
         self.trace.tell(now, || format!("fault: {:?} for {:?}", fault.what, fault.lasts));
         let mark = self.calm.begin(now, self.scope_of(&fault.what), fault.what.recovery());
         self.script.undo[number].mark = Some(mark);
-        self.step_at(now + fault.lasts, Step::Mend(number));
+        if fault.lasts < Duration::MAX {
+            self.step_at(now + fault.lasts, Step::Mend(number));
+        }
         match fault.what {
-            Trouble::ServerCrash => self.stop_server(),
+            Trouble::ServerCrash | Trouble::RollBack(_) => self.stop_server(),
+            Trouble::Revoke(machine) => self.revoke(machine),
             Trouble::ServerDiskFull => self.hosts[0].room = Room::Full,
             Trouble::Crash(machine) => self.kill(machine),
             Trouble::Doomed(machine, doom) => self.machines[machine].doom(doom),
@@ -246,6 +261,12 @@ impl World {
         }
         match what {
             Trouble::ServerCrash => self.start_server(),
+            Trouble::RollBack(lost) => {
+                if !self.hosts[0].is_up() {
+                    self.hosts[0].roll_back(lost);
+                }
+                self.start_server();
+            }
             Trouble::ServerDiskFull => self.hosts[0].room = Room::Free,
             Trouble::Crash(machine) => self.revive(machine),
             // Nothing was written meanwhile: then it is no longer doomed, as the kill comes now.
@@ -268,6 +289,7 @@ impl World {
                 self.settle_station(station);
             }
             Trouble::Moves(_)
+            | Trouble::Revoke(_)
             | Trouble::ClockJump(..)
             | Trouble::Partition(..)
             | Trouble::BlackHole(..)
@@ -362,6 +384,8 @@ impl World {
             Trouble::BlackHole(machine, _) | Trouble::NatReboot(machine) => Scope::Machines(neighbours(*machine)),
             Trouble::RelayCrash(station) if self.services[*station] == station::Service::StunOnly => Scope::Beginning,
             Trouble::ServerCrash
+            | Trouble::RollBack(_)
+            | Trouble::Revoke(_)
             | Trouble::ServerDiskFull
             | Trouble::Crash(_)
             | Trouble::Doomed(..)

@@ -168,7 +168,39 @@ impl World {
             left.push(format!("{} streams are open of {members} members", self.streams.count()));
         }
         left.extend(self.script.unanswered());
+        left.extend(self.behind());
         left
+    }
+
+    /// Complains of machines that should know by now that another is no member, and do not.
+    pub(crate) fn check_gone(&mut self, gone: usize) {
+        let Some(Some(since)) = self.script.revoked.get(&gone).copied() else { return };
+        let address = self.machines[gone].tunnel_address(ginnel_node::Family::V6).or(self.script.addresses[gone]);
+        let Some(address) = address else { return };
+        for other in (0..self.machines.len()).filter(|other| *other != gone) {
+            let concern = Concern { a: 0, b: other, start: since, direct: false };
+            let served = self.machines[other].log(self.now).is_some_and(|(_, served)| served);
+            let undisturbed = matches!(self.calm.promise(self.now, concern), Promise::Full(_));
+            let awake = self.machines[other].life == Life::Awake && !self.script.revoked.contains_key(&other);
+            if (other == 0 || (served && undisturbed)) && awake && self.machines[other].knows(address) {
+                self.complain(&format!("node{other} has not learnt that node{gone} was revoked"), other, gone);
+            }
+        }
+    }
+
+    /// Machines whose log is not the server's at the end, though they have been in touch with it for long.
+    fn behind(&self) -> Vec<String> {
+        let length = self.hosts[0].log_length();
+        let members = (0..self.machines.len()).filter(|machine| !self.script.revoked.contains_key(machine));
+        let logs = members.filter_map(|machine| {
+            let concern = Concern { a: 0, b: machine, start: self.now, direct: false };
+            let calm = matches!(self.calm.promise(self.now, concern), Promise::Full(_));
+            let (own, served) = self.machines[machine].log(self.now)?;
+            let awake = self.machines[machine].life == Life::Awake;
+            (awake && calm && served && own != length)
+                .then(|| format!("node{machine} has {own} entries of the log, the server {length}"))
+        });
+        logs.collect()
     }
 
     /// Whether a pair has a way for its packets, as far as NATs and relays go. Rounds of punching are arranged inside a

@@ -23,7 +23,9 @@
 //! | fault | concerns | back | shaken | because |
 //! |---|---|---|---|---|
 //! | the signaling server is killed | conversations that begin | 125 s | 125 s | a stream hangs for 60 s, the next try may be 60 s off |
+//! | it loses its newest entries, and gets them back from members | conversations that begin | 125 s | 200 s | likewise |
 //! | its disk is full | conversations that begin | 5 s | 10 s | nobody writes to talk |
+//! | a machine is revoked | its pairs | for ever | | it is no member |
 //! | a daemon is killed, at any time or in the middle of a write | its pairs | 20 s | 300 s | who has been silent learns of it by talking |
 //! | a machine's disk is full | its pairs | 5 s | 10 s | likewise |
 //! | a machine moves | its pairs | 15 s | 75 s | probes, then a call |
@@ -46,6 +48,9 @@
 //! | a pair that no path can join is not linked | always |
 //! | a deadline that fires moves; while output waits, the deadline is now | always |
 //! | nothing is dropped that honest machines never send; forged datagrams where lines corrupt | always |
+//! | a revoked machine is known to be one by all whom the server reaches, undisturbed | 5 s, rough: 15 s |
+//! | nobody is given a packet of one that it knows for no member | always |
+//! | every log is the server's | at the end, where the server is reached |
 //! | sockets, peers, streams, allocations are back at their rest | after 200 s of silence |
 //!
 //! The oracle gives its verdict on every conversation when it is old enough and every 20 s: it must be direct, must be

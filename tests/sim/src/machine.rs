@@ -308,6 +308,22 @@ impl Machine {
         self.tun.addresses.iter().map(|(address, _)| *address).find(fits)
     }
 
+    /// Entries of the log that the machine has verified, and whether a server is there for it.
+    pub(crate) fn log(&self, now: Instant) -> Option<(u64, bool)> {
+        let network = self.node.status(now).network?;
+        Some((network.log_length, network.servers.iter().any(|server| server.connected)))
+    }
+
+    /// Whether an address is this machine's own in the network.
+    pub(crate) fn is_own(&self, address: IpAddr) -> bool {
+        self.tun.addresses.iter().any(|(own, _)| *own == address)
+    }
+
+    /// Whether the data plane has a peer with this address.
+    pub(crate) fn knows(&self, address: IpAddr) -> bool {
+        self.owners.contains_key(&address)
+    }
+
     /// Why a peer is reached as it is, for a report.
     pub(crate) fn describe(&self, now: Instant) -> String {
         let status = self.node.status(now);

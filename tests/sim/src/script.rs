@@ -35,6 +35,8 @@ pub(crate) enum Step {
     Judge(usize),
     /// A flow that was not direct is looked at again.
     Look(usize),
+    /// Everybody in reach should know that a machine is no member.
+    Gone(usize),
     /// A fault of the scenario strikes.
     Strike(usize),
     /// It is over.
@@ -54,6 +56,10 @@ pub(crate) struct Script {
     /// When everybody was in.
     pub(crate) joined: Option<Instant>,
     pub(crate) quality: Lines,
+    /// Machines that were revoked, and when the admin's own machine said so.
+    pub(crate) revoked: BTreeMap<usize, Option<Instant>>,
+    /// The address that each machine had in the network when all had joined.
+    pub(crate) addresses: Vec<Option<IpAddr>>,
     /// When a machine last moved.
     pub(crate) moved: Option<Instant>,
 }
@@ -63,6 +69,7 @@ enum Wanted {
     Network,
     Invite(usize),
     Membership,
+    Revocation(usize),
 }
 
 impl Script {
@@ -86,6 +93,8 @@ impl Script {
             tickets,
             joined: None,
             quality: Lines::Sound,
+            revoked: BTreeMap::new(),
+            addresses: Vec::new(),
             moved: None,
         }
     }
@@ -134,6 +143,7 @@ impl World {
             Step::First(flow) => self.check_first(flow),
             Step::Judge(flow) => self.judge(flow),
             Step::Look(flow) => self.look_again(flow),
+            Step::Gone(machine) => self.check_gone(machine),
             Step::Strike(fault) => self.strike(fault),
             Step::Mend(fault) => self.mend(fault),
             Step::End => self.over = true,
@@ -172,6 +182,12 @@ impl World {
                 self.step_at(at, Step::Join(newcomer));
             }
             (Wanted::Membership, Ok(Reply::Up { .. })) => {}
+            (Wanted::Revocation(gone), Ok(Reply::Revoked { .. })) => {
+                self.script.revoked.insert(gone, Some(self.now));
+                self.step_at(self.now + self.weather.patience().gap, Step::Gone(gone));
+            }
+            // Without a server nobody is told, or it was not in force yet; the machine stays in doubt.
+            (Wanted::Revocation(_), Err(_)) => {}
             (wanted, reply) => {
                 let text = format!("node{machine} answers {wanted:?} with {reply:?}");
                 self.ledger.violate(self.now, &text);
@@ -183,7 +199,19 @@ impl World {
     pub(crate) fn deliver(&mut self, machine: usize, packet: &[u8]) {
         self.trace.note(self.now, 5, packet);
         self.trace.tell(self.now, || format!("node{machine} is given a packet of {} B", packet.len()));
+        if let Some(returned) = complaint(packet) {
+            // The data plane tells a program that whom it talks to is nobody; that concerns its own packets only.
+            let own = source(returned).is_some_and(|source| self.machines[machine].is_own(source));
+            if !own {
+                self.ledger.violate(self.now, &format!("node{machine} was told of a packet that is not its own"));
+            }
+            return;
+        }
         let Some(delivery) = self.ledger.arrive(self.now, machine, packet) else { return };
+        if source(packet).is_some_and(|source| !self.machines[machine].knows(source)) {
+            self.ledger
+                .violate(self.now, &format!("node{machine} was given a packet of one that it knows for no member"));
+        }
         if delivery.forth && self.ledger.flows[delivery.flow].answers == Answers::Each {
             self.step_at(self.now + Duration::from_micros(300), Step::Answer(delivery.flow));
         }
@@ -204,11 +232,13 @@ impl World {
         }
         let start = self.now;
         self.script.joined = Some(start);
+        self.script.addresses = self.machines.iter().map(|machine| machine.tunnel_address(Family::V6)).collect();
         self.trace.tell(start, || "everybody has joined".to_owned());
         for number in 0..self.script.faults.len() {
             self.step_at(start + self.script.faults[number].at, Step::Strike(number));
         }
-        let lasts = self.script.faults.iter().map(|fault| fault.lasts).max().unwrap_or_default();
+        let lasting = self.script.faults.iter().map(|fault| fault.lasts).filter(|lasts| *lasts < Duration::MAX);
+        let lasts = lasting.max().unwrap_or_default();
         // A long night does not count as a part of the day.
         let night = lasts.saturating_sub(Duration::from_secs(600));
         self.script.duration += night;
@@ -216,6 +246,16 @@ impl World {
         for (a, b) in self.script.talkers.clone() {
             self.plan_flows(start, a, b);
         }
+    }
+
+    /// Lets the founder revoke a machine; from now on nothing is promised to it.
+    pub(crate) fn revoke(&mut self, machine: usize) {
+        if self.machines[0].life != Life::Awake || self.script.revoked.contains_key(&machine) {
+            return;
+        }
+        self.script.revoked.insert(machine, None);
+        let peer = self.machines[machine].setup.name.clone();
+        self.ask(0, Request::Revoke { peer }, Wanted::Revocation(machine));
     }
 
     fn ask(&mut self, machine: usize, request: Request, wanted: Wanted) {
@@ -311,6 +351,27 @@ impl World {
     }
 }
 
+/// The beginning of the packet that an ICMP message complains of.
+fn complaint(packet: &[u8]) -> Option<&[u8]> {
+    let (next, header) = match packet.first()? >> 4 {
+        4 => (*packet.get(9)?, 20),
+        6 => (*packet.get(6)?, 40),
+        _ => return None,
+    };
+    (next == ICMP || next == ICMP_V6).then(|| packet.get(header + 8..)).flatten()
+}
+
+/// The address that a packet comes from.
+fn source(packet: &[u8]) -> Option<IpAddr> {
+    match packet.first()? >> 4 {
+        4 => packet.get(12..16).and_then(|octets| octets.first_chunk::<4>()).map(|octets| IpAddr::from(*octets)),
+        6 => packet.get(8..24).and_then(|octets| octets.first_chunk::<16>()).map(|octets| IpAddr::from(*octets)),
+        _ => None,
+    }
+}
+
+const ICMP: u8 = 1;
+const ICMP_V6: u8 = 58;
 /// So long nobody talks before the end: an idle peer is forgotten after two minutes.
 const SILENCE: Duration = Duration::from_secs(200);
 /// Between two tellings of the wall clock.

@@ -131,6 +131,18 @@ impl Server {
         self.signal(now, Input::Wall(wall));
     }
 
+    /// Loses the newest entries of every log on the disk, keeping the first.
+    pub(crate) fn roll_back(&mut self, lost: usize) {
+        for (_, log) in &mut self.disk.logs {
+            log.truncate(log.len().saturating_sub(lost).max(1));
+        }
+    }
+
+    /// Entries on the disk.
+    pub(crate) fn log_length(&self) -> u64 {
+        self.disk.logs.iter().map(|(_, log)| log.len() as u64).sum()
+    }
+
     pub(crate) fn opened(&mut self, now: Instant, conn: ConnectionId, from: SocketAddr) {
         self.connections.insert(conn);
         self.signal(now, Input::Opened { conn, from });
