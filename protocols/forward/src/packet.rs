@@ -268,7 +268,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::test_packet::{ping, pong, udp};
+    use crate::test_packet::{self, ping, pong, udp};
 
     #[test]
     fn lengths_are_checked_and_trailing_bytes_left_out() {
@@ -329,6 +329,30 @@ mod tests {
         let multicast = udp("10.0.0.1", 1, "224.0.0.251", 5353, b"");
         unreachable(&Header::of_packet(&multicast).expect("valid"), &multicast, &mut out);
         assert!(out.is_empty());
+    }
+
+    #[test]
+    fn extension_headers_of_any_length_are_passed_over() {
+        for kind in [HOP_BY_HOP, ROUTING, DESTINATION, AUTHENTICATION] {
+            for len in [0_u8, 1, 31, 63, 127, 255] {
+                let size = if kind == AUTHENTICATION { (usize::from(len) + 2) * 4 } else { (usize::from(len) + 1) * 8 };
+                // Where a wrong length would look for ports, others stand.
+                let mut upper = vec![0x11; size];
+                upper[..2].copy_from_slice(&[UDP, len]);
+                upper.extend_from_slice(&[0, 7, 0, 9, 0, 8, 0, 0]);
+                let packet = test_packet::ip("fd00::2", "fd00::1", kind, &upper);
+                let header = Header::of_packet(&packet).unwrap();
+                let Some(Wanted::Flow(flow)) = inbound_flow(&header, &packet) else { panic!("{kind} of {len}") };
+                assert_eq!((flow.protocol, flow.local_port, flow.remote_port), (UDP, 9, 7), "{kind} of {len}");
+                for cut in 0..size + 4 {
+                    let mut cut = packet[..IPV6_LEN + cut].to_vec();
+                    let total = u16::try_from(cut.len() - IPV6_LEN).unwrap();
+                    cut[4..6].copy_from_slice(&total.to_be_bytes());
+                    let header = Header::of_packet(&cut).unwrap();
+                    assert_eq!(inbound_flow(&header, &cut), None, "{kind} of {len}, cut");
+                }
+            }
+        }
     }
 
     #[test]
