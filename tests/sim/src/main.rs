@@ -10,6 +10,7 @@ use ginnel_sim::{Stop, Telling, run, run_seed};
 /// Runs simulated worlds, one for each seed.
 #[derive(Parser)]
 #[command(name = "ginnel-sim")]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 struct Arguments {
     /// How many worlds.
     #[arg(long, default_value_t = 200)]

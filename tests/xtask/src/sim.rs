@@ -8,6 +8,7 @@ use crate::cargo;
 
 /// Which worlds, and how much is told of them.
 #[derive(clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 pub(crate) struct Worlds {
     /// How many worlds.
     #[arg(long, default_value_t = 1000)]
