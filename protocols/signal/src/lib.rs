@@ -93,8 +93,8 @@
 //! a client's frame, 512 KiB unread by one client, 256 appends of one connection without an answer, 256 records of one
 //! network that wait for the disk or on their way to the sequencer, 16 pieces of mail per pair and 512 per recipient for
 //! 60 s. A network of 100,000 members has 200,002 entries of 67 MB; a server holds it in 220 MB and takes it up again in
-//! about 2.5 s of one processor where it orders the log itself. A mirror looks at the records' signatures again, since a
-//! dishonest sequencer may have ordered what means nothing, and takes about 10 s.
+//! about 2.2 s of one processor where it orders the log itself. A mirror looks at the records' signatures again, since a
+//! dishonest sequencer may have ordered what means nothing, and takes about 16 s.
 #![forbid(unsafe_code)]
 
 pub mod client;
