@@ -177,8 +177,8 @@ impl Node {
 
 /// Bytes of a snapshot at most.
 const MAX_SNAPSHOT: u64 = 64 << 20;
-/// Bytes of a snapshot under way at a time.
-const WINDOW: u64 = 16 * SNAPSHOT_PIECE as u64;
+/// Bytes of a snapshot under way at a time: well below what a server keeps for a slow client before it cuts it off.
+const WINDOW: u64 = 6 * SNAPSHOT_PIECE as u64;
 const MAX_RESTARTS: u8 = 3;
 /// How long a server may be behind before it is helped.
 const REFILL_AFTER: Duration = Duration::from_secs(3);
