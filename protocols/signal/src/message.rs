@@ -77,7 +77,7 @@ pub enum ClientMessage {
 
 /// The role a client claims, with its proof.
 ///
-/// Every signature is over the hash that [`auth`](crate::auth) defines, which holds the handshake of this channel, so
+/// Every signature is over the message that the [crate's docs](crate#messages) define, which holds the handshake of this channel, so
 /// it is worth nothing on another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Claim {
