@@ -15,6 +15,7 @@ pub(crate) fn run(tally: &mut Tally) {
     tally.count("arrows of the house", arrows());
     tally.count("dependencies: bans, licences, sources", deny());
     advisories(tally);
+    tally.count("mistakes of the past", crate::history::patches_apply());
 }
 
 /// The crates that may know no socket, no clock and no runtime.

@@ -4,6 +4,8 @@
 
 mod cargo;
 mod check;
+mod fuzz;
+mod history;
 mod laboratory;
 mod sim;
 mod suite;
@@ -48,6 +50,14 @@ enum Task {
         #[command(flatten)]
         length: laboratory::Length,
     },
+    /// Runs the fuzz targets with the engine; each for a while, two at once.
+    Fuzz(fuzz::Arguments),
+    /// Makes mistakes of the past again, one at a time, each of which a test must find.
+    History {
+        /// Only the row or patch of this name.
+        #[arg(long)]
+        only: Option<String>,
+    },
     /// Runs simulated worlds, one for each seed; the last line is the account of all.
     Sim(sim::Worlds),
     /// Checks format, lints, purity of the protocol crates and dependencies, without running tests.
@@ -70,6 +80,8 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test { quick } => suite::run(if quick { suite::Extent::Quick } else { suite::Extent::Full }),
         Task::Demo { form } => laboratory::demo(form),
         Task::Lab { name, form, only, length } => laboratory::lab(&name, form, only.as_deref(), length),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
+        Task::History { only } => history::run(only.as_deref()),
         Task::Sim(worlds) => sim::run(&worlds),
         Task::Check => suite::check_only(),
     }

@@ -319,7 +319,7 @@ fn hosts(data: &[u8]) {
             .filter(|line| {
                 !line.trim_end().is_empty() && !line.contains("ginneld ginnel0") && !line.contains(".internal")
             })
-            .map(str::to_owned)
+            .map(|line| line.trim_end().to_owned())
             .collect::<Vec<_>>()
     };
     assert_eq!(others(&left), others(&String::from_utf8_lossy(old)), "a line of another was lost");
