@@ -160,9 +160,9 @@ impl Field {
     fn await_mirror(&self) -> Result<()> {
         let begun = Instant::now();
         loop {
-            let status = self.founder.ginnel(&["status"])?;
-            let servers = &status["networks"][0]["servers"];
-            let up = servers.as_array().into_iter().flatten().filter(|server| server["state"] == "connected").count();
+            let list = self.founder.ginnel(&["server", "list"])?;
+            let servers = &list["servers"];
+            let up = servers.as_array().into_iter().flatten().filter(|server| server["connected"] == true).count();
             if up == 2 {
                 return Ok(());
             }
@@ -254,7 +254,8 @@ impl Field {
         let log = self.founder.ginnel(&["log"])?;
         let entries = log["entries"].as_array().context("the log has no entries")?;
         let joined = entries.iter().filter(|entry| entry["kind"] == "member" && entry["verdict"] == "applied");
-        Ok(joined.filter_map(|entry| entry["subject"].as_str().map(str::to_owned)).collect())
+        // A name, and behind it the key.
+        Ok(joined.filter_map(|entry| entry["subject"].as_str()?.split(' ').next().map(str::to_owned)).collect())
     }
 
     /// Who lost the answer asks again, and is a member.
@@ -275,7 +276,7 @@ impl Joiner {
         let tun = format!("joiner{number}");
         let (state, socket, hosts) = (file("state"), file("ginneld.sock"), file("hosts"));
         let argv =
-            [&programs.path("ginneld"), "--state", &state, "--socket", &socket, "--hosts", &hosts, "--tun", &tun];
+            [&programs.path("ginneld"), "--state", &state, "--socket", &socket, "--hosts", &hosts, "--interface", &tun];
         let process = host.spawn(&name, &argv, &[("GINNEL_LOG", "warn")])?;
         let ginnel = vec![programs.path("ginnel"), "--socket".to_owned(), socket, "--json".to_owned()];
         Ok(Self { name, host, ginnel, _process: process })
