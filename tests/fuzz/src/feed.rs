@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use blake2::{Blake2s256, Digest as _};
+
 /// The rest of an input. Beyond its end everything is zero, so that every input means something.
 pub(crate) struct Feed<'a>(&'a [u8]);
 
@@ -100,6 +102,12 @@ impl<'a> Feed<'a> {
         }
         bytes
     }
+}
+
+/// A seed of an input's own. Where an input could hold what was sealed for another one, each has other keys: an engine
+/// remembers every byte that it saw compared.
+pub(crate) fn salt(data: &[u8]) -> [u8; 32] {
+    Blake2s256::digest(data).into()
 }
 
 /// Writes an input that a [`Feed`] reads back: for seeds.

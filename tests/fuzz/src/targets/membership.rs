@@ -11,8 +11,8 @@ use ginnel_membership::record::{Checkpoint, MAX_ADMINS, MAX_RECORD_LEN};
 use ginnel_membership::snapshot::state_hash;
 use ginnel_membership::state::InviteStanding;
 use ginnel_membership::{
-    Applied, Change, Context, Entry, Founding, Invite, MemberKey, Name, NetworkId, Pasted, Proposal, Record, Sequencer, Server,
-    ServerKeys, Signature, SignedRecord, SigningKey, State, TunnelKey,
+    Applied, Change, Context, Entry, Founding, Invite, MemberKey, Name, NetworkId, Pasted, Proposal, Record, Sequencer,
+    Server, ServerKeys, Signature, SignedRecord, SigningKey, State, TunnelKey,
 };
 use ginnel_tunnel::StaticSecret;
 use rand_chacha::ChaCha20Rng;
@@ -500,7 +500,10 @@ fn snapshot(data: &[u8]) {
         let mut damaged = snapshot.clone();
         let place = usize::from(place) % damaged.len();
         damaged[place] ^= 1 << bit;
-        assert!(State::from_checkpoint(world.network, &damaged, &entry).is_err(), "a changed byte {place} was not noticed");
+        assert!(
+            State::from_checkpoint(world.network, &damaged, &entry).is_err(),
+            "a changed byte {place} was not noticed"
+        );
     }
     // Where others became admins the old one's word is not enough.
     let is_enough = world.state.threshold() == 1 && world.state.is_admin(&world.admin.member_key());

@@ -208,7 +208,7 @@ impl Whole {
         let node = Node::new(now, configuration(), resume).unwrap_or_else(|e| panic!("{e}"));
         let mut whole = Self {
             node,
-            server: new_server(now, logs),
+            server: new_server(now, [3; 32], logs),
             now,
             conn: None,
             connections: 0,

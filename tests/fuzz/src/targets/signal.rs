@@ -25,7 +25,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 use zeroize::Zeroizing;
 
-use crate::feed::{Feed, Script};
+use crate::feed::{Feed, Script, salt};
 use crate::{Effort, Target};
 
 /// What clients say.
@@ -181,15 +181,15 @@ fn config(sequencer: SigningKey) -> Config {
     Config { noise: NOISE.into(), sequencer, stun_ports: vec![3478], relay: None, limits: Limits::default() }
 }
 
-pub(super) fn new_server(now: Instant, logs: Vec<(NetworkId, Vec<Vec<u8>>)>) -> Server {
+pub(super) fn new_server(now: Instant, seed: [u8; 32], logs: Vec<(NetworkId, Vec<Vec<u8>>)>) -> Server {
     let config = config(sequencer());
     let tokens = vec![(FoundingToken(Token::from_bytes(TOKEN)), None)];
-    Server::new([3; 32], config, Stored { logs, tokens, ..Stored::default() }, now, UNIX).expect("what is stored is sound")
+    Server::new(seed, config, Stored { logs, tokens, ..Stored::default() }, now, UNIX).expect("what is stored is sound")
 }
 
-fn new_client(seed: u8, founded: &Founded) -> Client {
+fn new_client(seed: [u8; 32], founded: &Founded) -> Client {
     let credentials = Credentials::Founder { token: Token::from_bytes(TOKEN), key: founded.admin.clone() };
-    Client::new([seed; 32], keys(), founded.network, credentials)
+    Client::new(seed, keys(), founded.network, credentials)
 }
 
 fn message(feed: &mut Feed<'_>, founded: &Founded) -> ClientMessage {
@@ -214,9 +214,9 @@ struct Hub {
 }
 
 impl Hub {
-    fn new() -> Self {
+    fn new(seed: [u8; 32]) -> Self {
         let now = Instant::ZERO + Duration::from_secs(10);
-        Self { server: new_server(now, Vec::new()), now, down: BTreeMap::new(), stores: Vec::new(), written: 0 }
+        Self { server: new_server(now, seed, Vec::new()), now, down: BTreeMap::new(), stores: Vec::new(), written: 0 }
     }
 
     fn input(&mut self, input: ServerInput) {
@@ -258,7 +258,7 @@ impl Hub {
 fn client(data: &[u8]) {
     let mut feed = Feed::new(data);
     let (founded, conn) = (founded(), ConnectionId(1));
-    let (mut hub, mut client) = (Hub::new(), new_client(1, &founded));
+    let (mut hub, mut client) = (Hub::new(salt(data)), new_client(salt(&[data, &[1]].concat()), &founded));
     hub.open(conn);
     let _ = client.handle_input(hub.now, ClientInput::Opened);
     let (mut broken, mut ready) = (false, false);
@@ -315,7 +315,7 @@ fn client(data: &[u8]) {
 fn serve(data: &[u8]) {
     let mut feed = Feed::new(data);
     let founded = founded();
-    let mut hub = Hub::new();
+    let mut hub = Hub::new([3; 32]);
     let mut clients: BTreeMap<ConnectionId, (Client, Vec<u8>)> = BTreeMap::new();
     let mut next = 0;
     while !feed.is_empty() {
@@ -326,7 +326,7 @@ fn serve(data: &[u8]) {
                 next += 1;
                 let conn = ConnectionId(next);
                 hub.open(conn);
-                let mut client = new_client(next as u8, &founded);
+                let mut client = new_client([next as u8; 32], &founded);
                 let _ = client.handle_input(hub.now, ClientInput::Opened);
                 clients.insert(conn, (client, Vec::new()));
             }
@@ -402,11 +402,12 @@ fn mirror(data: &[u8]) {
     let mut feed = Feed::new(data);
     let (network, entries) = two_servers();
     let mut now = Instant::ZERO + Duration::from_secs(10);
-    let mut first = new_server(now, vec![(network, entries.clone())]);
+    let mut first = new_server(now, salt(data), vec![(network, entries.clone())]);
     let known = vec![(network, entries[..1].to_vec())];
     let stored = Stored { logs: known, ..Stored::default() };
     let config = Config { noise: [0x52; 32].into(), ..config(SigningKey::from_bytes(&[0x5f; 32])) };
-    let mut second = Server::new([6; 32], config, stored, now, UNIX).expect("what is stored is sound");
+    let mut second =
+        Server::new(salt(&[data, &[1]].concat()), config, stored, now, UNIX).expect("what is stored is sound");
     let (mut up, mut down) = (Vec::new(), Vec::new());
     let (mut link, mut conn, mut taken) = (None, ConnectionId(0), 1);
     second.handle_timeout(now);
@@ -486,7 +487,7 @@ fn mailbox(data: &[u8]) {
     let network = NetworkId::from_bytes([3; 32]);
     let secret = |seed: u8| Zeroizing::new(*StaticSecret::from_bytes([seed; 32]).to_bytes());
     let public = |seed: u8| TunnelKey::from_bytes(StaticSecret::from_bytes([seed; 32]).public().to_bytes());
-    let mut sealer = MailSealer::new([1; 32], secret(1), &network);
+    let mut sealer = MailSealer::new(salt(data), secret(1), &network);
     let mut opener = MailOpener::new([2; 32], secret(2), &network);
     let mut sent: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
     let mut newest = None;

@@ -14,7 +14,7 @@ use ginnel_tunnel::{
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 
-use crate::feed::{Feed, Script};
+use crate::feed::{Feed, Script, salt};
 use crate::{Effort, Target};
 
 /// Initiations and responses, damaged and whole, with and without a fresh mac1.
@@ -198,7 +198,7 @@ fn transport(data: &[u8]) {
     let choice = feed.u8();
     let suite = Suite::ALL[usize::from(choice) % 3];
     let size = if choice < 128 { WindowSize::Standard } else { WindowSize::Large };
-    let key = || TransportKey::from_bytes([6; 32]);
+    let key = || TransportKey::from_bytes(salt(data));
     let mut traffic = Traffic {
         suite,
         sealer: Sealer::new(suite, key(), ReceiverIndex(0xAABB_CCDD)),
