@@ -164,8 +164,8 @@ pub(crate) fn inbound_flow(header: &Header, packet: &[u8]) -> Option<Wanted> {
 pub(crate) fn unreachable(header: &Header, packet: &[u8], out: &mut Vec<u8>) {
     out.clear();
     let answerable = match header.upper(packet) {
-        Some((ICMPV4, Some([kind, ..]))) => *kind == ICMPV4_ECHO,
-        Some((ICMPV6, Some([kind, ..]))) => *kind == ICMPV6_ECHO,
+        Some((ICMPV4, Some(upper))) => upper.first() == Some(&ICMPV4_ECHO),
+        Some((ICMPV6, Some(upper))) => upper.first() == Some(&ICMPV6_ECHO),
         Some((_, upper)) => upper.is_some(),
         None => false,
     };
@@ -329,6 +329,9 @@ mod tests {
         let multicast = udp("10.0.0.1", 1, "224.0.0.251", 5353, b"");
         unreachable(&Header::of_packet(&multicast).expect("valid"), &multicast, &mut out);
         assert!(out.is_empty());
+        let typeless = test_packet::ip("10.0.0.1", "10.0.0.2", ICMPV4, &[]);
+        unreachable(&Header::of_packet(&typeless).expect("valid"), &typeless, &mut out);
+        assert!(out.is_empty(), "no error about ICMP that has not even a type");
     }
 
     #[test]
