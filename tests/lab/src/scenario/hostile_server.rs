@@ -191,8 +191,8 @@ fn two_histories(programs: &Programs) -> Result<String> {
     let second = second_server(programs, &hub, &other)?;
     let b = siege.scene.lab.face("b")?.ipv4();
     hub.nft(&format!(
-        "table ip twofaced {{ chain in {{ type nat hook prerouting priority -100; \
-         ip saddr {b} udp dport 4433 redirect to :{SECOND_PORT}; }} }}"
+        "table ip twofaced {{\nchain in {{\ntype nat hook prerouting priority -100;\n\
+         ip saddr {b} udp dport 4433 redirect to :{SECOND_PORT}\n}}\n}}\n"
     ))?;
     siege.scene.server.start_again()?;
     let alarm = until(Duration::from_secs(70), || {
@@ -240,14 +240,14 @@ fn refused_entry(member: &Member, kind: &str) -> Result<String> {
 fn alarm(machine: &Machine) -> Result<String> {
     let found = until(Duration::from_secs(30), || {
         let texts = health(machine)?;
-        Ok(texts.into_iter().find(|text| text.contains("history") || text.contains("verify") || text.contains("order")))
+        Ok(texts.into_iter().find(|text| text.contains("histor") || text.contains("verify") || text.contains("order")))
     })?;
     found.context("no alarm in `ginnel status`")
 }
 
 /// The health item that speaks of another history, if there is one.
 fn fork(machine: &Machine) -> Result<Option<String>> {
-    Ok(health(machine)?.into_iter().find(|text| text.contains("history")))
+    Ok(health(machine)?.into_iter().find(|text| text.contains("histor")))
 }
 
 fn health(machine: &Machine) -> Result<Vec<String>> {
