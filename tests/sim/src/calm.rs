@@ -77,8 +77,12 @@ impl Calm {
     }
 
     pub(crate) fn promise(&self, now: Instant, concern: Concern) -> Promise {
+        // Whom something has struck begins anew, and needs server and relay for it like the first time.
+        let struck = self.marks.iter().filter(|mark| mark.is_personal() && mark.concerns(concern));
+        let anew = struck.filter_map(|mark| mark.until).fold(concern.start, Instant::max);
+        let beginning = Concern { start: anew, ..concern };
         let mut best = Promise::Full(concern.start);
-        for mark in self.marks.iter().filter(|mark| mark.concerns(concern)) {
+        for mark in self.marks.iter().filter(|mark| mark.concerns(beginning)) {
             let Some(until) = mark.until else { return Promise::Nothing };
             let back = until + mark.recovery.back;
             if now < back {
@@ -100,6 +104,11 @@ impl Calm {
 }
 
 impl Mark {
+    /// Whether it strikes machines or lines, and not what all share.
+    const fn is_personal(&self) -> bool {
+        matches!(self.scope, Scope::Machines(_) | Scope::Between(..))
+    }
+
     fn concerns(&self, concern: Concern) -> bool {
         let Concern { a, b, start, direct } = concern;
         match &self.scope {

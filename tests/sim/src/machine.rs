@@ -363,8 +363,9 @@ impl Machine {
         let counters = self.forward.counters();
         let node = node.map(|discard| (discard.to_string(), self.node.counters().of(discard)));
         let forward = forward.map(|discard| (discard.to_string(), counters.discarded(discard)));
-        let forgery = ForwardDiscard::Forged.to_string();
-        let wonder = |discard: &String| lines == Lines::Sound || *discard != forgery;
+        // A turned bit spoils the tag, or names another suite.
+        let spoilt = [ForwardDiscard::Forged.to_string(), ForwardDiscard::WrongSuite.to_string()];
+        let wonder = |discard: &String| lines == Lines::Sound || !spoilt.contains(discard);
         let odd = node.into_iter().chain(forward).filter(|(discard, count)| *count > 0 && wonder(discard));
         odd.map(|(discard, count)| format!("{}: {count} x {discard}", self.setup.name)).collect()
     }
