@@ -5,4 +5,5 @@ mod dead_servers;
 mod gossip;
 mod governing;
 mod scale;
+mod stock;
 mod world;
