@@ -306,6 +306,22 @@ fn an_idle_network_sends_nothing_for_a_day() {
 }
 
 #[test]
+fn a_keepalive_is_not_answered_by_a_keepalive() {
+    for suite in Suite::ALL {
+        let mut world = World::connected(suite);
+        world.tun(A, &packet(A, 1));
+        world.settle();
+        let sent = |world: &World| world.sides.iter().map(|side| side.forward.counters().keepalives_sent).sum::<u64>();
+        let before = sent(&world);
+        for _ in 0..150 {
+            world.pass(secs(1));
+            world.settle();
+        }
+        assert_eq!(sent(&world) - before, 1, "one answers the packet, and none answers that one");
+    }
+}
+
+#[test]
 fn a_forgotten_session_ends_without_a_report() {
     let mut world = World::new(Roam::Fixed);
     world.set_direct_paths();
