@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Book, Case, Refusal, daemon, ends};
+use super::{Book, Case, Refusal, alarms, daemon, ends};
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::nat::NatKind;
@@ -23,7 +23,7 @@ struct Bench {
 }
 
 pub(super) fn chapter(programs: &Programs, book: &Book<'_>) {
-    let cases: [Case<Bench>; 15] = [
+    let cases: [Case<Bench>; 17] = [
         ("start: no /dev/net/tun", no_tun),
         ("start: /dev/net/tun is something else", strange_tun),
         ("start: without CAP_NET_ADMIN", without_right),
@@ -35,6 +35,8 @@ pub(super) fn chapter(programs: &Programs, book: &Book<'_>) {
         ("start: two daemons on one interface", two_on_one_interface),
         ("start: port in use", port_in_use),
         ("start: damaged state", damaged_state),
+        ("start: damaged state with a generation before", restored_state),
+        ("start: damaged port", damaged_port),
         ("start: unreadable state", unreadable_state),
         ("command: no daemon", no_daemon),
         ("command: a daemon that does not answer", silent_daemon),
@@ -174,26 +176,69 @@ fn port_in_use(bench: &Bench) -> Result<String> {
 
 fn damaged_state(bench: &Bench) -> Result<String> {
     let folder = bench.folder("damaged")?;
-    daemon(&bench.host, &bench.argv(&folder, &[]))?.stop()?;
-    let mut said = String::new();
-    for name in ["port", "node"] {
-        let path = folder.join("state").join(name);
-        let mut bytes = std::fs::read(&path).unwrap_or_else(|_| vec![1; 40]);
-        let last = bytes.len() - 1;
-        bytes[last] ^= 1;
-        for damaged in [&bytes[..], &bytes[..bytes.len() / 2], &[], &[0xFF; 60]] {
-            std::fs::write(&path, damaged)?;
-            said = ends(&bench.host, &bench.argv(&folder, &[]), FAILED, &[&*path.to_string_lossy()])
-                .with_context(|| format!("{name} of {} bytes", damaged.len()))?;
-            ensure!(std::fs::read(&path)? == damaged, "{} was changed", path.display());
-        }
-        std::fs::write(&path, &bytes)?;
-        said = ends(&bench.host, &bench.argv(&folder, &[]), FAILED, &["damaged", "Restore it from a backup"])
-            .context(said.clone())?;
-        std::fs::remove_file(&path)?;
+    let argv = bench.argv(&folder, &[]);
+    daemon(&bench.host, &argv)?.stop()?;
+    let path = folder.join("state/node");
+    let mut bytes = std::fs::read(&path).unwrap_or_else(|_| vec![1; 40]);
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    forget_previous(&path)?;
+    let cases = [(&bytes[..], DAMAGED), (&bytes[..bytes.len() / 2], DAMAGED), (&[], DAMAGED), (&[0xFF; 60], NEWER)];
+    for (damaged, exit) in cases {
+        std::fs::write(&path, damaged)?;
+        ends(&bench.host, &argv, exit, &[&*path.to_string_lossy()])
+            .with_context(|| format!("{} bytes", damaged.len()))?;
+        ensure!(std::fs::read(&path)? == damaged, "{} was changed", path.display());
     }
-    daemon(&bench.host, &bench.argv(&folder, &[])).context("after the damaged files were removed")?.stop()?;
+    std::fs::write(&path, &bytes)?;
+    let said = ends(&bench.host, &argv, DAMAGED, &["damaged", "Restore it from a backup"])?;
+    std::fs::remove_file(&path)?;
+    daemon(&bench.host, &argv).context("after the damaged file was removed")?.stop()?;
     Ok(said)
+}
+
+/// Without its port a machine can do: it takes another one and says so.
+fn damaged_port(bench: &Bench) -> Result<String> {
+    let folder = bench.folder("damaged-port")?;
+    let argv = bench.argv(&folder, &[]);
+    daemon(&bench.host, &argv)?.stop()?;
+    let path = folder.join("state/port");
+    forget_previous(&path)?;
+    std::fs::write(&path, [1; 19])?;
+    let running = daemon(&bench.host, &argv)?;
+    let log = running.stderr();
+    ensure!(alarms(&log).iter().any(|line| line.contains(&*path.to_string_lossy())), "no warning: {log}");
+    running.stop()?;
+    let kept = std::fs::read(&path)?;
+    ensure!(kept != [1; 19], "the new port was not kept");
+    Ok("another port is taken and kept".to_owned())
+}
+
+/// Where the generation before is whole, it stands in for the damaged one, and the daemon says so.
+fn restored_state(bench: &Bench) -> Result<String> {
+    let folder = bench.folder("restored")?;
+    let argv = bench.argv(&folder, &[]);
+    daemon(&bench.host, &argv)?.stop()?;
+    let path = folder.join("state/port");
+    let whole = std::fs::read(&path)?;
+    std::fs::write(path.with_extension("previous"), &whole)?;
+    std::fs::write(&path, &whole[..whole.len() / 2])?;
+    let running = daemon(&bench.host, &argv)?;
+    let status = bench.run(&bench.ginnel(&folder, &["status", "--json"]))?;
+    ensure!(status.stdout.contains("state-restored"), "status says nothing of it: {}", status.stdout);
+    running.stop()?;
+    // A generation of a later version is no damage: nothing older stands in for it.
+    std::fs::write(&path, [0xFF; 60])?;
+    let said = ends(&bench.host, &argv, NEWER, &[&*path.to_string_lossy()])?;
+    ensure!(std::fs::read(&path)? == [0xFF; 60], "{} was changed", path.display());
+    Ok(said)
+}
+
+fn forget_previous(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path.with_extension("previous")) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("remove a generation"),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 fn unreadable_state(bench: &Bench) -> Result<String> {
@@ -258,3 +303,5 @@ const UNREACHABLE: i32 = 3;
 const DENIED: i32 = 4;
 const NO_ANSWER: i32 = 7;
 const CONFIG: i32 = 9;
+const NEWER: i32 = 11;
+const DAMAGED: i32 = 12;
