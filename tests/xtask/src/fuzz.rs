@@ -231,19 +231,18 @@ fn minimise(engine: &Path, target: &Target) -> Result<()> {
     if !merged.status.success() {
         bail!("{}: {}", target.name, String::from_utf8_lossy(&merged.stderr));
     }
-    let mut inputs =
-        files(&kept)?.into_iter().map(|file| Ok((fs::metadata(&file)?.len(), file))).collect::<Result<Vec<_>>>()?;
+    let measured = files(&kept)?.into_iter().map(|file| Ok((fs::metadata(&file)?.len(), file)));
+    let mut inputs = measured.collect::<std::io::Result<Vec<_>>>().context("look at an input")?;
     inputs.sort();
-    let mut room = MOST_BYTES;
-    let fits = inputs.into_iter().take(MOST_INPUTS).take_while(|(length, _)| {
-        room = room.saturating_sub(*length);
-        room > 0
-    });
-    let chosen: Vec<PathBuf> = fits.map(|(_, file)| file).collect();
+    // Short and long ones alike: the long ones lead deep.
+    let mut chosen: Vec<_> = inputs.iter().rev().step_by(inputs.len().div_ceil(MOST_INPUTS).max(1)).collect();
+    while chosen.iter().map(|(length, _)| length).sum::<u64>() > MOST_BYTES {
+        chosen.remove(0);
+    }
     for file in files(&committed)?.into_iter().filter(|file| !is_finding(file)) {
         fs::remove_file(file).context("empty the corpus")?;
     }
-    for file in &chosen {
+    for (_, file) in &chosen {
         fs::copy(file, committed.join(file.file_name().unwrap_or_default())).context("fill the corpus")?;
     }
     tell(&format!("{:<16} {:>4} inputs", target.name, chosen.len()));
