@@ -368,6 +368,15 @@ mod tests {
         assert_eq!(decode(&[]), Err(Malformed::Truncated));
     }
 
+    #[test]
+    fn a_probe_shorter_than_its_echo_is_refused() {
+        let probe = Probe { id: 7 }.encode();
+        const { assert!(ECHO_LEN <= PROBE_MIN_LEN) };
+        for length in 0..PROBE_MIN_LEN {
+            assert_eq!(decode(&probe[..length]), Err(Malformed::Truncated), "{length} bytes");
+        }
+    }
+
     proptest! {
         #[test]
         fn decoding_never_panics_and_what_decodes_encodes_back(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 1u8..4) {

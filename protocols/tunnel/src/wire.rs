@@ -171,6 +171,19 @@ mod tests {
     }
 
     #[test]
+    fn datagrams_too_short_for_any_message_are_none() {
+        for first in 0..=u8::MAX {
+            for len in 0..DATA_LEN_MIN {
+                let datagram = vec![first; len];
+                assert_eq!(
+                    (classify(&datagram), receiver_index(&datagram), sender_index(&datagram)),
+                    (None, None, None)
+                );
+            }
+        }
+    }
+
+    #[test]
     fn every_first_byte_belongs_to_at_most_one_kind() {
         for first in 0..=u8::MAX {
             let mut kinds = Vec::new();
