@@ -90,7 +90,7 @@ pub(super) const ROWS: &[Row] = &[
         what: "a keepalive is answered by a keepalive, for ever",
         patch: "t-13-keepalive-for-keepalive.patch",
         package: "ginnel-forward",
-        test: "an_idle_network_sends_nothing_for_a_day",
+        test: "a_keepalive_is_not_answered_by_a_keepalive",
     },
     Row {
         id: "T-15",
@@ -112,6 +112,20 @@ pub(super) const ROWS: &[Row] = &[
         patch: "t-17-reserve-forgotten.patch",
         package: "ginnel-node",
         test: "a_restart_continues_after_the_reserve",
+    },
+    Row {
+        id: "T-18",
+        what: "an initiation alone, which may be a replay, moves the endpoint",
+        patch: "t-18-endpoint-by-initiation.patch",
+        package: "ginnel-node",
+        test: "a_replayed_initiation_makes_no_session_and_moves_no_endpoint_even_after_a_restart",
+    },
+    Row {
+        id: "T-18",
+        what: "an old initiation is answered with a new session",
+        patch: "t-18-label-not-checked.patch",
+        package: "ginnel-node",
+        test: "a_replayed_initiation_makes_no_session_and_moves_no_endpoint_even_after_a_restart",
     },
     Row {
         id: "T-20",
@@ -174,14 +188,14 @@ pub(super) const ROWS: &[Row] = &[
         what: "a probe of ten bytes is answered by an echo three times as long",
         patch: "t-26-short-probe.patch",
         package: "ginnel-path",
-        test: "unknown_versions_types_and_trailing_bytes_are_refused",
+        test: "a_probe_shorter_than_its_echo_is_refused",
     },
     Row {
         id: "T-26",
         what: "a datagram of one byte reaches beyond its end",
         patch: "t-26-one-byte-handshake.patch",
         package: "ginnel-tunnel",
-        test: "every_first_byte_belongs_to_at_most_one_kind",
+        test: "datagrams_too_short_for_any_message_are_none",
     },
     Row {
         id: "T-27",
