@@ -553,3 +553,82 @@ const CHANNELS_PER_PEER: usize = 8;
 /// A channel that was not used for this long is given up.
 const CHANNEL_IDLE: Duration = Duration::from_secs(600);
 const SWEEP: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use rand_core::SeedableRng as _;
+
+    use super::*;
+
+    fn server(last: u8) -> SocketAddr {
+        SocketAddr::from(([203, 0, 113, last], 3478))
+    }
+
+    fn offer(last: u8) -> RelayOffer {
+        let credentials = Credentials { username: format!("user{last}"), password: "secret".to_owned() };
+        RelayOffer { servers: vec![server(last)], credentials }
+    }
+
+    fn gather() -> Gather {
+        let mut gather = Gather::new(ChaCha20Rng::from_seed([1; 32]));
+        gather.socket_opened(Instant::ZERO, SocketId(0), SocketAddr::from(([0, 0, 0, 0], 4000)));
+        gather
+    }
+
+    /// The relays that were chosen, and where datagrams went, since the last look.
+    fn look(gather: &mut Gather) -> (Vec<SocketAddr>, BTreeSet<SocketAddr>) {
+        let (mut relays, mut sent) = (Vec::new(), BTreeSet::new());
+        while let Some(found) = gather.poll_found() {
+            match found {
+                Found::Forward(Command::SetRelay { server, .. }) => relays.push(server),
+                Found::Forward(Command::Send { path, .. }) => drop(sent.insert(path.remote)),
+                _ => {}
+            }
+        }
+        (relays, sent)
+    }
+
+    #[test]
+    fn a_relay_is_kept_until_its_own_server_goes_and_another_one_takes_over() {
+        let (now, mut gather) = (Instant::ZERO, gather());
+        for last in [1, 2] {
+            gather.relay_offer(now, ServerId(last.into()), offer(last));
+        }
+        assert_eq!(look(&mut gather).0, [server(1)]);
+        gather.forget_servers(now, &[ServerId(2)]);
+        gather.relay_offer(now, ServerId(2), offer(2));
+        assert!(look(&mut gather).0.is_empty(), "the other server's coming and going changes nothing");
+        gather.forget_servers(now, &[ServerId(1)]);
+        assert_eq!(look(&mut gather).0, [server(2)]);
+        gather.forget_servers(now, &[ServerId(2)]);
+        assert!(look(&mut gather).0.is_empty() && gather.relay_socket().is_none());
+    }
+
+    #[test]
+    fn credentials_of_another_network_do_not_touch_an_allocation() {
+        let (now, mut gather) = (Instant::ZERO, gather());
+        gather.relay_offer(now, ServerId(1), offer(1));
+        look(&mut gather);
+        // One server serves two networks: the same relay, another name.
+        let again = RelayOffer { servers: vec![server(1)], ..offer(7) };
+        gather.relay_offer(now, ServerId(7), again);
+        assert!(look(&mut gather).0.is_empty());
+        gather.forget_servers(now, &[ServerId(7)]);
+        assert!(look(&mut gather).0.is_empty() && gather.relay_socket().is_some());
+        gather.relay_offer(now, ServerId(7), RelayOffer { servers: vec![server(1)], ..offer(7) });
+        gather.forget_servers(now, &[ServerId(1)]);
+        assert_eq!(look(&mut gather).0, [server(1)], "allocated anew under the other name");
+    }
+
+    #[test]
+    fn mappings_are_asked_of_the_servers_that_are_left() {
+        let (now, mut gather) = (Instant::ZERO, gather());
+        for last in [1, 2] {
+            gather.stun_servers(now, ServerId(last.into()), vec![server(last)]);
+        }
+        assert!(look(&mut gather).1.contains(&server(1)));
+        gather.forget_servers(now, &[ServerId(1)]);
+        gather.handle_timeout(now + MAPPING_KEPT);
+        assert!(look(&mut gather).1.contains(&server(2)));
+    }
+}

@@ -201,11 +201,14 @@ impl Node {
     /// Takes up the networks of the state folder.
     pub(crate) fn resume_networks(&mut self, now: Instant, saved: Saved, logs: &[StoredLog]) {
         self.shields = saved.shields;
+        // All are entered before any of them can want the state written.
         for saved in saved.networks.into_iter().take(MAX_NETWORKS) {
-            let id = saved.id();
-            let at = self.enter_network(now, saved);
+            self.enter_network(now, saved);
+        }
+        for at in self.networks.numbers() {
             let Some(network) = self.networks.get_mut(at) else { continue };
             network.start_clock(now);
+            let id = network.saved.id();
             let log = logs.iter().find(|log| log.network == id);
             if let Some((snapshot, entry)) = log.and_then(|log| log.snapshot.as_ref()) {
                 // One that does not hold is fetched again, as a broken log is.

@@ -9,6 +9,7 @@ use ginnel_membership::{Invite, NetworkId, SigningKey};
 use super::world::{World, secs};
 use crate::io::{Failure, FailureCode, Reply, Request, UpOutcome, UpReport};
 use crate::networks::{Ipv4Use, MAX_NETWORKS};
+use crate::node::Node;
 use crate::report::{NetworkReport, NetworkState};
 
 /// The founder of `home`, on the first server.
@@ -182,6 +183,8 @@ fn both_networks_outlive_a_restart() {
     world.stop(BOTH);
     world.pass(secs(20));
     world.start(BOTH);
+    let state = world.machines[BOTH].state.clone().expect("it was kept");
+    assert_eq!(Node::networks_of(&state).len(), 2, "what is written while starting has both");
     world.pass(secs(5));
     assert!(reaches(&mut world, "home", HOME) && reaches(&mut world, "work", WORK), "{:?}", world.status(BOTH));
 }

@@ -157,7 +157,11 @@ fn sign(log: &State, network: NetworkId, record: Vec<u8>) -> Entry {
 
 #[allow(clippy::needless_update, reason = "what else a node may find is not there")]
 fn resumed(state: Vec<u8>, entries: Vec<Vec<u8>>) -> Resume {
-    let logs = Node::networks_of(&state).into_iter().map(|network| StoredLog { network, entries: entries.clone() });
+    let logs = Node::networks_of(&state).into_iter().map(|network| StoredLog {
+        network,
+        snapshot: None,
+        entries: entries.clone(),
+    });
     let logs = logs.collect();
     Resume { state: Some(state), logs, ..Resume::default() }
 }
