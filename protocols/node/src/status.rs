@@ -119,6 +119,7 @@ impl Network {
         }
         if let Some(forged) = &network.forged {
             health.push(HealthReport {
+                network: Some(network.number),
                 code: "forged-entry",
                 text: forged.clone(),
                 fix: "it has no effect; `ginnel server promote` makes a server you trust the sequencer".to_owned(),
@@ -128,6 +129,7 @@ impl Network {
             let Some(accused) = &link.accused else { continue };
             let address = link.server.addresses.first().map_or("a server", String::as_str);
             health.push(HealthReport {
+                network: Some(network.number),
                 code: "dishonest-server",
                 text: format!("{address}: {accused}"),
                 fix: "this machine keeps to the log that it has verified; `ginnel server remove` takes a server off the list".to_owned(),
