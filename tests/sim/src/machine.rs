@@ -322,7 +322,7 @@ impl Machine {
 
     /// Entries of the log that the machine has verified, and whether a server is there for it.
     pub(crate) fn log(&self, now: Instant) -> Option<(u64, bool)> {
-        let network = self.node.status(now).network?;
+        let network = self.node.status(now).networks.into_iter().next()?;
         Some((network.log_length, network.servers.iter().any(|server| server.connected)))
     }
 
