@@ -91,8 +91,8 @@ mod waiting;
 
 pub use counters::{Counters, Discard};
 pub use io::{
-    Failure, FailureCode, Family, Input, Output, Port, Reply, Request, RequestId, ServerId, TunRoute, TunState, UpOutcome,
-    UpReport,
+    Failure, FailureCode, Family, Input, Output, Port, Reply, Request, RequestId, ServerId, TunRoute, TunState,
+    UpOutcome, UpReport,
 };
 pub use networks::{Ipv4Use, NetworkNumber};
 pub use node::{Config, ConfigPeer, ConfigPeerKind, Debug, Node, Resume, StoredLog};

@@ -30,8 +30,8 @@ pub(super) fn two_networks(programs: &Programs) -> Result<String> {
     let logs =
         || [&a, &b, &c].map(|machine| format!("{} says:\n{}\n", machine.host.name(), tail(&machine.log()))).concat();
 
-    let at_home = found(&a, &home, "home", "100.70.0.0/16").with_context(logs)?;
-    let at_work = found(&c, &work, "work", "100.71.0.0/16").with_context(logs)?;
+    let at_home = found((&a, "a"), &home, "home", "100.70.0.0/16").with_context(logs)?;
+    let at_work = found((&c, "c"), &work, "work", "100.71.0.0/16").with_context(logs)?;
     b.up(&a.invite()?, "b").context("join the first network").with_context(logs)?;
     b.up(&c.invite()?, "b").context("join the second network").with_context(logs)?;
     let pulses = links(&b.host, &[at_home.v4.into(), at_home.v6, at_work.v4.into(), at_work.v6]).with_context(logs)?;
@@ -47,7 +47,7 @@ pub(super) fn two_networks(programs: &Programs) -> Result<String> {
         pulse.steady(LINK).context("after a restart")?;
     }
 
-    let at_play = found(&c, &play, "play", "100.70.0.0/16").context("a second network of c")?;
+    let at_play = found((&c, "c"), &play, "play", "100.70.0.0/16").context("a second network of c")?;
     let invite = c.ginnel(&["invite", "--network", "play"])?;
     let invite = invite["invite"].as_str().context("the invite's string is missing")?.to_owned();
     let refused = b.run(&["up", &invite, "--name", "b"])?;
@@ -64,8 +64,7 @@ pub(super) fn two_networks(programs: &Programs) -> Result<String> {
     Ok("two networks by both families, a third one by IPv6".to_owned())
 }
 
-fn found(machine: &Machine, server: &Server, title: &str, range: &str) -> Result<Addresses> {
-    let name = machine.host.name();
+fn found((machine, name): (&Machine, &str), server: &Server, title: &str, range: &str) -> Result<Addresses> {
     let arguments = ["up", &server.founding, "--name", name, "--network-name", title, "--range", range];
     let up = machine.ginnel(&arguments)?;
     demand(up["outcome"] == "founded" && up["network"] == title, || format!("up says {up}"))?;
