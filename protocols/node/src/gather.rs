@@ -582,7 +582,8 @@ mod tests {
             match found {
                 Found::Forward(Command::SetRelay { server, .. }) => relays.push(server),
                 Found::Forward(Command::Send { path, .. }) => drop(sent.insert(path.remote)),
-                _ => {}
+                Found::Forward(_) | Found::Changed | Found::RelayLost(_) | Found::LetIn | Found::CredentialsRefused => {
+                }
             }
         }
         (relays, sent)

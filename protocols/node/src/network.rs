@@ -417,10 +417,9 @@ impl Node {
 
 /// The range that a genesis record asks for, or the one that its network's id chooses.
 fn range_of(id: &NetworkId, genesis: &[u8]) -> Option<Ipv4Range> {
-    match SignedRecord::decode(genesis).ok()?.record() {
-        Record::Genesis(genesis) => Some(genesis.ipv4_range.unwrap_or_else(|| Ipv4Range::of(id))),
-        _ => None,
-    }
+    let signed = SignedRecord::decode(genesis).ok()?;
+    let Record::Genesis(genesis) = signed.record() else { return None };
+    Some(genesis.ipv4_range.unwrap_or_else(|| Ipv4Range::of(id)))
 }
 
 pub(crate) const LEASE_CHECK: Duration = Duration::from_secs(3600);

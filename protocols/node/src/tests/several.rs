@@ -48,10 +48,9 @@ fn founded(titles: [&str; 2], ranges: [Option<&str>; 2]) -> World {
 
 fn join(world: &mut World, founder: usize) -> Result<UpReport, Failure> {
     let ticket = Some(world.invite(founder));
-    match world.ask(BOTH, up(ticket, "both"))? {
-        Reply::Up(up) => Ok(up),
-        other => panic!("{other:?}"),
-    }
+    let reply = world.ask(BOTH, up(ticket, "both"))?;
+    let Reply::Up(up) = reply else { panic!("{reply:?}") };
+    Ok(up)
 }
 
 /// `BOTH` is in both, and has links in both.
