@@ -30,6 +30,9 @@ pub(crate) struct Global {
     /// Control socket of the daemon
     #[arg(long, global = true, value_name = "PATH", env = "GINNEL_SOCKET")]
     pub(crate) socket: Option<PathBuf>,
+    /// Which network is meant, by its name or the start of its id, where this machine is in several
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) network: Option<String>,
     /// Longest wait in seconds, 0 for no limit [default: what suits the verb]
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) timeout: Option<Duration>,
@@ -52,13 +55,14 @@ pub(crate) enum Color {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Found a network, join one, or start the one this machine is in
+    /// Found a network, join one, or start those this machine is in
     ///
+    /// A machine can be in several networks. Without a string, `up` starts all of them, or the one that --network names.
     /// Settings given here change; settings left out stay as they are.
     Up(Up),
-    /// Stop the network without leaving it
+    /// Stop every network, or the one that --network names, without leaving it
     Down,
-    /// Show the daemon, the network, its peers and what is wrong
+    /// Show the daemon, its networks, their peers and what is wrong
     Status,
     /// Show the peers and the path to each
     Peers,
@@ -73,7 +77,7 @@ pub(crate) enum Verb {
     Revoke(Revoke),
     /// Print the addresses of this machine or of a peer
     Ip(Ip),
-    /// Leave the network and forget its keys
+    /// Leave a network and forget its keys
     Leave(Leave),
     /// Show the membership log
     Log,
@@ -114,7 +118,13 @@ pub(crate) struct Up {
     /// Name for the network, when founding one
     #[arg(long, value_name = "NAME", requires = "from")]
     pub(crate) network_name: Option<String>,
-    /// Refuse connections that peers open to this machine; --shields-up=false accepts them
+    /// IPv4 range of the network, when founding one, as 100.72.0.0/16 [default: a free one]
+    #[arg(long, value_name = "RANGE", requires = "from")]
+    pub(crate) range: Option<String>,
+    /// Reach the network's members by IPv6 alone, as where its IPv4 range is taken; --no-ipv4=false undoes it
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) no_ipv4: Option<bool>,
+    /// Refuse connections that peers of any network open to this machine; --shields-up=false accepts them
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) shields_up: Option<bool>,
 }
@@ -377,6 +387,28 @@ mod tests {
         assert!(Arguments::try_parse_from(["ginnel", "policy", "--delegate", "nas"]).is_err());
         assert!(Arguments::try_parse_from(["ginnel", "policy", "--rights", "leases"]).is_err());
         assert!(Arguments::try_parse_from(["ginnel", "admin", "threshold", "0"]).is_err());
+    }
+
+    #[test]
+    fn a_network_is_named_before_or_after_the_verb() {
+        for arguments in [["ginnel", "--network", "work", "log"], ["ginnel", "log", "--network", "work"]] {
+            let arguments = Arguments::try_parse_from(arguments).unwrap();
+            assert_eq!(arguments.global.network.as_deref(), Some("work"));
+        }
+    }
+
+    #[test]
+    fn a_range_goes_with_a_string_and_no_ipv4_without_one_too() {
+        let up = |arguments: &[&str]| match Arguments::try_parse_from(arguments).map(|arguments| arguments.verb) {
+            Ok(Verb::Up(up)) => Some(up),
+            Ok(verb) => panic!("{verb:?}"),
+            Err(_) => None,
+        };
+        assert!(up(&["ginnel", "up", "--range", "100.72.0.0/16"]).is_none());
+        let founding = up(&["ginnel", "up", "-", "--range", "100.72.0.0/16"]).unwrap();
+        assert_eq!((founding.range.as_deref(), founding.no_ipv4), (Some("100.72.0.0/16"), None));
+        assert_eq!(up(&["ginnel", "up", "--no-ipv4"]).unwrap().no_ipv4, Some(true));
+        assert_eq!(up(&["ginnel", "up", "--no-ipv4=false"]).unwrap().no_ipv4, Some(false));
     }
 
     #[test]

@@ -2,7 +2,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ginnel_local_api::{ApiError, Body, Document, ErrorReply, Exit, Request};
+use ginnel_local_api::{ApiError, Body, Document, ErrorReply, Exit, Request, selection};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::Response;
 use hyper::body::{Bytes, Incoming};
@@ -15,6 +15,7 @@ use tokio::net::UnixStream;
 pub(crate) struct Client {
     socket: PathBuf,
     timeout: Option<Duration>,
+    network: Option<String>,
 }
 
 /// A successful reply as the daemon wrote it.
@@ -35,9 +36,10 @@ pub(crate) enum Flow {
 struct Driver(tokio::task::JoinHandle<()>);
 
 impl Client {
-    /// A client of the daemon at `socket`; without a `timeout` each request gets what suits it.
-    pub(crate) const fn new(socket: PathBuf, timeout: Option<Duration>) -> Self {
-        Self { socket, timeout }
+    /// A client of the daemon at `socket`; without a `timeout` each request gets what suits it. Its requests are about
+    /// `network` where one is named.
+    pub(crate) const fn new(socket: PathBuf, timeout: Option<Duration>, network: Option<String>) -> Self {
+        Self { socket, timeout, network }
     }
 
     /// Sends `request` and waits for the reply.
@@ -110,6 +112,7 @@ impl Client {
 
     /// Sends a request; the connection lasts as long as what comes with the response.
     async fn send(&self, request: &Request) -> Result<(Response<Incoming>, Driver), ApiError> {
+        let address = selection::address(request.endpoint().path(), self.network.as_deref())?;
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| unreachable(&self.socket, &error))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
@@ -117,7 +120,7 @@ impl Client {
         let endpoint = request.endpoint();
         let message = hyper::Request::builder()
             .method(endpoint.method().as_str())
-            .uri(endpoint.path())
+            .uri(address)
             .header("host", "ginneld")
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(request.body())))

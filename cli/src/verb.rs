@@ -5,7 +5,7 @@ use std::time::Duration;
 use ginnel_local_api::{
     ApiError, DEFAULT_SOCKET, Down, Exit, InviteCreateRequest, InviteCreated, InviteList, InviteRevokeRequest,
     InviteState, InviteVoided, Ip, IpRequest, Left, Log, Network, PathReport, Peer, Peers, Request, RevokeRequest,
-    Revoked, Secret, StaticPeer, Status, Up, UpOutcome, UpRequest, Verdict, nearest,
+    Revoked, Secret, StaticPeer, Status, Up, UpNetwork, UpOutcome, UpRequest, Verdict, nearest,
 };
 
 use crate::arguments::{self, AdminAction, Arguments, InviteAction, InviteCreate, Verb};
@@ -25,7 +25,7 @@ use crate::time::{ago, bytes, length, now};
 pub(crate) async fn run(arguments: &Arguments, settings: &Settings, output: &Output) -> Result<Exit, ApiError> {
     let global = &arguments.global;
     let socket = global.socket.clone().or_else(|| settings.socket.clone()).unwrap_or_else(|| DEFAULT_SOCKET.into());
-    let client = Client::new(socket, global.timeout);
+    let client = Client::new(socket, global.timeout, global.network.clone());
     let result = match &arguments.verb {
         Verb::Up(options) => up(options, global.timeout, &client, output).await,
         Verb::Down => down(&client, output).await,
@@ -40,7 +40,7 @@ pub(crate) async fn run(arguments: &Arguments, settings: &Settings, output: &Out
         },
         Verb::Revoke(options) => revoke(options, &client, output).await,
         Verb::Ip(options) => ip(options, &client, output).await,
-        Verb::Leave(options) => leave(options, &client, output).await,
+        Verb::Leave(options) => leave(options, global.network.as_deref(), &client, output).await,
         Verb::Log => log(&client, output).await,
         Verb::Events(options) => events::run(options, &client, output).await,
         Verb::Server(action) => govern::server(action, &client, output).await,
@@ -66,6 +66,8 @@ async fn up(
         invite_or_founding: options.from.as_deref().map(secret).transpose()?,
         name: options.name.clone(),
         network: options.network_name.clone(),
+        range: options.range.clone(),
+        ipv4: options.no_ipv4.map(|off| !off),
         shields_up: options.shields_up,
         ..UpRequest::default()
     };
@@ -74,24 +76,30 @@ async fn up(
     }
     let answer = client.ask(&Request::Up(request)).await?;
     show(&answer, output, |up: Up, output| {
-        let network = clean(&up.network);
-        let name = clean(&up.name);
-        let ips: Vec<String> = up.ips.iter().map(ToString::to_string).collect();
-        let ips = ips.join(", ");
-        output.line(&match up.outcome {
-            UpOutcome::Founded => format!("Founded the network {network}; this machine is {name}: {ips}"),
-            UpOutcome::Joined => format!("Joined the network {network} as {name}: {ips}"),
-            UpOutcome::Started => format!("Started the network {network}; this machine is {name}: {ips}"),
-            UpOutcome::Unchanged => format!("The network {network} is {}; this machine is {name}: {ips}", up.state),
-        });
+        for network in std::iter::once(&up.first).chain(&up.others) {
+            output.line(&up_line(network));
+        }
         for warning in &up.warnings {
             let fix = warning.fix.as_deref().map(|fix| format!(" {}", clean(fix))).unwrap_or_default();
             output.note(&format!("{}: {}.{fix}", warning.severity, clean(&warning.text)));
         }
-        if up.outcome == UpOutcome::Founded {
+        if up.first.outcome == UpOutcome::Founded {
             output.note("Run `ginnel invite` to let another machine in.");
         }
     })
+}
+
+fn up_line(up: &UpNetwork) -> String {
+    let network = clean(&up.network);
+    let name = clean(&up.name);
+    let ips: Vec<String> = up.ips.iter().map(ToString::to_string).collect();
+    let ips = ips.join(", ");
+    match up.outcome {
+        UpOutcome::Founded => format!("Founded the network {network}; this machine is {name}: {ips}"),
+        UpOutcome::Joined => format!("Joined the network {network} as {name}: {ips}"),
+        UpOutcome::Started => format!("Started the network {network}; this machine is {name}: {ips}"),
+        UpOutcome::Unchanged => format!("The network {network} is {}; this machine is {name}: {ips}", up.state),
+    }
 }
 
 async fn down(client: &Client, output: &Output) -> Result<Exit, ApiError> {
@@ -170,7 +178,25 @@ async fn peers(client: &Client, output: &Output) -> Result<Exit, ApiError> {
     })
 }
 
+/// One table, or one for each network where there are several.
 fn show_peers(peers: &[Peer], output: &Output) {
+    let mut networks: Vec<&str> = peers.iter().map(|peer| peer.network.as_str()).collect();
+    networks.dedup();
+    if networks.len() < 2 {
+        show_table(peers, output);
+        return;
+    }
+    for (place, network) in networks.into_iter().enumerate() {
+        if place > 0 {
+            output.line("");
+        }
+        output.line(&format!("Network {}", clean(network)));
+        let own: Vec<Peer> = peers.iter().filter(|peer| peer.network == network).cloned().collect();
+        show_table(&own, output);
+    }
+}
+
+fn show_table(peers: &[Peer], output: &Output) {
     let mut table = Table::new(&["NAME", "ADDRESS", "PATH", "ENDPOINT", "RTT", "RECEIVED", "SENT", "LAST SEEN"]);
     for peer in peers {
         let first = peer.ips.first().map(ToString::to_string).unwrap_or_default();
@@ -269,9 +295,16 @@ async fn ip(options: &arguments::Ip, client: &Client, output: &Output) -> Result
     })
 }
 
-async fn leave(options: &arguments::Leave, client: &Client, output: &Output) -> Result<Exit, ApiError> {
+async fn leave(
+    options: &arguments::Leave,
+    network: Option<&str>,
+    client: &Client,
+    output: &Output,
+) -> Result<Exit, ApiError> {
     if !options.yes {
-        confirm("Leave the network and forget its keys? Coming back takes a new invite.", output)?;
+        let which = network.map(|name| format!(" {}", clean(name))).unwrap_or_default();
+        let question = format!("Leave the network{which} and forget its keys? Coming back takes a new invite.");
+        confirm(&question, output)?;
     }
     let answer = client.ask(&Request::Leave).await?;
     show(&answer, output, |left: Left, output| {

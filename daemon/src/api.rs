@@ -22,7 +22,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use ginnel_local_api::{
-    ApiError, ChangeOutcome, Effect, Endpoint, ErrorReply, Exit, MAX_BODY, Reply, Request, Tier, nearest,
+    ApiError, ChangeOutcome, Effect, Endpoint, ErrorReply, Exit, MAX_BODY, Reply, Request, Tier, nearest, selection,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -42,6 +42,8 @@ use gate::{Gate, Pass};
 pub struct Call {
     /// What is asked; the caller may ask it.
     pub request: Request,
+    /// The network that is meant, by its name or the start of its id.
+    pub network: Option<String>,
     /// Who asks.
     pub caller: Caller,
     /// Where the answer goes. A caller that has gone or waited too long no longer takes it.
@@ -194,6 +196,14 @@ async fn handle(shared: &Shared, pass: &Pass, caller: Caller, method: &Method, u
         Ok(endpoint) => endpoint,
         Err(error) => return refuse(error),
     };
+    let network = match selection::network(uri.query()) {
+        Ok(Some(_)) if endpoint == Endpoint::Events => {
+            let error = ApiError::new(Exit::Usage, "usage", "events are those of every network");
+            return refuse(error.with_hint("Leave --network out."));
+        }
+        Ok(network) => network,
+        Err(error) => return refuse(error),
+    };
     if endpoint == Endpoint::Events {
         return match admit(shared, &caller, endpoint) {
             Ok(()) => {
@@ -203,9 +213,9 @@ async fn handle(shared: &Shared, pass: &Pass, caller: Caller, method: &Method, u
             Err(error) => refuse(error),
         };
     }
-    let (request, outcome) = answer(shared, caller, endpoint, body).await;
+    let (request, outcome) = answer(shared, caller, endpoint, network.clone(), body).await;
     if endpoint.effect() != Effect::None {
-        audit(&caller, endpoint, request.as_ref(), &outcome);
+        audit(&caller, endpoint, (request.as_ref(), network.as_deref()), &outcome);
     }
     match outcome {
         Ok(mut reply) => {
@@ -223,6 +233,7 @@ async fn answer(
     shared: &Shared,
     caller: Caller,
     endpoint: Endpoint,
+    network: Option<String>,
     body: Body,
 ) -> (Option<Request>, Result<Reply, ApiError>) {
     let request = async {
@@ -235,7 +246,7 @@ async fn answer(
     };
     let deadline = request.deadline();
     let (sender, receiver) = oneshot::channel();
-    let call = Call { request: request.clone(), caller, answer: sender };
+    let call = Call { request: request.clone(), network, caller, answer: sender };
     let exchange = async {
         let stopping = || ApiError::new(Exit::Unreachable, "stopping", "the daemon is stopping");
         shared.calls.send(call).await.map_err(|_| stopping())?;
@@ -272,7 +283,12 @@ async fn read(body: Body) -> Result<axum::body::Bytes, ApiError> {
 }
 
 /// One line for a change that was asked for. What comes from the caller is quoted, so that it can fake no other line.
-fn audit(caller: &Caller, endpoint: Endpoint, request: Option<&Request>, outcome: &Result<Reply, ApiError>) {
+fn audit(
+    caller: &Caller,
+    endpoint: Endpoint,
+    (request, network): (Option<&Request>, Option<&str>),
+    outcome: &Result<Reply, ApiError>,
+) {
     let subject = request.and_then(Request::subject).map(|subject| subject.chars().take(LONGEST_SUBJECT).collect());
     let subject: String = subject.unwrap_or_default();
     let outcome = match outcome {
@@ -281,7 +297,7 @@ fn audit(caller: &Caller, endpoint: Endpoint, request: Option<&Request>, outcome
         Err(error) => error.code.as_str(),
     };
     let (uid, pid) = (caller.uid, caller.pid);
-    tracing::info!(uid, pid, request = endpoint.path(), subject = ?subject, outcome, "change asked for");
+    tracing::info!(uid, pid, request = endpoint.path(), network, subject = ?subject, outcome, "change asked for");
 }
 
 fn find(method: &Method, path: &str) -> Result<Endpoint, ApiError> {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use ginnel_forward::PeerId;
 use ginnel_local_api::{self as local_api, ApiError, Effect, EventKind, Exit, Timestamp};
 use ginnel_membership::NetworkId;
-use ginnel_node::{Failure, Family, Input, Node, Notice, Output, Port, Reply, RequestId, ServerId, TunState};
+use ginnel_node::{Failure, Family, Input, Node, Notice, Output, Port, Reply, RequestId, ServerId, Status, TunState};
 use ginnel_path::SocketId;
 use tokio::sync::{mpsc, oneshot};
 
@@ -20,7 +20,7 @@ use crate::hosts::Hosts;
 use crate::netlink::{self, Netlink};
 use crate::quic::{Incoming, ServerStream};
 use crate::state::{Keeper, StateError};
-use crate::translate::{self, Asked, Traffic};
+use crate::translate::{self, Asked, Report, Traffic};
 use crate::tun::{Applied, Tun};
 use crate::udp::{Pair, SendFailure, Udp, bind_random};
 
@@ -71,6 +71,8 @@ struct Stream {
 
 struct Pending {
     request: local_api::Request,
+    /// The network that it named.
+    network: Option<String>,
     answer: oneshot::Sender<Result<local_api::Reply, ApiError>>,
 }
 
@@ -163,10 +165,9 @@ impl Control {
         self.events.tell(None, EventKind::Alarm { text });
     }
 
-    fn tell_notice(&self, notice: Notice) {
+    fn tell_notice(&self, network: Option<String>, notice: Notice) {
         if self.events.is_heard() {
-            let network = self.node.status(clock::now()).network;
-            self.events.tell(network.map(|network| network.name), translate::event(notice));
+            self.events.tell(network, translate::event(notice));
         }
     }
 
@@ -231,7 +232,7 @@ impl Control {
                     // The keys of that network are not to be found in the generation before either.
                     self.state.forget_previous(clock::now(), STATE);
                 }
-                Output::Notice(notice) => self.tell_notice(notice),
+                Output::Notice { network, notice } => self.tell_notice(network, notice),
                 Output::Reply { id, reply } => self.answer(id, reply),
             }
         }
@@ -326,10 +327,14 @@ impl Control {
     async fn take_call(&mut self, call: Call) -> Result<()> {
         match translate::request(&call.request) {
             Asked::Report(report) => {
-                let status = self.node.status(clock::now());
-                let peers: Vec<PeerId> = status.peers.iter().map(|peer| peer.id).collect();
-                let traffic = Traffic { peers: self.data.report(peers).await?.peers };
-                let answer = translate::report(&report, &self.node, &status, &traffic, self.started);
+                let answer = match self.narrowed(&report, call.network.as_deref()) {
+                    Ok(status) => {
+                        let peers: Vec<PeerId> = status.peers.iter().map(|peer| peer.id).collect();
+                        let traffic = Traffic { peers: self.data.report(peers).await?.peers };
+                        translate::report(&report, &self.node, &status, &traffic, self.started)
+                    }
+                    Err(failure) => translate::failure(&call.request, failure),
+                };
                 // A caller that has gone takes no answer.
                 drop(call.answer.send(self.with_own_health(answer)));
                 Ok(())
@@ -347,10 +352,31 @@ impl Control {
                 self.tasks.calls.retain(|_, pending| !pending.answer.is_closed());
                 self.tasks.next_call += 1;
                 let id = RequestId(self.tasks.next_call);
-                self.tasks.calls.insert(id, Pending { request: call.request, answer: call.answer });
-                self.tell(Input::Request { id, request }).await
+                self.tasks
+                    .calls
+                    .insert(id, Pending { request: call.request, network: call.network.clone(), answer: call.answer });
+                self.tell(Input::Request { id, network: call.network, request }).await
             }
         }
+    }
+
+    /// The node's state, less what a report is not about.
+    fn narrowed(&self, report: &Report, network: Option<&str>) -> Result<Status, Failure> {
+        let mut status = self.node.status(clock::now());
+        let one = match (report, network) {
+            (Report::Ip(Some(peer)), _) => {
+                let id = self.node.peer_named(network, peer)?;
+                status.peers.retain(|peer| peer.id == id);
+                return Ok(status);
+            }
+            (Report::Status | Report::Peers, None) => return Ok(status),
+            (Report::Ip(None) | Report::Servers | Report::Admins | Report::Policy, _)
+            | (Report::Status | Report::Peers, Some(_)) => self.node.network_named(network)?,
+        };
+        status.networks.retain(|network| network.number == one);
+        status.peers.retain(|peer| peer.network == Some(one));
+        status.health.retain(|item| item.network.is_none_or(|network| network == one));
+        Ok(status)
     }
 
     /// Adds to a status document what the node does not know: what the kernel and the disk refuse.
@@ -394,7 +420,11 @@ impl Control {
 
     fn answer(&mut self, id: RequestId, reply: Result<Reply, Failure>) {
         let Some(pending) = self.tasks.calls.remove(&id) else { return };
-        let status = self.node.status(clock::now());
+        let mut status = self.node.status(clock::now());
+        // The one that was meant comes first.
+        if let Ok(meant) = self.node.network_named(pending.network.as_deref()) {
+            status.networks.sort_by_key(|network| network.number != meant);
+        }
         let lost = self.state.trouble().filter(|_| pending.request.endpoint().effect() == Effect::Lasting);
         let answer = match (reply, lost) {
             (Ok(_), Some(trouble)) => {
@@ -414,13 +444,14 @@ impl Control {
         let routes = self.netlink.routes().await.unwrap_or_default();
         let mut kept = Vec::new();
         self.tasks.clashes.clear();
-        for (ip, prefix) in &wanted.routes {
-            match netlink::clash(&routes, index, *ip, *prefix) {
+        for wanted in &wanted.routes {
+            let (ip, prefix) = (wanted.destination, wanted.prefix);
+            match netlink::clash(&routes, index, ip, prefix) {
                 Some(route) => self.tasks.clashes.push(format!(
                     "{ip}/{prefix} is not routed: this machine has a route {}/{} of its own",
                     route.destination, route.prefix
                 )),
-                None => kept.push((*ip, *prefix)),
+                None => kept.push(*wanted),
             }
         }
         if let Err(failures) = self.tasks.applied.apply(&self.netlink, index, &wanted.addresses, &kept).await {

@@ -10,8 +10,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use ginnel_forward::Config as ForwardConfig;
 use ginnel_local_api::{Exit, Timestamp};
-use ginnel_membership::NetworkId;
-use ginnel_node::{BadState, ConfigPeer, ConfigPeerKind, Debug, Node, Resume};
+use ginnel_node::{BadState, ConfigPeer, ConfigPeerKind, Debug, Node, Resume, StoredLog};
 use ginnel_path::Policy;
 use ginnel_tunnel::{PresharedKey, PublicKey, StaticSecret, Suite};
 use ginneld::api::{ControlSocket, Events, Options as SocketOptions};
@@ -22,7 +21,7 @@ use ginneld::data::{DataThread, Options as DataOptions};
 use ginneld::hosts::Hosts;
 use ginneld::netlink::Netlink;
 use ginneld::state::transfer::{self, Replace};
-use ginneld::state::{Journal, Keeper, StateError, StateFolder};
+use ginneld::state::{Keeper, StateError, StateFolder};
 use ginneld::tun::Tun;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -220,14 +219,16 @@ fn load_config(path: Option<&Path>, mode: Mode) -> Result<Config> {
     }
 }
 
-/// Reads the node's state and the log of the network that it names.
+/// Reads the node's state and the logs of the networks that it names.
 fn resume(state: &mut Keeper) -> Result<Resume> {
     let Some((_, bytes)) = state.read(STATE, STATE_VERSION)? else { return Ok(Resume::default()) };
-    let journal = match Node::network_of(&bytes) {
-        Some(network) => state.read_log(&log_name(&NetworkId::from_bytes(network)))?.unwrap_or_default(),
-        None => Journal::default(),
-    };
-    Ok(Resume { state: Some(bytes.to_vec()), snapshot: journal.snapshot, entries: journal.entries })
+    let mut logs = Vec::new();
+    for network in Node::networks_of(&bytes) {
+        if let Some(journal) = state.read_log(&log_name(&network))? {
+            logs.push(StoredLog { network, snapshot: journal.snapshot, entries: journal.entries });
+        }
+    }
+    Ok(Resume { state: Some(bytes.to_vec()), logs })
 }
 
 async fn node_config(config: Config) -> Result<ginnel_node::Config> {

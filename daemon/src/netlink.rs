@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use ginnel_node::TunRoute;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo};
@@ -84,8 +85,14 @@ impl Netlink {
     ///
     /// # Errors
     /// The kernel's.
-    pub async fn add_route(&self, index: u32, destination: IpAddr, prefix: u8) -> anyhow::Result<()> {
-        self.handle.route().add(device_route(index, destination, prefix)?).replace().execute().await.map_err(explain)
+    pub async fn add_route(&self, index: u32, route: TunRoute) -> anyhow::Result<()> {
+        let mut message = device_route(index, route.destination, route.prefix)?;
+        // By IPv6 the kernel takes the own address that has most in common with the destination (RFC 6724, rule 8), which
+        // is the one in the same network; by IPv4 it would take the interface's first.
+        if let Some(IpAddr::V4(source)) = route.source {
+            message.attributes.push(RouteAttribute::PrefSource(RouteAddress::Inet(source)));
+        }
+        self.handle.route().add(message).replace().execute().await.map_err(explain)
     }
 
     /// Removes a route of [`Netlink::add_route`]; one that is not there is fine.

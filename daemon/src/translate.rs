@@ -8,9 +8,9 @@ use ginnel_forward::{PeerCounters, PeerId, Shields};
 use ginnel_local_api::{self as api, ApiError, Endpoint, Exit, Timestamp};
 use ginnel_membership::record::{Freshness, Rights};
 use ginnel_node::{
-    Failure, FailureCode, Holder, InviteReport, InviteState, LogLine, NetworkReport, NetworkState, Node, Notice,
-    PathKind, PathReport, PeerReport, PeerSource, Reply, Request, Roster, RosterAdmin, RosterDelegate, RosterServer,
-    ServerRole, Status, UpOutcome,
+    Failure, FailureCode, Holder, InviteReport, InviteState, Ipv4Use, LogLine, NetworkReport, NetworkState, Node,
+    Notice, PathKind, PathReport, PeerReport, PeerSource, Reply, Request, Roster, RosterAdmin, RosterDelegate,
+    RosterServer, ServerRole, Status, UpOutcome, UpReport,
 };
 use ginnel_path::Local;
 use ginnel_time::Instant;
@@ -65,6 +65,8 @@ pub fn request(request: &api::Request) -> Asked {
             name: up.name.clone(),
             network: up.network.clone(),
             shields: up.shields_up.map(|up| if up { Shields::Up } else { Shields::Down }),
+            range: up.range.clone(),
+            ipv4: up.ipv4.map(|on| if on { Ipv4Use::On } else { Ipv4Use::Off }),
         },
         api::Request::Down => Request::Down,
         api::Request::InviteCreate(invite) => {
@@ -104,30 +106,20 @@ fn rights_of(delegate: &api::DelegateRequest) -> Option<Rights> {
 
 /// Turns the node's answer into the document for the request that it answers.
 pub fn reply(asked: &api::Request, reply: Reply, status: &Status) -> Result<api::Reply, ApiError> {
-    let network = || status.network.as_ref().map_or_else(String::new, |network| network.name.clone());
     Ok(match (asked, reply) {
-        (_, Reply::Up { outcome, network, network_id, name, addresses }) => api::Up {
-            outcome: match outcome {
-                UpOutcome::Founded => api::UpOutcome::Founded,
-                UpOutcome::Joined => api::UpOutcome::Joined,
-                UpOutcome::Started => api::UpOutcome::Started,
-                UpOutcome::Unchanged => api::UpOutcome::Unchanged,
-            },
-            network,
-            network_id,
-            name,
-            ips: addresses,
-            state: status.network.as_ref().map_or(api::NetworkState::Unknown, |network| state(network.state)),
-            warnings: status.health.iter().map(health).collect(),
+        (_, Reply::Up(up)) => up_reply(up_network(up, status), Vec::new(), status),
+        (_, Reply::AllUp(all)) => {
+            let mut all = all.into_iter().map(|up| up_network(up, status));
+            let first = all.next().ok_or_else(bad_answer)?;
+            up_reply(first, all.collect(), status)
         }
-        .into(),
         (api::Request::Ping(ping), Reply::Pong { path, rtt, .. }) => {
             api::PingReply { seq: ping.seq, ok: true, path: path_report(&path, None), rtt_ms: Some(millis(rtt)) }.into()
         }
-        (_, Reply::Invite { ticket, invite }) => api::InviteCreated {
+        (_, Reply::Invite { ticket, network, invite }) => api::InviteCreated {
             invite: ticket.into(),
             id: invite.id,
-            network: network(),
+            network,
             expires: Timestamp::from_unix(invite.expires),
             name: invite.name,
         }
@@ -135,19 +127,19 @@ pub fn reply(asked: &api::Request, reply: Reply, status: &Status) -> Result<api:
         (_, Reply::Invites(invites)) => {
             api::InviteList { invites: invites.into_iter().map(invite_summary).collect() }.into()
         }
-        (_, Reply::Log(lines)) => {
-            api::Log { network: network(), entries: lines.into_iter().map(log_entry).collect() }.into()
+        (_, Reply::Log { network, lines }) => {
+            api::Log { network, entries: lines.into_iter().map(log_entry).collect() }.into()
         }
         (_, Reply::Revoked { name, id }) => api::Revoked { name, id }.into(),
         (api::Request::InviteRevoke(invite), Reply::Done) => api::InviteVoided { id: invite.id.clone() }.into(),
-        (api::Request::Down, Reply::Done) => api::Down { stopped: vec![network()] }.into(),
+        (_, Reply::Stopped(stopped)) => api::Down { stopped }.into(),
         (_, Reply::Left { network }) => api::Left { network }.into(),
         (_, Reply::Proposed { proposal, missing, what }) => {
             api::Changed { outcome: api::ChangeOutcome::Proposed, what: Some(what), proposal: Some(proposal), missing }
                 .into()
         }
         (api::Request::RotateKeys, Reply::Done) => {
-            let own = status.network.as_ref();
+            let own = status.networks.first();
             let name = own.map_or_else(String::new, |network| network.self_name.clone());
             api::Rotated { name, id: own.map_or_else(String::new, |network| network.self_id.clone()) }.into()
         }
@@ -164,7 +156,7 @@ pub fn reply(asked: &api::Request, reply: Reply, status: &Status) -> Result<api:
             Reply::Done,
         ) => api::Changed { outcome: api::ChangeOutcome::Done, what: None, proposal: None, missing: 0 }.into(),
         (_, Reply::Done | Reply::Pong { .. }) => {
-            return Err(ApiError::new(Exit::Failed, "bad-answer", "the daemon gave an answer to another question"));
+            return Err(bad_answer());
         }
     })
 }
@@ -255,9 +247,13 @@ pub fn report(
     started: Timestamp,
 ) -> Result<api::Reply, ApiError> {
     let now = clock::now();
-    let members = || {
-        let peers = status.peers.iter().filter(|peer| peer.source == PeerSource::Log);
-        peers.map(|peer| member(now, peer, traffic)).collect::<Vec<_>>()
+    let roster = || {
+        let only = status.networks.first().and_then(|network| node.roster(network.number));
+        only.ok_or_else(not_joined)
+    };
+    let members = |of: &NetworkReport| {
+        let peers = status.peers.iter().filter(|peer| peer.network == Some(of.number));
+        peers.map(|peer| member(now, of, peer, traffic)).collect::<Vec<_>>()
     };
     let configured = || {
         let peers = status.peers.iter().filter(|peer| peer.source != PeerSource::Log);
@@ -266,27 +262,28 @@ pub fn report(
     Ok(match wanted {
         Report::Status => api::Status {
             daemon: api::Daemon { version: env!("CARGO_PKG_VERSION").to_owned(), pid: std::process::id(), started },
-            networks: status.network.iter().map(|report| network(now, report, members())).collect(),
+            networks: status.networks.iter().map(|report| network(now, report, members(report))).collect(),
             static_peers: configured(),
             health: status.health.iter().map(health).collect(),
         }
         .into(),
-        Report::Peers => api::Peers { peers: members(), static_peers: configured() }.into(),
+        Report::Peers => {
+            api::Peers { peers: status.networks.iter().flat_map(members).collect(), static_peers: configured() }.into()
+        }
         Report::Ip(None) => {
-            let own = status.network.as_ref().ok_or_else(not_joined)?;
+            let own = status.networks.first().ok_or_else(not_joined)?;
             api::Ip { name: own.self_name.clone(), ips: own.self_addresses.clone() }.into()
         }
         Report::Ip(Some(name)) => {
-            let short = name.split('.').next().unwrap_or(name);
-            let peer = status.peers.iter().find(|peer| peer.name == *name || peer.name == short).ok_or_else(|| {
+            let peer = status.peers.first().ok_or_else(|| {
                 ApiError::new(Exit::NotFound, "no-such-peer", format!("no peer {name}"))
                     .with_hint("`ginnel peers` shows them")
             })?;
             api::Ip { name: peer.name.clone(), ips: peer.addresses.iter().map(|(ip, _)| *ip).collect() }.into()
         }
-        Report::Servers => servers(now, node.roster().ok_or_else(not_joined)?).into(),
-        Report::Admins => admins(node.roster().ok_or_else(not_joined)?).into(),
-        Report::Policy => policy(node.roster().ok_or_else(not_joined)?).into(),
+        Report::Servers => servers(now, roster()?).into(),
+        Report::Admins => admins(roster()?).into(),
+        Report::Policy => policy(roster()?).into(),
     })
 }
 
@@ -337,6 +334,32 @@ fn policy(roster: Roster) -> api::Policy {
     }
 }
 
+fn up_network(up: UpReport, status: &Status) -> api::UpNetwork {
+    let report = status.networks.iter().find(|network| network.id == up.network_id);
+    api::UpNetwork {
+        outcome: match up.outcome {
+            UpOutcome::Founded => api::UpOutcome::Founded,
+            UpOutcome::Joined => api::UpOutcome::Joined,
+            UpOutcome::Started => api::UpOutcome::Started,
+            UpOutcome::Unchanged => api::UpOutcome::Unchanged,
+        },
+        network: up.network,
+        network_id: up.network_id,
+        name: up.name,
+        ips: up.addresses,
+        state: report.map_or(api::NetworkState::Unknown, |network| state(network.state)),
+    }
+}
+
+fn up_reply(first: api::UpNetwork, others: Vec<api::UpNetwork>, status: &Status) -> api::Reply {
+    let warnings = status.health.iter().map(health).collect();
+    api::Up { first, others, warnings }.into()
+}
+
+fn bad_answer() -> ApiError {
+    ApiError::new(Exit::Failed, "bad-answer", "the daemon gave an answer to another question")
+}
+
 fn network(now: Instant, report: &NetworkReport, peers: Vec<api::Peer>) -> api::Network {
     let range = |(ip, prefix): (IpAddr, u8)| format!("{ip}/{prefix}");
     let server = report.servers.iter().find(|server| server.connected).or_else(|| report.servers.first());
@@ -360,10 +383,11 @@ fn network(now: Instant, report: &NetworkReport, peers: Vec<api::Peer>) -> api::
     }
 }
 
-fn member(now: Instant, peer: &PeerReport, traffic: &Traffic) -> api::Peer {
+fn member(now: Instant, of: &NetworkReport, peer: &PeerReport, traffic: &Traffic) -> api::Peer {
     let counted = traffic.peers.get(&peer.id).copied().unwrap_or_default();
     api::Peer {
         name: peer.name.clone(),
+        network: of.name.clone(),
         id: peer.key.clone(),
         ips: peer.addresses.iter().map(|(ip, _)| *ip).collect(),
         online: peer.path.is_some(),

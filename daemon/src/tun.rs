@@ -7,6 +7,7 @@ use std::io;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, bail};
+use ginnel_node::TunRoute;
 
 use crate::netlink::Netlink;
 use crate::sys;
@@ -65,7 +66,7 @@ impl Tun {
 #[derive(Debug, Default)]
 pub struct Applied {
     addresses: Vec<(IpAddr, u8)>,
-    routes: Vec<(IpAddr, u8)>,
+    routes: Vec<TunRoute>,
 }
 
 impl Applied {
@@ -81,12 +82,13 @@ impl Applied {
         netlink: &Netlink,
         index: u32,
         addresses: &[(IpAddr, u8)],
-        routes: &[(IpAddr, u8)],
+        routes: &[TunRoute],
     ) -> Result<(), Vec<String>> {
         let mut failures = Vec::new();
-        for (address, prefix) in missing(&self.routes, routes) {
+        for gone in missing(&self.routes, routes) {
+            let (address, prefix) = (gone.destination, gone.prefix);
             match netlink.delete_route(index, address, prefix).await {
-                Ok(()) => self.routes.retain(|route| *route != (address, prefix)),
+                Ok(()) => self.routes.retain(|route| *route != gone),
                 Err(error) => failures.push(format!("remove the route {address}/{prefix}: {error:#}")),
             }
         }
@@ -102,9 +104,10 @@ impl Applied {
                 Err(error) => failures.push(format!("add the address {address}/{prefix}: {error:#}")),
             }
         }
-        for (address, prefix) in missing(routes, &self.routes) {
-            match netlink.add_route(index, address, prefix).await {
-                Ok(()) => self.routes.push((address, prefix)),
+        for route in missing(routes, &self.routes) {
+            let (address, prefix) = (route.destination, route.prefix);
+            match netlink.add_route(index, route).await {
+                Ok(()) => self.routes.push(route),
                 Err(error) => failures.push(format!("add the route {address}/{prefix}: {error:#}")),
             }
         }
@@ -113,7 +116,7 @@ impl Applied {
 }
 
 /// What `from` has and `other` has not.
-fn missing(from: &[(IpAddr, u8)], other: &[(IpAddr, u8)]) -> Vec<(IpAddr, u8)> {
+fn missing<T: Copy + PartialEq>(from: &[T], other: &[T]) -> Vec<T> {
     from.iter().filter(|entry| !other.contains(entry)).copied().collect()
 }
 

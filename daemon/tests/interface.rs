@@ -9,6 +9,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ginnel_node::TunRoute;
 use ginneld::netlink::{LinkKind, Netlink, clash};
 use ginneld::tun::{Applied, Tun};
 
@@ -26,7 +27,7 @@ async fn an_interface_carries_packets_and_goes_with_its_owner() {
     let (own4, own6, peer4, peer6) =
         (address("100.70.0.1"), address("fd5a::1"), address("100.70.0.2"), address("fd5a::2"));
     let mut applied = Applied::default();
-    let (addresses, routes) = ([(own4, 32), (own6, 128)], [(peer4, 32), (peer6, 128)]);
+    let (addresses, routes) = ([(own4, 32), (own6, 128)], [route(peer4, 32, own4), route(peer6, 128, own6)]);
     applied.apply(&netlink, tun.index(), &addresses, &routes).await.expect("apply");
     applied.apply(&netlink, tun.index(), &addresses, &routes).await.expect("applying twice changes nothing");
     tokio::time::timeout(Duration::from_secs(5), changes.recv())
@@ -64,6 +65,10 @@ async fn an_interface_carries_packets_and_goes_with_its_owner() {
     assert!(!held.iter().any(|entry| entry.address == own6), "{held:?}");
     drop((tun, file));
     assert!(netlink.link_index("gtest0").await.is_err(), "the interface goes when it is closed");
+}
+
+fn route(destination: IpAddr, prefix: u8, source: IpAddr) -> TunRoute {
+    TunRoute { destination, prefix, source: Some(source) }
 }
 
 /// One test at a time: they share a network namespace.

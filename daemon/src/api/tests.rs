@@ -283,7 +283,7 @@ async fn a_machine_that_stays_silent_is_answered_for_at_the_deadline() {
     let (sender, mut calls) = mpsc::channel(1);
     let shared = Shared { calls: sender, events: Events::default(), gate: Gate::default() };
     let caller = Caller { uid: 0, pid: None, tier: Some(Tier::Admin) };
-    let (_, outcome) = answer(&shared, caller, Endpoint::Leave, Body::empty()).await;
+    let (_, outcome) = answer(&shared, caller, Endpoint::Leave, None, Body::empty()).await;
     assert_eq!(outcome.unwrap_err().exit, Exit::NoAnswer);
     let late = calls.recv().await.unwrap().answer.send(Ok(Left { network: "home".into() }.into()));
     assert!(late.is_err(), "nobody waits any more");

@@ -41,6 +41,8 @@
 //!
 //! Every request that changes something leaves one line in the daemon's log: who asked (user and process), for what, and
 //! what came of it.
+//! A request about one network names it in its address, as `GET /v1/log?network=home`, by its name or the start of its id.
+//! That is needed only where a machine is in several and the request fits more than one; [`selection`] reads and writes it.
 //!
 //! # Rules of the format
 //! * Every reply carries `schema` and `ginnel_version`; within a schema's version keys are only added.
@@ -57,6 +59,7 @@ mod governance;
 mod nearest;
 mod reply;
 mod request;
+pub mod selection;
 mod status;
 mod timestamp;
 
@@ -71,7 +74,7 @@ pub use governance::{
 pub use nearest::nearest;
 pub use reply::{
     Down, InviteCreated, InviteList, InviteState, InviteSummary, InviteVoided, Ip, Left, Log, LogEntry, Peers,
-    PingReply, Reply, Revoked, Up, UpOutcome, Verdict,
+    PingReply, Reply, Revoked, Up, UpNetwork, UpOutcome, Verdict,
 };
 pub use request::{
     AdminRequest, CosignRequest, DelegateRequest, InviteCreateRequest, InviteRevokeRequest, IpRequest, PingRequest,

@@ -184,6 +184,19 @@ pub struct PingReply {
 /// The outcome of `up`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Up {
+    /// The network that runs.
+    #[serde(flatten)]
+    pub first: UpNetwork,
+    /// The further networks, where one call started all that this machine is in.
+    #[serde(default)]
+    pub others: Vec<UpNetwork>,
+    /// What the user should know, as a clash of address ranges.
+    pub warnings: Vec<Health>,
+}
+
+/// A network that runs after `up`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UpNetwork {
     /// What `up` did.
     pub outcome: UpOutcome,
     /// Name of the network.
@@ -196,8 +209,6 @@ pub struct Up {
     pub ips: Vec<IpAddr>,
     /// What the network is doing.
     pub state: NetworkState,
-    /// What the user should know, as a clash of address ranges.
-    pub warnings: Vec<Health>,
 }
 
 /// What `up` did.

@@ -226,9 +226,14 @@ pub struct UpRequest {
     pub invite_or_founding: Option<Secret>,
     /// Name for this machine in the network.
     pub name: Option<String>,
-    /// Name for the network that a founding string founds; refused together with an invite.
+    /// With a founding string the name for the new network, without a string the name of the network to start; refused
+    /// together with an invite.
     pub network: Option<String>,
-    /// Whether to refuse connections that peers open to this machine.
+    /// IPv4 range of the network that a founding string founds, as `100.72.0.0/16`; one is chosen when absent.
+    pub range: Option<String>,
+    /// Whether the network's IPv4 addresses are used on this machine, in place of IPv6 alone.
+    pub ipv4: Option<bool>,
+    /// Whether to refuse connections that peers of any network open to this machine.
     pub shields_up: Option<bool>,
     /// How long to wait for the network to run, in milliseconds, five minutes at most.
     pub timeout_ms: u64,
@@ -236,7 +241,15 @@ pub struct UpRequest {
 
 impl Default for UpRequest {
     fn default() -> Self {
-        Self { invite_or_founding: None, name: None, network: None, shields_up: None, timeout_ms: 30_000 }
+        Self {
+            invite_or_founding: None,
+            name: None,
+            network: None,
+            range: None,
+            ipv4: None,
+            shields_up: None,
+            timeout_ms: 30_000,
+        }
     }
 }
 
@@ -405,6 +418,8 @@ mod tests {
                 invite_or_founding: Some(Secret::from("ginnel-invite-x".to_owned())),
                 name: Some("desk".into()),
                 network: Some("home".into()),
+                range: Some("100.72.0.0/16".into()),
+                ipv4: Some(false),
                 shields_up: Some(true),
                 timeout_ms: 7,
             }),

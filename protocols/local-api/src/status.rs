@@ -133,6 +133,9 @@ pub struct OwnNode {
 pub struct Peer {
     /// Name in the network.
     pub name: String,
+    /// Name of the network, as [`Network::name`].
+    #[serde(default)]
+    pub network: String,
     /// Member key as text.
     pub id: String,
     /// Addresses in the network.
@@ -360,6 +363,7 @@ mod tests {
                 own: OwnNode { name: "desk".into(), id: "a1".into(), ips: vec!["100.70.0.8".parse().unwrap()] },
                 peers: vec![Peer {
                     name: "laptop".into(),
+                    network: "home".into(),
                     id: "b2".into(),
                     ips: vec!["100.70.0.9".parse().unwrap()],
                     online: true,

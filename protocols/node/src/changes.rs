@@ -5,14 +5,15 @@ use ginnel_membership::{Admission, Change, MemberKey, SignedRecord};
 
 use crate::io::Output;
 use crate::network::Network;
+use crate::networks::NetworkNumber;
 use crate::node::Node;
 use crate::notice::Notice;
 
 impl Node {
     /// Replaces the stored log by the state that its newest checkpoint vouches for and the entries since, once that makes
     /// it much shorter.
-    pub(crate) fn compact_log(&mut self) {
-        let Some(network) = &self.network else { return };
+    pub(crate) fn compact_log(&mut self, at: NetworkNumber) {
+        let Some(network) = self.networks.get(at) else { return };
         let state = &network.state;
         let (Some(checkpoint), Some(snapshot)) = (state.checkpoint(), state.checkpoint_snapshot()) else { return };
         if checkpoint.length < network.stored_from.saturating_add(MUCH_SHORTER) {
@@ -21,24 +22,25 @@ impl Node {
         let Some(mut entries) = network.tail.from(checkpoint.length) else { return };
         let Some(entry) = entries.next().map(<[u8]>::to_vec) else { return };
         let entries: Vec<Vec<u8>> = entries.map(<[u8]>::to_vec).collect();
-        self.store_snapshot(snapshot.to_vec(), entry, checkpoint.length);
-        if let Some(network) = self.network.as_ref().map(|network| network.saved.id()).filter(|_| !entries.is_empty()) {
-            self.outputs.push_back(Output::StoreEntries { network, entries });
+        let (id, snapshot, length) = (network.saved.id(), snapshot.to_vec(), checkpoint.length);
+        self.store_snapshot(at, snapshot, entry, length);
+        if !entries.is_empty() {
+            self.outputs.push_back(Output::StoreEntries { network: id, entries });
         }
     }
 
-    pub(crate) fn store_snapshot(&mut self, snapshot: Vec<u8>, entry: Vec<u8>, length: u64) {
-        let Some(network) = &mut self.network else { return };
+    pub(crate) fn store_snapshot(&mut self, at: NetworkNumber, snapshot: Vec<u8>, entry: Vec<u8>, length: u64) {
+        let Some(network) = self.networks.get_mut(at) else { return };
         network.stored_from = length;
         let id = network.saved.id();
         self.outputs.push_back(Output::StoreSnapshot { network: id, snapshot, entry });
     }
 
     /// Tells an alarm that has come up.
-    pub(crate) fn report_alarm(&mut self) {
-        if let Some(text) = self.network.as_mut().and_then(|network| network.alarm.take()) {
+    pub(crate) fn report_alarm(&mut self, at: NetworkNumber) {
+        if let Some(text) = self.networks.get_mut(at).and_then(|network| network.alarm.take()) {
             tracing::warn!("{text}");
-            self.notice(Notice::Alarm { text });
+            self.notice(Some(at), Notice::Alarm { text });
         }
     }
 }

@@ -11,6 +11,7 @@ use ginnel_time::Instant;
 
 use crate::io::ServerId;
 use crate::network::Network;
+use crate::networks::NetworkNumber;
 use crate::node::Node;
 use crate::notice::Notice;
 use crate::report::HealthReport;
@@ -78,6 +79,7 @@ impl Network {
         let side = if ahead > 0 { "ahead of" } else { "behind" };
         let text = format!("this machine's clock is {} {side} the server's", length(ahead.unsigned_abs()));
         Some(HealthReport {
+            network: Some(self.number),
             code: "clock",
             text,
             fix: "set the clock, for instance by NTP; links work meanwhile".to_owned(),
@@ -87,20 +89,25 @@ impl Network {
 
 impl Node {
     /// Unix seconds as well as they are known; zero before the shell told the wall time.
-    pub(crate) fn time(&self, now: Instant) -> u64 {
+    pub(crate) fn time(&self, now: Instant, at: NetworkNumber) -> u64 {
         let wall = self.stamper.unix_seconds(now);
-        self.network.as_ref().map_or(wall, |network| network.believed(now, wall))
+        self.networks.get(at).map_or(wall, |network| network.believed(now, wall))
     }
 
     /// Tells the user of a wrong clock, once for each error.
     pub(crate) fn check_clock(&mut self, now: Instant) {
         let wall = self.stamper.unix_seconds(now);
-        let Some(network) = &mut self.network else { return };
-        let ahead_seconds = network.clock_error(now, wall).unwrap_or(0);
-        let noticed = network.clock.noticed;
-        if ahead_seconds.abs_diff(noticed) >= TOLERANCE || (ahead_seconds == 0 && noticed != 0) {
-            network.clock.noticed = ahead_seconds;
-            self.notice(Notice::Clock { ahead_seconds });
+        let mut notices = Vec::new();
+        for network in self.networks.iter_mut() {
+            let ahead_seconds = network.clock_error(now, wall).unwrap_or(0);
+            let noticed = network.clock.noticed;
+            if ahead_seconds.abs_diff(noticed) >= TOLERANCE || (ahead_seconds == 0 && noticed != 0) {
+                network.clock.noticed = ahead_seconds;
+                notices.push((network.number, Notice::Clock { ahead_seconds }));
+            }
+        }
+        for (at, notice) in notices {
+            self.notice(Some(at), notice);
         }
     }
 }

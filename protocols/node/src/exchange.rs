@@ -342,8 +342,11 @@ impl Node {
         if matches!(road, Road::Mailbox(from) if from != id) {
             return Err(Discard::ForeignMail);
         }
-        self.identity_of(bytes)?;
+        let identity = self.identity_of(bytes)?;
         let peer = self.peers.get_mut(&id).ok_or(Discard::UnknownPeer)?;
+        if peer.profile.identity != identity {
+            return Err(Discard::BadMac);
+        }
         let attempt = peer.attempt.as_mut().filter(|attempt| attempt.index == index).ok_or(Discard::UnknownIndex)?;
         if peer.profile.suite != suite {
             return Err(Discard::SuiteNotAllowed);
@@ -496,7 +499,8 @@ impl Node {
             if let Some(agent) = peer.agent() {
                 let _ = agent.handle_input(now, PathInput::SessionLost);
             }
-            if let Some(network) = &mut self.network {
+            let at = peer.profile.network();
+            if let Some(network) = at.and_then(|at| self.networks.get_mut(at)) {
                 network.gossip.forget(id);
             }
             self.went_cold(now, id);
@@ -513,11 +517,11 @@ impl Node {
     /// Seals a mail to a member and hands it to every connected server.
     pub(crate) fn mail(&mut self, now: Instant, id: PeerId, kind: MailKind, handshake: Vec<u8>) {
         let Some(peer) = self.peers.get(&id) else { return };
-        let Some(member) = peer.profile.member else { return };
+        let Some((member, at)) = peer.profile.member.zip(peer.profile.network()) else { return };
         let candidates = self.candidates_for(id).iter().map(LocalCandidate::candidate).collect();
         let mail = Mail { kind, handshake, candidates };
         let key = peer.profile.key;
-        if !self.network.as_ref().is_some_and(Network::is_connected) || !self.mails.take(now) {
+        if !self.networks.get(at).is_some_and(Network::is_connected) || !self.mails.take(now) {
             return;
         }
         // The label is ahead of every earlier one, across restarts: mail of the past is told by it.
@@ -525,7 +529,7 @@ impl Node {
         if reserve.is_some() {
             self.persist();
         }
-        if let Some(network) = &mut self.network {
+        if let Some(network) = self.networks.get_mut(at) {
             network.mail(now, label, member, key, &mail.encode());
         }
     }

@@ -10,6 +10,7 @@ use ginnel_time::Instant;
 use crate::Discard;
 use crate::io::ServerId;
 use crate::link::LinkStatus;
+use crate::networks::NetworkNumber;
 use crate::node::Node;
 use crate::saved::Stage;
 
@@ -37,7 +38,7 @@ pub(crate) struct Piece {
 impl Node {
     /// Asks a server that has let us in for its log; one that holds a checkpoint, for that when we have nothing.
     pub(crate) fn begin_fetch(&mut self, now: Instant, id: ServerId) {
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.owner_mut(id) else { return };
         let from = network.state.head().0;
         let founding = matches!(network.saved.stage, Stage::Founding { .. });
         let busy = network.links.values().any(|link| link.download.is_some());
@@ -52,7 +53,7 @@ impl Node {
 
     /// Takes a piece of a snapshot and asks for further ones; several are under way at a time.
     pub(crate) fn take_piece(&mut self, now: Instant, id: ServerId, piece: Piece) {
-        let Some(link) = self.network.as_mut().and_then(|network| network.links.get_mut(&id)) else { return };
+        let Some(link) = self.networks.link_mut(id) else { return };
         let Some(download) = &mut link.download else { return self.counters.count(Discard::BadServerMessage) };
         if piece.offset == 0 && download.bytes.is_empty() {
             (download.entry, download.total) = (piece.entry, piece.total);
@@ -95,7 +96,7 @@ impl Node {
     }
 
     fn finish_download(&mut self, now: Instant, id: ServerId) {
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.owner_mut(id) else { return };
         let Some(download) = network.links.get_mut(&id).and_then(|link| link.download.take()) else { return };
         if network.state.head().0 > 0 {
             return self.end_download(now, id, None);
@@ -103,8 +104,12 @@ impl Node {
         match network.start_at(&download.bytes, &download.entry) {
             Ok(()) => {
                 let length = network.stored_from;
-                self.store_snapshot(download.bytes, download.entry, length);
-                self.sync_members();
+                let at = network.number;
+                self.store_snapshot(at, download.bytes, download.entry, length);
+                if self.networks.settle_title(at) {
+                    self.persist();
+                }
+                self.sync_members(at);
                 self.end_download(now, id, None);
             }
             Err(error) => self.end_download(now, id, Some(format!("the server's snapshot does not verify: {error}"))),
@@ -113,7 +118,8 @@ impl Node {
 
     /// Every server is asked for what follows; after a failure, for the whole log.
     fn end_download(&mut self, now: Instant, id: ServerId, trouble: Option<String>) {
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.owner_mut(id) else { return };
+        let at = network.number;
         if let Some(link) = network.links.get_mut(&id) {
             link.download = None;
             if trouble.is_some() {
@@ -122,12 +128,12 @@ impl Node {
                 link.trouble = trouble;
             }
         }
-        self.fetch_from_all(now);
+        self.fetch_from_all(now, at);
     }
 
     /// Asks every server for what we lack: a download has come to its end.
-    pub(crate) fn fetch_from_all(&mut self, now: Instant) {
-        let Some(network) = &self.network else { return };
+    pub(crate) fn fetch_from_all(&mut self, now: Instant, at: NetworkNumber) {
+        let Some(network) = self.networks.get(at) else { return };
         let up = network.links.iter().filter(|(_, link)| link.status == LinkStatus::Up);
         for id in up.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.begin_fetch(now, id);
@@ -136,7 +142,7 @@ impl Node {
 
     /// Notes the end of a server's log. One that has less than we is helped after a moment: a mirror may just be slow.
     pub(crate) fn note_head(&mut self, now: Instant, id: ServerId, head: Head) {
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.owner_mut(id) else { return };
         let behind = network.state.compare(head.length, head.hash) == Comparison::Behind;
         let member = network.is_member();
         let Some(link) = network.links.get_mut(&id) else { return };
@@ -149,8 +155,8 @@ impl Node {
     }
 
     /// Hands entries to the servers that still lack them.
-    pub(crate) fn refill_timeout(&mut self, now: Instant) {
-        let Some(network) = &mut self.network else { return };
+    pub(crate) fn refill_timeout(&mut self, now: Instant, at: NetworkNumber) {
+        let Some(network) = self.networks.get_mut(at) else { return };
         let own = network.state.head().0;
         for link in network.links.values_mut() {
             if link.refill.take_if(|at| *at <= now).is_none() || link.status != LinkStatus::Up {

@@ -38,7 +38,12 @@ pub(crate) struct Gather {
     sockets: BTreeMap<SocketId, SocketAddr>,
     interfaces: Vec<IpAddr>,
     stun: BindingClient,
-    stun_servers: Vec<SocketAddr>,
+    /// The STUN servers to ask, by the signaling server that named them.
+    stun_servers: BTreeMap<ServerId, Vec<SocketAddr>>,
+    /// STUN servers that did not answer: asked again after all others.
+    silent: BTreeSet<SocketAddr>,
+    /// Relays that gave no allocation: asked again after all others.
+    unwilling: BTreeSet<SocketAddr>,
     mapped: BTreeMap<SocketId, SocketAddr>,
     refresh: Option<Instant>,
     relay: Option<Relay>,
@@ -46,8 +51,8 @@ pub(crate) struct Gather {
     relay_pause: Duration,
     /// Whether what the servers offer was refused, so that asking the relay again is in vain.
     relay_trust: Trust,
-    /// What servers offer, the one in use first; at most [`MAX_OFFERS`], the oldest dropped.
-    relay_offers: VecDeque<(ServerId, RelayOffer)>,
+    /// Relays that may be used, by the signaling server that offers them.
+    offers: BTreeMap<ServerId, RelayOffer>,
     /// Sockets whose mapping was confirmed since the machine's addresses last changed.
     confirmed: BTreeSet<SocketId>,
     /// When mappings were last asked for out of turn.
@@ -74,6 +79,8 @@ enum Trust {
 
 struct Relay {
     id: RelayId,
+    /// Who offered it: its credentials hold the allocation.
+    by: ServerId,
     socket: SocketId,
     server: SocketAddr,
     client: TurnClient,
@@ -92,14 +99,16 @@ impl Gather {
             sockets: BTreeMap::new(),
             interfaces: Vec::new(),
             stun: BindingClient::new(seed, ginnel_stun::Config::default()),
-            stun_servers: Vec::new(),
+            stun_servers: BTreeMap::new(),
+            silent: BTreeSet::new(),
+            unwilling: BTreeSet::new(),
             mapped: BTreeMap::new(),
             refresh: None,
             relay: None,
             relay_retry: None,
             relay_pause: RELAY_RETRY,
             relay_trust: Trust::Untried,
-            relay_offers: VecDeque::new(),
+            offers: BTreeMap::new(),
             confirmed: BTreeSet::new(),
             rechecked: None,
             sweep: Some(Instant::ZERO),
@@ -134,11 +143,11 @@ impl Gather {
         }
     }
 
-    /// Takes the STUN servers to ask.
-    pub(crate) fn stun_servers(&mut self, now: Instant, servers: Vec<SocketAddr>) {
-        if self.stun_servers != servers {
-            self.stun_servers = servers;
-            self.stun_servers.truncate(MAX_SERVERS);
+    /// Takes the STUN servers that a signaling server names.
+    pub(crate) fn stun_servers(&mut self, now: Instant, by: ServerId, mut servers: Vec<SocketAddr>) {
+        servers.truncate(MAX_SERVERS);
+        if self.stun_servers.get(&by) != Some(&servers) {
+            self.stun_servers.insert(by, servers);
             self.refresh_now(now);
         }
     }
@@ -151,45 +160,44 @@ impl Gather {
         }
     }
 
-    /// Takes the addresses of a server's relay and fresh credentials.
-    pub(crate) fn relay_offer(&mut self, now: Instant, from: ServerId, offer: RelayOffer) {
+    /// Takes a relay's addresses and fresh credentials from a signaling server.
+    pub(crate) fn relay_offer(&mut self, now: Instant, by: ServerId, offer: RelayOffer) {
         if let Some(relay) = &mut self.relay
+            && relay.by == by
             && offer.servers.contains(&relay.server)
         {
             let _ = relay.client.handle_input(now, TurnInput::Credentials(offer.credentials.clone()));
         }
-        match self.relay_offers.iter_mut().find(|(server, _)| *server == from) {
-            Some((_, known)) => *known = offer,
-            None => self.relay_offers.push_back((from, offer)),
-        }
-        if self.relay_offers.len() > MAX_OFFERS {
-            self.relay_offers.pop_front();
-        }
+        self.unwilling.retain(|server| !offer.servers.contains(server));
+        self.offers.insert(by, offer);
         self.relay_trust = Trust::Untried;
         self.relay_retry = None;
         self.allocate(now);
         self.drain(now);
     }
 
-    /// Gives up servers, mappings and the relay; the sockets stay.
-    pub(crate) fn forget_servers(&mut self, now: Instant) {
-        self.stun_servers.clear();
-        self.mapped.clear();
-        self.refresh = None;
-        self.relay_offers.clear();
-        self.relay_retry = None;
-        if let Some(relay) = &mut self.relay {
-            let _ = relay.client.handle_input(now, TurnInput::Close);
+    /// Gives up what signaling servers have taught: the servers to ask and their relay. Mappings stay while another server
+    /// can refresh them; the sockets stay.
+    pub(crate) fn forget_servers(&mut self, now: Instant, servers: &[ServerId]) {
+        self.stun_servers.retain(|by, _| !servers.contains(by));
+        self.offers.retain(|by, _| !servers.contains(by));
+        self.silent.clear();
+        self.unwilling.clear();
+        if self.stun_servers.is_empty() {
+            self.mapped.clear();
+            self.confirmed.clear();
+            self.refresh = None;
         }
-        self.drain(now);
-        self.drop_relay(now);
-        self.relay_retry = None;
+        if let Some(relay) = self.relay.as_mut().filter(|relay| servers.contains(&relay.by)) {
+            let _ = relay.client.handle_input(now, TurnInput::Close);
+            self.drain(now);
+            self.drop_relay(now);
+        }
+        if self.relay.is_none() {
+            self.relay_retry = None;
+            self.allocate(now);
+        }
         self.recount();
-    }
-
-    /// Forgets what a server that is gone from the network offered; an address that it holds is kept while it lives.
-    pub(crate) fn forget_relay(&mut self, server: ServerId) {
-        self.relay_offers.retain(|(from, _)| *from != server);
     }
 
     /// Takes a STUN datagram that came in on one of our sockets.
@@ -340,14 +348,31 @@ impl Gather {
         for socket in sockets {
             self.query(now, socket);
         }
-        self.refresh = (!self.stun_servers.is_empty()).then(|| now + MAPPING_KEPT);
+        self.refresh = self.stun_servers.values().any(|servers| !servers.is_empty()).then(|| now + MAPPING_KEPT);
         self.drain(now);
     }
 
     fn query(&mut self, now: Instant, socket: SocketId) {
         let Some(family) = self.sockets.get(&socket).map(Family::of) else { return };
-        if let Some(server) = self.stun_servers.iter().find(|server| Family::of(server) == family) {
+        let fitting = self.stun_servers.values().flatten().filter(|server| Family::of(server) == family);
+        if let Some(server) = fitting.min_by_key(|server| self.silent.contains(server)) {
             let _ = self.stun.handle_input(now, StunInput::Query { socket: socket.0, server: *server });
+        }
+    }
+
+    /// A server did not tell a socket's mapping: another one is asked. Where all are silent the mapping is given up, unless it
+    /// was confirmed since the machine last moved, because then it is the servers that have failed.
+    fn unanswered(&mut self, now: Instant, socket: SocketId, server: SocketAddr) {
+        self.silent.insert(server);
+        let family = self.sockets.get(&socket).map(Family::of);
+        let mut fitting = self.stun_servers.values().flatten().filter(|server| Some(Family::of(server)) == family);
+        if fitting.any(|server| !self.silent.contains(server)) {
+            self.query(now, socket);
+            return;
+        }
+        self.silent.clear();
+        if !self.confirmed.contains(&socket) && self.mapped.remove(&socket).is_some() {
+            self.recount();
         }
     }
 
@@ -355,22 +380,42 @@ impl Gather {
         if self.relay.is_some() || self.relay_retry.is_some() {
             return;
         }
-        let Some((_, offer)) = self.relay_offers.front() else { return };
-        let pick = offer.servers.iter().find_map(|server| {
+        let all = self
+            .offers
+            .iter()
+            .flat_map(|(by, offer)| offer.servers.iter().map(move |server| (*by, *server, &offer.credentials)));
+        let usable = all.filter_map(|(by, server, credentials)| {
             let socket = self.sockets.iter().find(|(_, local)| local.is_ipv4() == server.is_ipv4())?;
-            Some((*server, *socket.0))
+            Some((by, server, credentials, *socket.0))
         });
-        let Some((server, socket)) = pick else { return };
+        // Those that failed come last; the first of them again when no other is left.
+        let Some((by, server, credentials, socket)) =
+            usable.min_by_key(|(_, server, ..)| self.unwilling.contains(server))
+        else {
+            return;
+        };
+        if self.unwilling.contains(&server) {
+            self.unwilling.clear();
+        }
+        let credentials = credentials.clone();
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
         let family = if server.is_ipv4() { AddressFamily::Ipv4 } else { AddressFamily::Ipv6 };
-        let config = TurnConfig { server, credentials: offer.credentials.clone(), family };
+        let config = TurnConfig { server, credentials, family };
         let mut client = TurnClient::new(seed, config);
         let _ = client.handle_input(now, TurnInput::Allocate);
         let id = RelayId(0);
         self.found.push_back(Found::Forward(Command::SetRelay { relay: id, socket, server }));
-        self.relay =
-            Some(Relay { id, socket, server, client, relayed: None, bound: BTreeMap::new(), asked: BTreeMap::new() });
+        self.relay = Some(Relay {
+            id,
+            by,
+            socket,
+            server,
+            client,
+            relayed: None,
+            bound: BTreeMap::new(),
+            asked: BTreeMap::new(),
+        });
         self.drain(now);
     }
 
@@ -379,8 +424,6 @@ impl Gather {
         self.found.push_back(Found::Forward(Command::RemoveRelay { relay: relay.id }));
         self.found.push_back(Found::RelayLost(relay.id));
         self.found.push_back(Found::LetIn);
-        // Another server's relay, if there is one, is tried next.
-        self.relay_offers.rotate_left(usize::from(self.relay_offers.len() > 1));
         self.relay_retry = Some(now + self.relay_pause);
         self.relay_pause = (self.relay_pause * 2).min(RELAY_RETRY_MAX);
         self.recount();
@@ -390,30 +433,19 @@ impl Gather {
         while let Some(output) = self.stun.poll_output() {
             match output {
                 StunOutput::Send { socket, to, bytes } => self.transmit(SocketId(socket), to, bytes),
-                StunOutput::Mapped { socket, mapped, .. } => {
+                StunOutput::Mapped { socket, mapped, server } => {
+                    self.silent.remove(&server);
                     if self.sockets.contains_key(&SocketId(socket)) {
                         self.confirmed.insert(SocketId(socket));
                         self.mapped.insert(SocketId(socket), mapped);
                         self.recount();
                     }
                 }
-                StunOutput::Failed { socket, server, .. } => self.unanswered(SocketId(socket), server),
+                StunOutput::Failed { socket, server } => self.unanswered(now, SocketId(socket), server),
             }
         }
         while let Some(output) = self.relay.as_mut().and_then(|relay| relay.client.poll_output()) {
             self.handle_relay(now, output);
-        }
-    }
-
-    /// A server did not tell a socket's mapping. The next one is asked first from here on; a mapping that was confirmed since
-    /// the machine last moved is kept, because it is the server that has failed.
-    fn unanswered(&mut self, socket: SocketId, server: SocketAddr) {
-        if let Some(at) = self.stun_servers.iter().position(|known| *known == server) {
-            let last = self.stun_servers.remove(at);
-            self.stun_servers.push(last);
-        }
-        if !self.confirmed.contains(&socket) && self.mapped.remove(&socket).is_some() {
-            self.recount();
         }
     }
 
@@ -448,6 +480,7 @@ impl Gather {
             }
             TurnOutput::Failed { reason } => {
                 tracing::info!(%reason, "no relay");
+                self.unwilling.insert(relay.server);
                 if reason == Failure::Unauthorized {
                     self.relay_trust = Trust::Refused;
                 }
@@ -455,6 +488,7 @@ impl Gather {
             }
             TurnOutput::Lost { reason } => {
                 tracing::info!(%reason, "the relay is lost");
+                self.unwilling.insert(relay.server);
                 if reason == Loss::Unauthorized {
                     self.relay_trust = Trust::Refused;
                 }
@@ -508,7 +542,6 @@ const MAPPING_KEPT: Duration = Duration::from_secs(25);
 const RELAY_RETRY: Duration = Duration::from_millis(500);
 const RELAY_RETRY_MAX: Duration = Duration::from_secs(120);
 const MAX_SERVERS: usize = 8;
-const MAX_OFFERS: usize = 4;
 /// Between questions out of turn.
 const RECHECK_SPACING: Duration = Duration::from_secs(5);
 /// Host candidates per socket.
@@ -520,3 +553,83 @@ const CHANNELS_PER_PEER: usize = 8;
 /// A channel that was not used for this long is given up.
 const CHANNEL_IDLE: Duration = Duration::from_secs(600);
 const SWEEP: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use rand_core::SeedableRng as _;
+
+    use super::*;
+
+    fn server(last: u8) -> SocketAddr {
+        SocketAddr::from(([203, 0, 113, last], 3478))
+    }
+
+    fn offer(last: u8) -> RelayOffer {
+        let credentials = Credentials { username: format!("user{last}"), password: "secret".to_owned() };
+        RelayOffer { servers: vec![server(last)], credentials }
+    }
+
+    fn gather() -> Gather {
+        let mut gather = Gather::new(ChaCha20Rng::from_seed([1; 32]));
+        gather.socket_opened(Instant::ZERO, SocketId(0), SocketAddr::from(([0, 0, 0, 0], 4000)));
+        gather
+    }
+
+    /// The relays that were chosen, and where datagrams went, since the last look.
+    fn look(gather: &mut Gather) -> (Vec<SocketAddr>, BTreeSet<SocketAddr>) {
+        let (mut relays, mut sent) = (Vec::new(), BTreeSet::new());
+        while let Some(found) = gather.poll_found() {
+            match found {
+                Found::Forward(Command::SetRelay { server, .. }) => relays.push(server),
+                Found::Forward(Command::Send { path, .. }) => drop(sent.insert(path.remote)),
+                Found::Forward(_) | Found::Changed | Found::RelayLost(_) | Found::LetIn | Found::CredentialsRefused => {
+                }
+            }
+        }
+        (relays, sent)
+    }
+
+    #[test]
+    fn a_relay_is_kept_until_its_own_server_goes_and_another_one_takes_over() {
+        let (now, mut gather) = (Instant::ZERO, gather());
+        for last in [1, 2] {
+            gather.relay_offer(now, ServerId(last.into()), offer(last));
+        }
+        assert_eq!(look(&mut gather).0, [server(1)]);
+        gather.forget_servers(now, &[ServerId(2)]);
+        gather.relay_offer(now, ServerId(2), offer(2));
+        assert!(look(&mut gather).0.is_empty(), "the other server's coming and going changes nothing");
+        gather.forget_servers(now, &[ServerId(1)]);
+        assert_eq!(look(&mut gather).0, [server(2)]);
+        gather.forget_servers(now, &[ServerId(2)]);
+        assert!(look(&mut gather).0.is_empty() && gather.relay_socket().is_none());
+    }
+
+    #[test]
+    fn credentials_of_another_network_do_not_touch_an_allocation() {
+        let (now, mut gather) = (Instant::ZERO, gather());
+        gather.relay_offer(now, ServerId(1), offer(1));
+        look(&mut gather);
+        // One server serves two networks: the same relay, another name.
+        let again = RelayOffer { servers: vec![server(1)], ..offer(7) };
+        gather.relay_offer(now, ServerId(7), again);
+        assert!(look(&mut gather).0.is_empty());
+        gather.forget_servers(now, &[ServerId(7)]);
+        assert!(look(&mut gather).0.is_empty() && gather.relay_socket().is_some());
+        gather.relay_offer(now, ServerId(7), RelayOffer { servers: vec![server(1)], ..offer(7) });
+        gather.forget_servers(now, &[ServerId(1)]);
+        assert_eq!(look(&mut gather).0, [server(1)], "allocated anew under the other name");
+    }
+
+    #[test]
+    fn mappings_are_asked_of_the_servers_that_are_left() {
+        let (now, mut gather) = (Instant::ZERO, gather());
+        for last in [1, 2] {
+            gather.stun_servers(now, ServerId(last.into()), vec![server(last)]);
+        }
+        assert!(look(&mut gather).1.contains(&server(1)));
+        gather.forget_servers(now, &[ServerId(1)]);
+        gather.handle_timeout(now + MAPPING_KEPT);
+        assert!(look(&mut gather).1.contains(&server(2)));
+    }
+}

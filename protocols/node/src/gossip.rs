@@ -26,6 +26,7 @@ use rand_core::RngCore;
 use crate::Discard;
 use crate::io::Output;
 use crate::load::Bucket;
+use crate::networks::NetworkNumber;
 use crate::node::Node;
 use crate::peer::{Confirmation, Peer};
 pub(crate) use message::is_gossip;
@@ -127,10 +128,8 @@ impl Gossip {
 impl Node {
     /// A session with a member carries packets: it is told our head, and the revocations that no log holds yet.
     pub(crate) fn begin_talk(&mut self, id: PeerId) {
-        if !self.peers.get(&id).is_some_and(is_listening) {
-            return;
-        }
-        let Some(network) = &mut self.network else { return };
+        let Some(peer) = self.peers.get(&id).filter(|peer| is_listening(peer)) else { return };
+        let Some(network) = peer.profile.network().and_then(|at| self.networks.get_mut(at)) else { return };
         let head = network.state.head();
         if head.0 == 0 {
             return;
@@ -152,20 +151,20 @@ impl Node {
     }
 
     /// The log has grown: the peers are told soon.
-    pub(crate) fn head_changed(&mut self, now: Instant) {
+    pub(crate) fn head_changed(&mut self, now: Instant, at: NetworkNumber) {
         let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 500));
-        if let Some(network) = &mut self.network {
+        if let Some(network) = self.networks.get_mut(at) {
             network.gossip.announce.get_or_insert(now + ANNOUNCE_AFTER + jitter);
         }
     }
 
-    pub(crate) fn gossip_timeout(&mut self, now: Instant) {
-        let Some(network) = &mut self.network else { return };
+    pub(crate) fn gossip_timeout(&mut self, now: Instant, at: NetworkNumber) {
+        let Some(network) = self.networks.get_mut(at) else { return };
         let gossip = &mut network.gossip;
         if gossip.announce.take_if(|at| *at <= now).is_some() {
-            self.announce();
+            self.announce(at);
         }
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.get_mut(at) else { return };
         if let Some(want) = network.gossip.want.take_if(|want| want.deadline <= now) {
             let progress = network.state.head().0 > want.length;
             let tries = if progress { 0 } else { want.tries + 1 };
@@ -173,30 +172,28 @@ impl Node {
                 self.ask(now, want.peer, tries);
             }
         }
-        self.spread_timeout(now);
+        self.spread_timeout(now, at);
     }
 
     /// Takes a gossip message out of a session.
     pub(crate) fn handle_gossip(&mut self, now: Instant, id: PeerId, plaintext: &[u8]) -> Result<(), Discard> {
-        if self.peers.get(&id).is_none_or(|peer| peer.profile.member.is_none()) {
-            return Err(Discard::BadControl);
-        }
-        let network = self.network.as_mut().ok_or(Discard::Stale)?;
+        let at = self.peers.get(&id).and_then(|peer| peer.profile.network()).ok_or(Discard::BadControl)?;
+        let network = self.networks.get_mut(at).ok_or(Discard::Stale)?;
         let talk = network.gossip.talks.entry(id).or_default();
         if !talk.heard.take(now) {
             return Err(Discard::TooMuchGossip);
         }
         match Message::decode(plaintext).ok_or(Discard::BadControl)? {
-            Message::Head { length, hash } => self.peer_head(now, id, (length, hash)),
-            Message::Want { from } => return self.serve_entries(now, id, from),
-            Message::Entries(entries) => return self.gossiped(now, id, entries),
-            Message::Revocation(record) => return self.hear_revocation(now, id, &record),
+            Message::Head { length, hash } => self.peer_head(now, at, id, (length, hash)),
+            Message::Want { from } => return self.serve_entries(now, at, id, from),
+            Message::Entries(entries) => return self.gossiped(now, at, id, entries),
+            Message::Revocation(record) => return self.hear_revocation(now, at, id, &record),
         }
         Ok(())
     }
 
-    fn announce(&mut self) {
-        let Some(network) = &mut self.network else { return };
+    fn announce(&mut self, at: NetworkNumber) {
+        let Some(network) = self.networks.get_mut(at) else { return };
         let head = network.state.head();
         let listening = |id: &PeerId| self.peers.get(id).is_some_and(is_listening);
         let lacking: Vec<PeerId> = network
@@ -212,8 +209,8 @@ impl Node {
         }
     }
 
-    fn peer_head(&mut self, now: Instant, id: PeerId, head: Head) {
-        let Some(network) = &mut self.network else { return };
+    fn peer_head(&mut self, now: Instant, at: NetworkNumber, id: PeerId, head: Head) {
+        let Some(network) = self.networks.get_mut(at) else { return };
         let Some(talk) = network.gossip.talks.get_mut(&id) else { return };
         talk.theirs = Some(head);
         match network.state.compare(head.0, head.1) {
@@ -243,7 +240,8 @@ impl Node {
         if !self.peers.get(&id).is_some_and(is_listening) {
             return;
         }
-        let Some(network) = &mut self.network else { return };
+        let at = self.peers.get(&id).and_then(|peer| peer.profile.network());
+        let Some(network) = at.and_then(|at| self.networks.get_mut(at)) else { return };
         let length = network.state.head().0;
         let theirs = network.gossip.talks.get(&id).and_then(|talk| talk.theirs);
         if network.gossip.want.is_some() || theirs.is_none_or(|(theirs, _)| theirs <= length) {
@@ -253,8 +251,8 @@ impl Node {
         self.seal(id, None, Message::Want { from: length }.encode());
     }
 
-    fn serve_entries(&mut self, now: Instant, id: PeerId, from: u64) -> Result<(), Discard> {
-        let network = self.network.as_mut().ok_or(Discard::Stale)?;
+    fn serve_entries(&mut self, now: Instant, at: NetworkNumber, id: PeerId, from: u64) -> Result<(), Discard> {
+        let network = self.networks.get_mut(at).ok_or(Discard::Stale)?;
         let talk = network.gossip.talks.get_mut(&id).ok_or(Discard::Stale)?;
         if !talk.asked.take(now) {
             return Err(Discard::TooMuchGossip);
@@ -268,16 +266,16 @@ impl Node {
         Ok(())
     }
 
-    fn gossiped(&mut self, now: Instant, id: PeerId, page: Entries) -> Result<(), Discard> {
-        let network = self.network.as_mut().ok_or(Discard::Stale)?;
+    fn gossiped(&mut self, now: Instant, at: NetworkNumber, id: PeerId, page: Entries) -> Result<(), Discard> {
+        let network = self.networks.get_mut(at).ok_or(Discard::Stale)?;
         let want = network.gossip.want.as_ref().filter(|want| want.peer == id).ok_or(Discard::Stale)?;
         let why = want.why;
         let talk = network.gossip.talks.get_mut(&id).ok_or(Discard::Stale)?;
         let last = page.last;
         let (first, entries) = page.assemble(&mut talk.parts).ok_or(Discard::BadControl)?;
         let before = network.state.head().0;
-        let taken = self.absorb(now, first, &entries, if why == Why::Proof { Past::Compare } else { Past::Skip });
-        let Some(network) = &mut self.network else { return Ok(()) };
+        let taken = self.absorb(now, at, first, &entries, if why == Why::Proof { Past::Compare } else { Past::Skip });
+        let Some(network) = self.networks.get_mut(at) else { return Ok(()) };
         let length = network.state.head().0;
         if length > before
             && let Some(want) = &mut network.gossip.want
@@ -290,14 +288,21 @@ impl Node {
         taken.map_err(|_| Discard::BadGossip)?;
         if last && length > before {
             self.ask(now, id, 0);
-            self.sync_servers(now);
+            self.sync_servers(now, at);
         }
         Ok(())
     }
 
     /// Applies entries that continue the log, wherever they come from, stores them and puts them into effect. Words of what is wrong with the first that is not taken.
-    pub(crate) fn absorb(&mut self, now: Instant, first: u64, entries: &[Vec<u8>], past: Past) -> Result<(), String> {
-        let Some(network) = &mut self.network else { return Ok(()) };
+    pub(crate) fn absorb(
+        &mut self,
+        now: Instant,
+        at: NetworkNumber,
+        first: u64,
+        entries: &[Vec<u8>],
+        past: Past,
+    ) -> Result<(), String> {
+        let Some(network) = self.networks.get_mut(at) else { return Ok(()) };
         let mut fresh = Vec::new();
         let mut changes = Vec::new();
         let mut outcome = Ok(());
@@ -327,77 +332,84 @@ impl Node {
         let id = network.saved.id();
         if !fresh.is_empty() {
             self.outputs.push_back(Output::StoreEntries { network: id, entries: fresh });
-            self.drop_ordered_revocations();
-            self.take_changes(now, &changes);
-            self.head_changed(now);
+            self.drop_ordered_revocations(at);
+            self.take_changes(now, at, &changes);
+            self.head_changed(now, at);
         }
-        self.report_alarm();
+        self.report_alarm(at);
         outcome
     }
 
     /// Puts a revocation into effect on this machine, for good, before it is ordered, and hands it to every peer with a
     /// session; those without one are called soon unless it is ordered before. `from` is the peer that brought it.
-    pub(crate) fn revoke_here(&mut self, now: Instant, record: &[u8], from: Option<PeerId>) -> Result<(), Discard> {
-        let network = self.network.as_mut().ok_or(Discard::Stale)?;
+    pub(crate) fn revoke_here(
+        &mut self,
+        now: Instant,
+        at: NetworkNumber,
+        record: &[u8],
+        from: Option<PeerId>,
+    ) -> Result<(), Discard> {
+        let network = self.networks.get_mut(at).ok_or(Discard::Stale)?;
         let key = network.state.revoke_on_receipt(record).map_err(|_| Discard::BadGossip)?;
         if !network.saved.revocations.iter().any(|known| known == record) {
             network.saved.revocations.push(record.to_vec());
         }
         tracing::info!(member = %key, "revoked before it is ordered");
         let awake = self.awake.iter().filter_map(|id| self.peers.get(id));
-        let listening: Vec<PeerId> = awake.filter(|peer| is_listening(peer)).map(|peer| peer.id).collect();
+        let hears = |peer: &&Peer| peer.profile.network() == Some(at) && is_listening(peer);
+        let listening: Vec<PeerId> = awake.filter(hears).map(|peer| peer.id).collect();
         for id in listening {
             // The one that is revoked is told, too, before its session ends.
-            let Some(network) = &mut self.network else { break };
+            let Some(network) = self.networks.get_mut(at) else { break };
             if network.gossip.talks.entry(id).or_default().revocations.insert(key) && Some(id) != from {
                 self.seal(id, None, Message::Revocation(record.to_vec()).encode());
             }
         }
         let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 2000));
-        if let Some(network) = &mut self.network {
+        if let Some(network) = self.networks.get_mut(at) {
             let delay = if from.is_some() { SPREAD_AFTER + jitter } else { SPREAD_AFTER };
             network.gossip.spread.begin.get_or_insert(now + delay);
         }
         self.persist();
-        self.sync_members();
-        self.send_waiting(now);
+        self.sync_members(at);
+        self.send_waiting(now, at);
         Ok(())
     }
 
-    fn hear_revocation(&mut self, now: Instant, id: PeerId, record: &[u8]) -> Result<(), Discard> {
-        let network = self.network.as_ref().ok_or(Discard::Stale)?;
+    fn hear_revocation(&mut self, now: Instant, at: NetworkNumber, id: PeerId, record: &[u8]) -> Result<(), Discard> {
+        let network = self.networks.get(at).ok_or(Discard::Stale)?;
         if network.state.pending_revocations().any(|(_, known)| known == record) {
             return Ok(());
         }
         match network.state.verify_revocation(record) {
             Ok(key) if network.state.is_revoked(&key) => Ok(()),
-            Ok(_) => self.revoke_here(now, record, Some(id)),
+            Ok(_) => self.revoke_here(now, at, record, Some(id)),
             Err(ginnel_membership::Refusal::AlreadyRevoked) => Ok(()),
             Err(_) => Err(Discard::BadGossip),
         }
     }
 
     /// Calls members that have no session, so that they hear of a revocation that no server has ordered.
-    fn spread_timeout(&mut self, now: Instant) {
-        let Some(network) = &mut self.network else { return };
+    fn spread_timeout(&mut self, now: Instant, at: NetworkNumber) {
+        let Some(network) = self.networks.get_mut(at) else { return };
         if network.state.pending_revocations().next().is_none() {
             network.gossip.spread = Spread::default();
             return;
         }
         if network.gossip.spread.begin.take_if(|at| *at <= now).is_some() {
             let recent: Vec<MemberKey> = network.saved.recent.members().collect();
-            let mut queue: Vec<PeerId> = recent.iter().filter_map(|member| self.member_peer(member)).collect();
-            let others = self.peers.values().filter(|peer| peer.profile.member.is_some()).map(|peer| peer.id);
+            let mut queue: Vec<PeerId> = recent.iter().filter_map(|member| self.member_peer(at, member)).collect();
+            let others = self.peers.values().filter(|peer| peer.profile.network() == Some(at)).map(|peer| peer.id);
             queue.extend(others.take(MAX_CALLED));
             let mut seen = BTreeSet::new();
             queue.retain(|id| seen.insert(*id) && self.peers.get(id).is_some_and(|peer| !is_listening(peer)));
             queue.truncate(MAX_CALLED);
             queue.reverse();
-            let Some(network) = &mut self.network else { return };
+            let Some(network) = self.networks.get_mut(at) else { return };
             network.gossip.spread.next = (!queue.is_empty()).then_some(now);
             network.gossip.spread.queue = queue;
         }
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.get_mut(at) else { return };
         let spread = &mut network.gossip.spread;
         if spread.next.is_some_and(|at| at <= now) {
             let id = spread.queue.pop();

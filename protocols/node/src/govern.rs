@@ -8,14 +8,22 @@ use ginnel_time::Instant;
 use ginnel_tunnel::StaticSecret;
 
 use crate::io::{Failure, FailureCode, Reply, RequestId};
+use crate::lookup::no_peer;
 use crate::network::Network;
+use crate::networks::{NetworkNumber, not_joined};
 use crate::node::Node;
-use crate::requests::{describe_record, no_peer, not_joined};
+use crate::requests::describe_record;
 use crate::saved::{NewSecrets, Secret};
 
 impl Node {
-    pub(crate) fn admin_add(&mut self, now: Instant, id: RequestId, text: &str) -> Result<Option<Reply>, Failure> {
-        let (network, _) = self.as_admin("add admins")?;
+    pub(crate) fn admin_add(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        at: NetworkNumber,
+        text: &str,
+    ) -> Result<Option<Reply>, Failure> {
+        let (network, _) = self.as_admin(at, "add admins")?;
         let (key, name) = network.find_member(text).ok_or_else(|| no_peer(text))?;
         let mut admins: Vec<MemberKey> = network.state.admins().copied().collect();
         if admins.contains(&key) {
@@ -23,11 +31,17 @@ impl Node {
         }
         admins.push(key);
         let threshold = network.state.threshold();
-        self.change_admins(now, id, admins, threshold)
+        self.change_admins(now, id, at, admins, threshold)
     }
 
-    pub(crate) fn admin_remove(&mut self, now: Instant, id: RequestId, text: &str) -> Result<Option<Reply>, Failure> {
-        let (network, _) = self.as_admin("remove admins")?;
+    pub(crate) fn admin_remove(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        at: NetworkNumber,
+        text: &str,
+    ) -> Result<Option<Reply>, Failure> {
+        let (network, _) = self.as_admin(at, "remove admins")?;
         let mut admins: Vec<MemberKey> = network.state.admins().copied().collect();
         let member = network.find_member(text).map(|(key, _)| key).filter(|key| admins.contains(key));
         let by_key = || {
@@ -43,52 +57,66 @@ impl Node {
             let text = format!("{threshold} admins must agree, and fewer would be left");
             return Err(Failure::new(FailureCode::Usage, text, "add another one first, or lower the threshold"));
         }
-        self.change_admins(now, id, admins, threshold)
+        self.change_admins(now, id, at, admins, threshold)
     }
 
     pub(crate) fn admin_threshold(
         &mut self,
         now: Instant,
         id: RequestId,
+        at: NetworkNumber,
         threshold: u8,
     ) -> Result<Option<Reply>, Failure> {
-        let (network, _) = self.as_admin("change the threshold")?;
+        let (network, _) = self.as_admin(at, "change the threshold")?;
         let admins: Vec<MemberKey> = network.state.admins().copied().collect();
         if threshold == 0 || usize::from(threshold) > admins.len() {
             let text = format!("the threshold lies between 1 and the number of admins, {}", admins.len());
             return Err(Failure::new(FailureCode::Usage, text, ""));
         }
-        self.change_admins(now, id, admins, threshold)
+        self.change_admins(now, id, at, admins, threshold)
     }
 
     fn change_admins(
         &mut self,
         now: Instant,
         id: RequestId,
+        at: NetworkNumber,
         mut admins: Vec<MemberKey>,
         threshold: u8,
     ) -> Result<Option<Reply>, Failure> {
-        let (network, keys) = self.as_admin("change the admins")?;
+        let (network, keys) = self.as_admin(at, "change the admins")?;
         admins.sort_unstable();
         let change = AdminChange { number: network.state.next_admin_change(), threshold, admins };
         let record =
             admin_change_record(&network.saved.id(), &refs(&keys)[..], change).map_err(|error| unfit(&error))?;
-        self.propose(now, id, record, Reply::Done)
+        self.propose(now, id, at, record, Reply::Done)
     }
 
-    pub(crate) fn server_remove(&mut self, now: Instant, id: RequestId, text: &str) -> Result<Option<Reply>, Failure> {
-        let (network, _) = self.as_admin("remove servers")?;
+    pub(crate) fn server_remove(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        at: NetworkNumber,
+        text: &str,
+    ) -> Result<Option<Reply>, Failure> {
+        let (network, _) = self.as_admin(at, "remove servers")?;
         let gone = network.find_server(text)?;
         if Some(gone.keys.sequencer()) == network.state.sequencer() {
             let text = "this server orders the log".to_owned();
             return Err(Failure::new(FailureCode::Usage, text, "`ginnel server promote` another one first"));
         }
         let servers = network.state.servers().iter().filter(|server| server.keys != gone.keys).cloned().collect();
-        self.change_servers(now, id, servers, None)
+        self.change_servers(now, id, at, servers, None)
     }
 
-    pub(crate) fn server_promote(&mut self, now: Instant, id: RequestId, text: &str) -> Result<Option<Reply>, Failure> {
-        let (network, _) = self.as_admin("promote servers")?;
+    pub(crate) fn server_promote(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        at: NetworkNumber,
+        text: &str,
+    ) -> Result<Option<Reply>, Failure> {
+        let (network, _) = self.as_admin(at, "promote servers")?;
         let server = network.find_server(text)?;
         if Some(server.keys.sequencer()) == network.state.sequencer() {
             return Ok(Some(Reply::Done));
@@ -96,7 +124,7 @@ impl Node {
         // The one that orders comes first in invites.
         let mut servers = network.state.servers().to_vec();
         servers.sort_by_key(|other| other.keys != server.keys);
-        self.change_servers(now, id, servers, Some(server))
+        self.change_servers(now, id, at, servers, Some(server))
     }
 
     /// Replaces the list of servers; `sequencer` orders the log from there on, or the present one goes on to.
@@ -104,25 +132,27 @@ impl Node {
         &mut self,
         now: Instant,
         id: RequestId,
+        at: NetworkNumber,
         servers: Vec<Server>,
         sequencer: Option<Server>,
     ) -> Result<Option<Reply>, Failure> {
-        let (network, keys) = self.as_admin("change the servers")?;
+        let (network, keys) = self.as_admin(at, "change the servers")?;
         let sequencer = sequencer.map(|server| server.keys.sequencer()).or_else(|| network.state.sequencer());
         let sequencer = sequencer.ok_or_else(not_joined)?;
         let change = ServersChange { number: network.state.next_servers(), sequencer, servers };
         let record = servers_record(&network.saved.id(), &refs(&keys)[..], change).map_err(|error| unfit(&error))?;
-        self.propose(now, id, record, Reply::Done)
+        self.propose(now, id, at, record, Reply::Done)
     }
 
     pub(crate) fn set_policy(
         &mut self,
         now: Instant,
         id: RequestId,
+        at: NetworkNumber,
         strict: Option<bool>,
         delegate: Option<(String, Option<Rights>)>,
     ) -> Result<Option<Reply>, Failure> {
-        let (network, keys) = self.as_admin("change the rules")?;
+        let (network, keys) = self.as_admin(at, "change the rules")?;
         let old = network.state.policy();
         let mut policy = Policy { number: network.state.next_policy(), ..old.clone() };
         match strict {
@@ -140,28 +170,45 @@ impl Node {
             return Ok(Some(Reply::Done));
         }
         let record = policy_record(&network.saved.id(), &refs(&keys)[..], policy).map_err(|error| unfit(&error))?;
-        self.propose(now, id, record, Reply::Done)
+        self.propose(now, id, at, record, Reply::Done)
     }
 
-    pub(crate) fn checkpoint(&mut self, now: Instant, id: RequestId) -> Result<Option<Reply>, Failure> {
-        let (network, keys) = self.as_admin("make a checkpoint")?;
+    pub(crate) fn checkpoint(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        at: NetworkNumber,
+    ) -> Result<Option<Reply>, Failure> {
+        let (network, keys) = self.as_admin(at, "make a checkpoint")?;
         let checkpoint = network
             .state
             .make_checkpoint()
             .ok_or_else(|| Failure::new(FailureCode::Failed, "the network is too large for a checkpoint", ""))?;
         let record = checkpoint_record(&network.saved.id(), &refs(&keys)[..], checkpoint);
-        self.propose(now, id, record, Reply::Done)
+        self.propose(now, id, at, record, Reply::Done)
     }
 
     /// Adds this machine's signatures to a proposal, and appends the record when no more are missing.
-    pub(crate) fn cosign(&mut self, now: Instant, id: RequestId, text: &str) -> Result<Option<Reply>, Failure> {
-        let (network, keys) = self.as_admin("sign proposals")?;
+    pub(crate) fn cosign(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        wanted: Option<&str>,
+        text: &str,
+    ) -> Result<Option<Reply>, Failure> {
         let mut proposal = Proposal::parse(text).map_err(|error| {
             Failure::new(FailureCode::Usage, error.to_string(), "paste the whole string, as it was printed")
         })?;
-        if proposal.network() != network.saved.id() {
-            return Err(Failure::new(FailureCode::Usage, "the proposal is for another network", ""));
+        // The string says which network it is for.
+        let at = match self.networks.by_id(proposal.network()) {
+            Some(network) => network.number,
+            None if self.networks.len() == 0 => return Err(not_joined()),
+            None => return Err(Failure::new(FailureCode::Usage, "the proposal is for another network", "")),
+        };
+        if wanted.is_some() && self.networks.choose(wanted)? != at {
+            return Err(Failure::new(FailureCode::Usage, "the proposal is for another network", "leave --network out"));
         }
+        let (network, keys) = self.as_admin(at, "sign proposals")?;
         for key in &keys {
             proposal.cosign(key).map_err(|error| unfit(&error))?;
         }
@@ -181,7 +228,7 @@ impl Node {
             | Record::Policy(_)
             | Record::Checkpoint(_) => Reply::Done,
         };
-        self.propose(now, id, proposal.encode(), reply)
+        self.propose(now, id, at, proposal.encode(), reply)
     }
 
     /// Appends a record that this machine has signed, or hands it out for the other admins to sign.
@@ -189,10 +236,11 @@ impl Node {
         &mut self,
         now: Instant,
         id: RequestId,
+        at: NetworkNumber,
         record: Vec<u8>,
         reply: Reply,
     ) -> Result<Option<Reply>, Failure> {
-        let network = self.network.as_ref().ok_or_else(not_joined)?;
+        let network = self.networks.get(at).ok_or_else(not_joined)?;
         let proposal = Proposal::new(network.saved.id(), &record).map_err(|error| unfit(&error))?;
         let missing = proposal.missing(&network.state);
         if missing > 0 {
@@ -201,18 +249,23 @@ impl Node {
             return Ok(Some(Reply::Proposed { proposal: proposal.to_string(), missing, what }));
         }
         if let Reply::Revoked { .. } = reply {
-            return self.append_revocation(now, id, record, reply);
+            return self.append_revocation(now, id, at, record, reply);
         }
-        self.append(now, id, record, Some(reply))
+        self.append(now, id, at, record, Some(reply))
     }
 
     /// Asks for new keys of this machine; they take effect when the log holds them.
-    pub(crate) fn rotate_keys(&mut self, now: Instant, id: RequestId) -> Result<Option<Reply>, Failure> {
+    pub(crate) fn rotate_keys(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        at: NetworkNumber,
+    ) -> Result<Option<Reply>, Failure> {
         let fresh = NewSecrets {
             member: Secret::of_signing(&SigningKey::generate(&mut self.rng)),
             tunnel: Secret::of_tunnel(&StaticSecret::generate(&mut self.rng)),
         };
-        let network = self.network.as_mut().ok_or_else(not_joined)?;
+        let network = self.networks.get_mut(at).ok_or_else(not_joined)?;
         let member = network.state.member(&network.key()).filter(|_| network.is_member()).ok_or_else(not_joined)?;
         // Keys that were asked for and did not come through are asked for again.
         let next = network.saved.next_keys.get_or_insert(fresh).clone();
@@ -228,12 +281,12 @@ impl Node {
         );
         // Before the record leaves: it kills the present keys.
         self.persist();
-        self.append(now, id, record, Some(Reply::Done))
+        self.append(now, id, at, record, Some(Reply::Done))
     }
 
     /// The network and the keys with which this machine may sign for it.
-    pub(crate) fn as_admin(&self, what: &str) -> Result<(&Network, Vec<SigningKey>), Failure> {
-        let network = self.network.as_ref().ok_or_else(not_joined)?;
+    pub(crate) fn as_admin(&self, at: NetworkNumber, what: &str) -> Result<(&Network, Vec<SigningKey>), Failure> {
+        let network = self.networks.get(at).ok_or_else(not_joined)?;
         let keys = network.admin_keys();
         if keys.is_empty() {
             let text = format!("this machine may not {what}: it holds no admin key");

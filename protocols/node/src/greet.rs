@@ -16,6 +16,7 @@ use ginnel_time::Instant;
 use crate::attempt::GREETING;
 use crate::exchange::CONFIRMATION_PATIENCE;
 use crate::network::Network;
+use crate::networks::NetworkNumber;
 use crate::node::Node;
 use crate::peer::{Confirmation, Peer};
 use crate::report::PathKind;
@@ -55,13 +56,13 @@ impl Greeter {
 
 impl Node {
     /// Lines up the members that this machine last had links with.
-    pub(crate) fn plan_greetings(&mut self, now: Instant, reason: Reason) {
-        let Some(network) = &self.network else { return };
+    pub(crate) fn plan_greetings(&mut self, now: Instant, at: NetworkNumber, reason: Reason) {
+        let Some(network) = self.networks.get(at) else { return };
         if network.saved.switch == Switch::Down || !network.is_member() {
             return;
         }
         let unmet = |member: &MemberKey| {
-            let peer = self.member_peer(member).and_then(|id| self.peers.get(&id));
+            let peer = self.member_peer(at, member).and_then(|id| self.peers.get(&id));
             peer.is_some_and(|peer| peer.unanswered || peer.attempt.is_some())
         };
         let recent = network.saved.recent.members().take(MAX_GREETED);
@@ -71,7 +72,7 @@ impl Node {
             Reason::Welcomed => AFTER_WELCOME,
             Reason::Abandoned => AFTER_LOSS,
         };
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.get_mut(at) else { return };
         network.greeter.next = (!queue.is_empty()).then(|| now + delay);
         network.greeter.queue = queue;
         network.greeter.reason = reason;
@@ -79,9 +80,9 @@ impl Node {
     }
 
     /// Makes the calls that are due, writes changed endpoints down, and keeps links warm.
-    pub(crate) fn greeter_timeout(&mut self, now: Instant) {
+    pub(crate) fn greeter_timeout(&mut self, now: Instant, at: NetworkNumber) {
         let reachable = !self.gather.candidates().is_empty();
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.get_mut(at) else { return };
         let back = network.is_connected();
         let greeter = &mut network.greeter;
         if back && greeter.reason == Reason::Abandoned {
@@ -108,21 +109,21 @@ impl Node {
             self.persist();
         }
         for member in calls {
-            self.greet(now, member);
+            self.greet(now, at, member);
         }
         if warm {
-            self.keep_warm(now);
+            self.keep_warm(now, at);
         }
     }
 
     /// Notes the path that data takes to a member, when it is a direct one.
     pub(crate) fn remember(&mut self, now: Instant, id: PeerId, path: Path) {
         let Some(peer) = self.peers.get(&id) else { return };
-        let Some(member) = peer.profile.member else { return };
+        let Some((member, at)) = peer.profile.member.zip(peer.profile.network()) else { return };
         if path.is_relayed() || self.path_report(peer, path).kind == PathKind::TurnUdp {
             return;
         }
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.get_mut(at) else { return };
         if network.saved.recent.note(member, path.remote) && network.greeter.write.is_none() {
             let soon = now + WRITE_DELAY;
             let spaced = network.greeter.written.map_or(soon, |written| soon.max(written + WRITE_SPACING));
@@ -131,15 +132,15 @@ impl Node {
     }
 
     /// Calls a member where it was last reached, unless there is a session or a call.
-    fn greet(&mut self, now: Instant, member: MemberKey) {
-        let Some(id) = self.member_peer(&member) else { return };
-        let mailed = self.network.as_ref().is_some_and(Network::is_connected);
+    fn greet(&mut self, now: Instant, at: NetworkNumber, member: MemberKey) {
+        let Some(id) = self.member_peer(at, &member) else { return };
+        let mailed = self.networks.get(at).is_some_and(Network::is_connected);
         let Some(peer) = self.peers.get(&id) else { return };
         match peer.session {
             Some(session) if session.confirmed == Confirmation::Confirmed => return,
             // An old mail may have been answered; its sender is given the time to confirm.
             Some(session) if now.saturating_duration_since(session.made) < CONFIRMATION_PATIENCE => {
-                let Some(network) = &mut self.network else { return };
+                let Some(network) = self.networks.get_mut(at) else { return };
                 network.greeter.queue.push_back(member);
                 network.greeter.next.get_or_insert(now + CONFIRMATION_PATIENCE);
                 return;
@@ -156,11 +157,17 @@ impl Node {
         self.begin_attempt(now, id, now, GREETING);
     }
 
+    /// Which member of which network a peer is.
+    fn membership_of(&self, id: PeerId) -> Option<(MemberKey, NetworkNumber)> {
+        let profile = &self.peers.get(&id)?.profile;
+        profile.member.zip(profile.network())
+    }
+
     /// Tells a peer's agent where it was last reached, when no server brings anything newer.
     pub(crate) fn recall(&mut self, now: Instant, id: PeerId) {
         self.wake(now, id);
-        let Some(network) = self.network.as_ref().filter(|network| !network.is_connected()) else { return };
-        let Some(member) = self.peers.get(&id).and_then(|peer| peer.profile.member) else { return };
+        let Some((member, at)) = self.membership_of(id) else { return };
+        let Some(network) = self.networks.get(at).filter(|network| !network.is_connected()) else { return };
         // As a host's address it goes out at full TTL: there is nobody to arrange a punch with.
         let known = network.saved.recent.remotes(&member).iter();
         let candidates: Vec<Candidate> =
@@ -171,14 +178,14 @@ impl Node {
     }
 
     /// While no server is reached, an idle link that went cold could not be made again: its mappings are kept open.
-    fn keep_warm(&mut self, now: Instant) {
-        let Some(network) = self.network.as_ref().filter(|network| !network.is_connected()) else { return };
+    fn keep_warm(&mut self, now: Instant, at: NetworkNumber) {
+        let Some(network) = self.networks.get(at).filter(|network| !network.is_connected()) else { return };
         if network.saved.switch == Switch::Down {
             return;
         }
         let members: Vec<MemberKey> = network.saved.recent.members().take(MAX_GREETED).collect();
         for member in members {
-            let Some(id) = self.member_peer(&member) else { continue };
+            let Some(id) = self.member_peer(at, &member) else { continue };
             let linked = self.peers.get(&id).is_some_and(|peer| peer.session.is_some() && peer.primary().is_some());
             if linked {
                 self.tell_agent(now, id, PathInput::Traffic { sent: true, received: true });
@@ -188,18 +195,18 @@ impl Node {
 
     /// The last session with a peer has ended; without a server it is made anew at once, while the mappings are open.
     pub(crate) fn went_cold(&mut self, now: Instant, id: PeerId) {
-        let Some(network) = self.network.as_ref().filter(|network| !network.is_connected()) else { return };
-        let Some(member) = self.peers.get(&id).and_then(|peer| peer.profile.member) else { return };
+        let Some((member, at)) = self.membership_of(id) else { return };
+        let Some(network) = self.networks.get(at).filter(|network| !network.is_connected()) else { return };
         let warm = network.saved.recent.members().take(MAX_GREETED).any(|known| known == member);
         if warm && network.saved.switch == Switch::Up {
-            self.greet(now, member);
+            self.greet(now, at, member);
         }
     }
 
     /// Why there is no link to a peer though one is wanted, in words; `None` where there is one or none is wanted.
     pub(crate) fn why_waiting(&self, peer: &Peer) -> Option<String> {
         let member = peer.profile.member?;
-        let network = self.network.as_ref()?;
+        let network = self.networks.get(peer.profile.network()?)?;
         if network.saved.switch == Switch::Down || (peer.session.is_some() && peer.primary().is_some()) {
             return None;
         }

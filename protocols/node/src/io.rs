@@ -8,10 +8,11 @@ use ginnel_membership::{NetworkId, Rights};
 use ginnel_path::SocketId;
 use ginnel_time::Tai64n;
 
+use crate::networks::Ipv4Use;
 use crate::notice::Notice;
 use crate::report::{InviteReport, LogLine, PathReport};
 
-/// One signaling server that this node talks to, by its place in the list of servers.
+/// One signaling server that this node talks to. A server of two networks has two numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerId(pub u16);
 
@@ -70,6 +71,8 @@ pub enum Input {
     Request {
         /// Its number.
         id: RequestId,
+        /// The network that is meant, by its name or the start of its id; needed where a machine is in several.
+        network: Option<String>,
         /// The request.
         request: Request,
     },
@@ -133,7 +136,12 @@ pub enum Output {
     /// The log of a network that this machine has left is no longer wanted.
     ForgetLog(NetworkId),
     /// Something happened that a user may want to know.
-    Notice(Notice),
+    Notice {
+        /// The network's name on this machine; none for what is of the whole machine.
+        network: Option<String>,
+        /// What happened.
+        notice: Notice,
+    },
     /// The answer to a request.
     Reply {
         /// The request's number.
@@ -176,14 +184,26 @@ pub enum Port {
 pub struct TunState {
     /// The interface's own addresses with their prefix lengths.
     pub addresses: Vec<(IpAddr, u8)>,
-    /// Destinations routed into the interface.
-    pub routes: Vec<(IpAddr, u8)>,
+    /// What is routed into the interface.
+    pub routes: Vec<TunRoute>,
+}
+
+/// A destination that is routed into the interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TunRoute {
+    /// The destination.
+    pub destination: IpAddr,
+    /// Its prefix length.
+    pub prefix: u8,
+    /// The own address that packets to it bear unless a program asks for another. Members of a network take packets from
+    /// our address in that network alone.
+    pub source: Option<IpAddr>,
 }
 
 /// A request of the local API.
 #[derive(Debug)]
 pub enum Request {
-    /// Makes the network run; with a founding or invite string, joins it first.
+    /// Makes the named network run, else every network; with a founding or invite string, joins its network first.
     Up {
         /// The founding or invite string.
         ticket: Option<String>,
@@ -191,10 +211,14 @@ pub enum Request {
         name: Option<String>,
         /// The name of the network to be founded.
         network: Option<String>,
-        /// Whether shields go up or down; unchanged when absent.
+        /// Whether shields go up or down, for the whole machine; unchanged when absent.
         shields: Option<ginnel_forward::Shields>,
+        /// The IPv4 range of the network to be founded, as `100.72.0.0/16`; chosen when absent.
+        range: Option<String>,
+        /// Whether the network's IPv4 addresses are used on this machine; unchanged, at first yes, when absent.
+        ipv4: Option<Ipv4Use>,
     },
-    /// Stops the network's links; the membership stays.
+    /// Stops the links of the named network, else of every network; the memberships stay.
     Down,
     /// Forgets the network.
     Leave,
@@ -280,18 +304,11 @@ pub enum Reply {
     /// Done; nothing more to say.
     Done,
     /// The network runs.
-    Up {
-        /// What it took.
-        outcome: UpOutcome,
-        /// The network's name.
-        network: String,
-        /// The network's id in hexadecimal.
-        network_id: String,
-        /// This machine's name in it.
-        name: String,
-        /// This machine's addresses in it.
-        addresses: Vec<IpAddr>,
-    },
+    Up(UpReport),
+    /// Several networks run, in the order in which they were joined.
+    AllUp(Vec<UpReport>),
+    /// The networks that were stopped, by name.
+    Stopped(Vec<String>),
     /// A peer answered.
     Pong {
         /// The peer's name.
@@ -305,13 +322,20 @@ pub enum Reply {
     Invite {
         /// The pasteable string.
         ticket: String,
+        /// The network's name.
+        network: String,
         /// What it is.
         invite: InviteReport,
     },
     /// The invites of the network.
     Invites(Vec<InviteReport>),
     /// The membership log.
-    Log(Vec<LogLine>),
+    Log {
+        /// The network's name.
+        network: String,
+        /// Its latest entries.
+        lines: Vec<LogLine>,
+    },
     /// The network was left and forgotten.
     Left {
         /// Its name.
@@ -333,6 +357,21 @@ pub enum Reply {
         /// Its key in hexadecimal.
         id: String,
     },
+}
+
+/// A network that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpReport {
+    /// What it took.
+    pub outcome: UpOutcome,
+    /// The network's name.
+    pub network: String,
+    /// The network's id in hexadecimal.
+    pub network_id: String,
+    /// This machine's name in it.
+    pub name: String,
+    /// This machine's addresses in it.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// What it took to make a network run.

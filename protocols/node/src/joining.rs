@@ -12,19 +12,22 @@ use crate::Discard;
 use crate::gossip::Past;
 use crate::io::{FailureCode, Output, ServerId, UpOutcome};
 use crate::link::{Hopeless, LinkStatus, Purpose, RELAY_AGAIN, RETRY_MAX};
+use crate::networks::{Ipv4Use, NetworkNumber};
 use crate::node::Node;
 use crate::saved::Stage;
 
 impl Node {
     pub(crate) fn take_entries(&mut self, now: Instant, id: ServerId, first: u64, entries: &[Vec<u8>], head: Head) {
-        let before = self.network.as_ref().map_or(0, |network| network.state.head().0);
-        let taken = self.absorb(now, first, entries, Past::Skip);
+        let Some(network) = self.networks.owner(id) else { return };
+        let at = network.number;
+        let before = network.state.head().0;
+        let taken = self.absorb(now, at, first, entries, Past::Skip);
         let trouble = taken.err().map(|error| format!("the server's log does not verify: {error}"));
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.get_mut(at) else { return };
         let length = network.state.head().0;
         let trouble = trouble.or_else(|| network.disagreement(head));
         self.note_head(now, id, head);
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.get_mut(at) else { return };
         let Some(link) = network.links.get_mut(&id) else { return };
         let broken = trouble.is_some();
         link.accused.clone_from(&trouble);
@@ -35,7 +38,7 @@ impl Node {
         } else if length < head.length && (length > before || first > length) {
             link.say(now, ClientMessage::Fetch { from: length });
         }
-        self.report_alarm();
+        self.report_alarm(at);
         if !broken && length >= head.length {
             self.caught_up(now, id);
         }
@@ -43,17 +46,24 @@ impl Node {
 
     /// The log is as long as the server's: does this machine's own membership have to be written?
     pub(crate) fn caught_up(&mut self, now: Instant, id: ServerId) {
-        let (capabilities, time) = (self.capabilities(), self.time(now));
-        let Some(network) = &mut self.network else { return };
+        let capabilities = self.capabilities();
+        let Some(at) = self.networks.owner(id).map(|network| network.number) else { return };
+        let time = self.time(now, at);
+        let Some(network) = self.networks.get_mut(at) else { return };
         if network.is_member() {
-            self.sync_servers(now);
+            self.sync_servers(now, at);
             self.became_member(now, id);
             return;
         }
-        let network_id = network.saved.id();
+        let (at, network_id) = (network.number, network.saved.id());
         if network.state.head().0 == 0 {
             return;
         }
+        if let Some(text) = self.overlap(at) {
+            self.decline(at, FailureCode::Usage, text, OVERLAP_HINT);
+            return;
+        }
+        let Some(network) = self.networks.owner_mut(id) else { return };
         let (invite, founder) = match &network.saved.stage {
             Stage::Founding { invite, .. } => (invite.signing(), network.saved.admin.clone()),
             Stage::Joining { invite } => (invite.signing(), None),
@@ -77,7 +87,8 @@ impl Node {
     }
 
     pub(crate) fn became_member(&mut self, now: Instant, id: ServerId) {
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.owner_mut(id) else { return };
+        let at = network.number;
         let before = std::mem::replace(&mut network.saved.stage, Stage::Member);
         let Some(link) = network.links.get_mut(&id) else { return };
         let outcome = match before {
@@ -94,13 +105,13 @@ impl Node {
                 UpOutcome::Founded
             }
         };
-        self.answer_up(outcome);
-        self.renew_lease(now);
-        self.send_waiting(now);
+        self.answer_up(at, outcome);
+        self.renew_lease(now, at);
+        self.send_waiting(now, at);
     }
 
     pub(crate) fn appended(&mut self, now: Instant, id: ServerId) {
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.owner_mut(id) else { return };
         let unread = network.state.head().0 == 0;
         if network.is_recruit(id) {
             return self.recruited(now, id);
@@ -118,7 +129,7 @@ impl Node {
 
     pub(crate) fn server_refused(&mut self, now: Instant, id: ServerId, asked: Asked, code: Refusal, text: &str) {
         tracing::debug!(?asked, ?code, text, "the server refuses");
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.owner_mut(id) else { return };
         let founding = matches!(network.saved.stage, Stage::Founding { .. });
         if network.is_recruit(id) {
             return self.recruiting_failed(id, text);
@@ -146,12 +157,14 @@ impl Node {
             Asked::FetchSnapshot => {
                 link.checkpoint = None;
                 link.download = None;
-                self.fetch_from_all(now);
+                let at = network.number;
+                self.fetch_from_all(now, at);
             }
             Asked::Refill if code == Refusal::Fork => {
                 link.trouble = Some(text.to_owned());
                 network.alarm = Some(text.to_owned());
-                self.report_alarm();
+                let at = network.number;
+                self.report_alarm(at);
             }
             Asked::Refill => tracing::debug!(text, "the server does not take what it lacks"),
             Asked::Found | Asked::Connection | Asked::Fetch => {
@@ -163,7 +176,8 @@ impl Node {
 
     /// Takes a server's final no. A join is over when no other server is left to say yes.
     pub(crate) fn refuse(&mut self, id: ServerId, code: Refusal, text: String) {
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.owner_mut(id) else { return };
+        let at = network.number;
         if matches!(network.saved.stage, Stage::Member) {
             // The server's word, not the log's: it is taken back when a server lets this machine in.
             if !network.is_connected() {
@@ -178,32 +192,54 @@ impl Node {
         let last_word = for_good || sequencer.is_some_and(|key| key == link.server.keys.sequencer());
         link.hopeless = Some(Hopeless::Refused(text.clone()));
         if last_word {
-            self.refuse_join(text);
+            self.refuse_join(at, text);
         } else {
-            self.judge_join();
+            self.judge_join(at);
         }
     }
 
     /// The join is over.
-    pub(crate) fn refuse_join(&mut self, text: String) {
-        let Some(network) = &mut self.network else { return };
+    pub(crate) fn refuse_join(&mut self, at: NetworkNumber, text: String) {
+        let Some(network) = self.networks.get_mut(at) else { return };
         if network.state.head().0 > 0 && network.saved.admin.is_some() {
             // This machine holds the only key of a network that exists: forgetting it would lose the network.
-            self.fail_up(FailureCode::Failed, text, "`ginnel up --name NAME` tries again with another name");
+            self.fail_up(at, FailureCode::Failed, text, "`ginnel up --name NAME` tries again with another name");
             return;
         }
-        self.fail_up(
-            FailureCode::NotJoined,
-            text,
-            "ask for a fresh invite: `ginnel invite` on an admin's machine makes one",
-        );
-        self.forget_network();
+        let hint = "ask for a fresh invite: `ginnel invite` on an admin's machine makes one";
+        self.decline(at, FailureCode::NotJoined, text, hint);
+    }
+
+    /// Ends a join that cannot come through, and forgets its network.
+    fn decline(&mut self, at: NetworkNumber, code: FailureCode, text: String, hint: &str) {
+        self.fail_up(at, code, text, hint);
+        self.forget_network(at);
+    }
+
+    /// Why the addresses of a network that is being joined cannot stand beside those of this machine's other networks.
+    fn overlap(&self, at: NetworkNumber) -> Option<String> {
+        let network = self.networks.get(at)?;
+        if let Some(other) = self.networks.clash6(Some(at), &network.saved.id()) {
+            return Some(format!(
+                "the network {} has the IPv6 range of the network {}, which this machine is in",
+                network.title(),
+                other.title()
+            ));
+        }
+        let range = network.ipv4_range().filter(|_| network.saved.ipv4 == Ipv4Use::On)?;
+        let other = self.networks.clash(Some(at), range)?;
+        Some(format!(
+            "the network {} has the IPv4 range {}/16, as the network {} has, which this machine is in",
+            network.title(),
+            range.network_address(),
+            other.title()
+        ))
     }
 
     /// Signs a lease when this machine is an admin and the last one grows old.
-    pub(crate) fn renew_lease(&mut self, now: Instant) {
-        let wall = self.time(now);
-        let Some(network) = &mut self.network else { return };
+    pub(crate) fn renew_lease(&mut self, now: Instant, at: NetworkNumber) {
+        let wall = self.time(now, at);
+        let Some(network) = self.networks.get_mut(at) else { return };
         let signer = network.admin_keys().into_iter().next().or_else(|| network.delegate_key(Rights::LEASE));
         let Some(signer) = signer else { return };
         let fresh = network.state.lease_age(wall).is_some_and(|age| age.as_secs() < LEASE_RENEW);
@@ -242,6 +278,10 @@ pub(crate) const fn is_final(code: Refusal) -> bool {
     )
 }
 
+/// What a joiner can do about overlapping ranges.
+const OVERLAP_HINT: &str = "join with `ginnel up INVITE --no-ipv4`, which reaches its members by IPv6 alone; or leave one \
+                            of the two; or ask its admin to found it with another range: `ginnel up FOUNDING --range \
+                            100.72.0.0/16`";
 /// An admin signs a lease when the last one is a day old; it runs out after seven.
 const LEASE_RENEW: u64 = 24 * 3600;
 /// Before a record that a server could not take is sent again.

@@ -22,6 +22,19 @@
 //! | which path | `ginnel-path`'s agent, one per ginneld peer, driven here |
 //! | membership | `ginnel-membership`'s replay; only its `VerifiedPeer`, or a peer of the operator's own configuration file, becomes a peer |
 //!
+//! # Several networks
+//!
+//! A machine is in up to 16 networks at once, with keys of its own in each. They share the UDP sockets, the mappings and
+//! the relay, which any server may have taught, and nothing else: mac1 tells whose identity a handshake is for, a peer
+//! belongs to the network of that identity, a server's mail opens only with the keys of the network that it serves, and
+//! the data plane takes a packet only from the peer that owns its source address. Nothing is forwarded from a peer to a
+//! peer, so networks do not meet on a machine that is in both.
+//!
+//! IPv4 ranges may overlap, since 64 /16 ranges are few. A founder takes a range that is free on its machine; a join
+//! whose range is taken is refused before this machine writes itself into the log, unless it goes by IPv6 alone
+//! ([`Ipv4Use::Off`]). A network whose name another one has already gets a number at its end (`home-2`), on this machine
+//! alone. Shields are the whole machine's.
+//!
 //! # Control messages
 //!
 //! Sealed plaintexts between ginneld whose first byte is below 0x40. Those of `ginnel-path` (0x01 to 0x03) go to the
@@ -52,9 +65,11 @@ mod io;
 mod joining;
 mod link;
 mod load;
+mod lookup;
 mod mail;
 mod members;
 mod network;
+mod networks;
 mod node;
 mod notice;
 mod peer;
@@ -71,13 +86,16 @@ mod status;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod up;
 mod waiting;
 
 pub use counters::{Counters, Discard};
 pub use io::{
-    Failure, FailureCode, Family, Input, Output, Port, Reply, Request, RequestId, ServerId, TunState, UpOutcome,
+    Failure, FailureCode, Family, Input, Output, Port, Reply, Request, RequestId, ServerId, TunRoute, TunState,
+    UpOutcome, UpReport,
 };
-pub use node::{Config, ConfigPeer, ConfigPeerKind, Debug, Node, Resume};
+pub use networks::{Ipv4Use, NetworkNumber};
+pub use node::{Config, ConfigPeer, ConfigPeerKind, Debug, Node, Resume, StoredLog};
 pub use notice::Notice;
 pub use report::{
     Administration, HealthReport, InviteReport, InviteState, LogLine, NetworkReport, NetworkState, PathKind,

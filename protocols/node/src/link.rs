@@ -20,6 +20,7 @@ use crate::greet::Reason;
 use crate::io::{FailureCode, Output, RequestId, ServerId};
 use crate::joining::is_final;
 use crate::network::Network;
+use crate::networks::NetworkNumber;
 use crate::node::Node;
 use crate::notice::Notice;
 use crate::saved::{Stage, Switch};
@@ -41,8 +42,6 @@ pub(crate) struct Link {
     pub(crate) credentials_due: Option<Instant>,
     /// Since when the server lets us in.
     pub(crate) up_since: Option<Instant>,
-    /// Where the server answers STUN, best first.
-    pub(crate) stun: Vec<SocketAddr>,
     /// Why the server cannot help with a join, when that is sure.
     pub(crate) hopeless: Option<Hopeless>,
     /// The sequence of the checkpoint from which a newcomer can start.
@@ -104,7 +103,6 @@ impl Link {
             appends: VecDeque::new(),
             credentials_due: None,
             up_since: None,
-            stun: Vec::new(),
             hopeless: None,
             checkpoint: None,
             download: None,
@@ -182,7 +180,7 @@ impl Link {
 impl Node {
     pub(crate) fn server_opened(&mut self, now: Instant, id: ServerId, remote: SocketAddr) {
         let seed = self.seed();
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.owner_mut(id) else { return };
         let credentials = network.credentials(id);
         let network_id = network.saved.id();
         let Some(link) = network.links.get_mut(&id).filter(|link| link.status == LinkStatus::Connecting) else {
@@ -198,7 +196,7 @@ impl Node {
     }
 
     pub(crate) fn server_bytes(&mut self, now: Instant, id: ServerId, bytes: Vec<u8>) {
-        let Some(link) = self.network.as_mut().and_then(|network| network.links.get_mut(&id)) else { return };
+        let Some(link) = self.networks.link_mut(id) else { return };
         link.last_contact = Some(now);
         if let Some(client) = &mut link.client {
             let _ = client.handle_input(now, ClientInput::Received(bytes));
@@ -208,14 +206,16 @@ impl Node {
 
     pub(crate) fn server_closed(&mut self, now: Instant, id: ServerId, reason: String) {
         let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 500));
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.owner_mut(id) else { return };
         let again = network.saved.switch == Switch::Up;
         let Some(link) = network.links.get_mut(&id) else { return };
         if let Some(client) = &mut link.client {
             let _ = client.handle_input(now, ClientInput::Closed);
         }
         self.drain_links(now);
-        let Some(link) = self.network.as_mut().and_then(|network| network.links.get_mut(&id)) else { return };
+        let Some(network) = self.networks.owner_mut(id) else { return };
+        let at = network.number;
+        let Some(link) = network.links.get_mut(&id) else { return };
         let was_up = link.status == LinkStatus::Up;
         let server = link.name();
         if link.status != LinkStatus::Down || link.retry.is_none() {
@@ -224,35 +224,30 @@ impl Node {
         }
         link.trouble.get_or_insert_with(|| reason.clone());
         if was_up {
-            self.server_lost(now, server, reason);
+            self.server_lost(now, at, server, reason);
         }
     }
 
     /// A server that had let us in is gone.
-    fn server_lost(&mut self, now: Instant, server: String, reason: String) {
-        if self.network.as_ref().is_some_and(|network| network.state.head().0 == 0) {
+    fn server_lost(&mut self, now: Instant, at: NetworkNumber, server: String, reason: String) {
+        if self.networks.get(at).is_some_and(|network| network.state.head().0 == 0) {
             // It may have been the one that a snapshot came from.
-            self.fetch_from_all(now);
+            self.fetch_from_all(now, at);
         }
-        self.notice(Notice::ServerDown { server, reason });
-        if !self.network.as_ref().is_some_and(Network::is_connected) {
-            self.plan_greetings(now, Reason::Abandoned);
+        self.notice(Some(at), Notice::ServerDown { server, reason });
+        if !self.networks.get(at).is_some_and(Network::is_connected) {
+            self.plan_greetings(now, at, Reason::Abandoned);
         }
     }
 
     /// Drains the clients of every link; answers whether there was anything.
     pub(crate) fn drain_links(&mut self, now: Instant) -> bool {
-        let ids: Vec<ServerId> =
-            self.network.as_ref().map(|network| network.links.keys().copied().collect()).unwrap_or_default();
+        let ids = self.networks.servers();
         let mut any = false;
         for id in ids {
             loop {
-                let output = self
-                    .network
-                    .as_mut()
-                    .and_then(|network| network.links.get_mut(&id))
-                    .and_then(|link| link.client.as_mut())
-                    .and_then(Client::poll_output);
+                let output =
+                    self.networks.link_mut(id).and_then(|link| link.client.as_mut()).and_then(Client::poll_output);
                 any |= output.is_some();
                 match output {
                     Some(ClientOutput::Write(bytes)) => {
@@ -269,9 +264,9 @@ impl Node {
     }
 
     pub(crate) fn link_ready(&mut self, now: Instant, id: ServerId) {
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.owner_mut(id) else { return };
         network.refused = None;
-        let recruit = network.is_recruit(id);
+        let (at, recruit) = (network.number, network.is_recruit(id));
         let member = matches!(network.saved.stage, Stage::Member);
         let stage = network.saved.stage.clone();
         let Some(link) = network.links.get_mut(&id) else { return };
@@ -286,16 +281,17 @@ impl Node {
         if let Stage::Founding { genesis, .. } = stage {
             link.say(now, ClientMessage::Found { genesis });
         }
-        self.notice(Notice::ServerUp { server });
+        self.notice(Some(at), Notice::ServerUp { server });
         if member {
-            self.plan_greetings(now, Reason::Welcomed);
+            self.plan_greetings(now, at, Reason::Welcomed);
         }
     }
 
     pub(crate) fn link_broken(&mut self, now: Instant, id: ServerId, reason: &Broken) {
         let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 500));
         self.outputs.push_back(Output::DisconnectServer(id));
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.owner_mut(id) else { return };
+        let at = network.number;
         let Some(link) = network.links.get_mut(&id) else { return };
         link.trouble = Some(reason.to_string());
         let was_up = link.status == LinkStatus::Up;
@@ -315,10 +311,10 @@ impl Node {
             self.refuse(id, *code, text.clone());
         } else if matches!(reason, Broken::WrongServer | Broken::HandshakeRefused) {
             link.hopeless = Some(Hopeless::Wrong(reason.to_string()));
-            self.judge_join();
+            self.judge_join(at);
         }
         if was_up {
-            self.server_lost(now, server, reason.to_string());
+            self.server_lost(now, at, server, reason.to_string());
         }
     }
 
@@ -329,13 +325,13 @@ impl Node {
             ServerMessage::Appended { .. } => self.appended(now, id),
             ServerMessage::Refused { request, code, text } => self.server_refused(now, id, request, code, &text),
             ServerMessage::Mail { from, bytes } => {
-                if let Err(discard) = self.handle_mail(now, from, &bytes) {
+                if let Err(discard) = self.handle_mail(now, id, from, &bytes) {
                     self.counters.count(discard);
                 }
             }
             ServerMessage::MailRefused { to, why } => tracing::debug!(?to, ?why, "mail was not taken"),
             ServerMessage::Relay(relay) => {
-                let Some(link) = self.network.as_mut().and_then(|network| network.links.get_mut(&id)) else { return };
+                let Some(link) = self.networks.link_mut(id) else { return };
                 let life = Duration::from_secs(u64::from(relay.lifetime_seconds.max(120)));
                 link.credentials_due = Some(now + life / 2);
                 let mut servers = relay.addresses;
@@ -359,7 +355,7 @@ impl Node {
     }
 
     pub(crate) fn welcomed(&mut self, now: Instant, id: ServerId, welcome: &Welcome) {
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.owner_mut(id) else { return };
         let Some(link) = network.links.get_mut(&id) else { return };
         link.checkpoint = welcome.checkpoint;
         let Some(remote) = link.remote else { return };
@@ -373,28 +369,22 @@ impl Node {
             }
         }
         let ports = &welcome.stun_ports;
-        link.stun = hosts.iter().flat_map(|ip| ports.iter().map(|port| SocketAddr::new(*ip, *port))).collect();
+        let servers = hosts.iter().flat_map(|ip| ports.iter().map(|port| SocketAddr::new(*ip, *port))).collect();
         if welcome.relay == ServerRelay::Offered && welcome.standing == Standing::Member {
             link.say(now, ClientMessage::Relay);
         }
+        let recruit = network.is_recruit(id);
         network.clock.tell(now, id, welcome.time);
-        // Each server in turn, so that the first few are of different ones; the latest first.
-        let up = network.links.iter().filter(|(_, link)| link.status == LinkStatus::Up);
-        let mut lists: Vec<(bool, &[SocketAddr])> = up.map(|(at, link)| (*at != id, link.stun.as_slice())).collect();
-        lists.sort_by_key(|(other, _)| *other);
-        let longest = lists.iter().map(|(_, list)| list.len()).max().unwrap_or(0);
-        let servers = (0..longest).flat_map(|at| lists.iter().filter_map(move |(_, list)| list.get(at).copied()));
-        let servers: Vec<SocketAddr> = servers.collect();
-        self.gather.stun_servers(now, servers);
+        self.gather.stun_servers(now, id, servers);
         self.check_clock(now);
-        if !self.network.as_ref().is_some_and(|network| network.is_recruit(id)) {
+        if !recruit {
             self.begin_fetch(now, id);
         }
     }
 
     /// Ends a join once no server is left that could help with it.
-    pub(crate) fn judge_join(&mut self) {
-        let Some(network) = &self.network else { return };
+    pub(crate) fn judge_join(&mut self, at: NetworkNumber) {
+        let Some(network) = self.networks.get(at) else { return };
         if matches!(network.saved.stage, Stage::Member) || network.links.values().any(|link| link.hopeless.is_none()) {
             return;
         }
@@ -408,8 +398,8 @@ impl Node {
             Hopeless::Refused(_) => None,
         });
         match (refused, wrong) {
-            (Some(text), _) => self.refuse_join(text),
-            (None, Some(text)) => self.fail_up(FailureCode::Failed, text, "ask the inviter for a fresh invite"),
+            (Some(text), _) => self.refuse_join(at, text),
+            (None, Some(text)) => self.fail_up(at, FailureCode::Failed, text, "ask the inviter for a fresh invite"),
             (None, None) => {}
         }
     }

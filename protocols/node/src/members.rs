@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ginnel_forward::{PeerId, Roam};
-use ginnel_membership::{Capabilities, Change, Member, MemberKey, Name, TunnelKey, VerifiedPeer};
+use ginnel_membership::{Capabilities, Change, Member, MemberKey, TunnelKey, VerifiedPeer};
 use ginnel_time::Instant;
 use ginnel_tunnel::{PresharedKey, PublicKey, Suite};
 
 use crate::Discard;
 use crate::exchange::Road;
-use crate::io::Output;
+use crate::io::{Output, ServerId};
 use crate::mail::{Mail, MailKind};
+use crate::networks::{Ipv4Use, NetworkNumber};
 use crate::node::{FEW_PEERS, Node, host};
 use crate::notice::Notice;
 use crate::peer::{IdentityId, Peer, Profile, Ways};
@@ -21,45 +22,48 @@ use crate::saved::Switch;
 impl Node {
     /// Makes peers of the members, and removes peers that are members no more. It looks at every member: what follows the
     /// log entry by entry is [`Self::take_changes`].
-    pub(crate) fn sync_members(&mut self) {
-        let time = self.time(self.now);
-        let Some(network) = &mut self.network else { return };
+    pub(crate) fn sync_members(&mut self, at: NetworkNumber) {
+        let time = self.time(self.now, at);
+        let Some(network) = self.networks.get_mut(at) else { return };
         let me = network.key();
         let running = network.saved.switch == Switch::Up && network.is_member();
         let wanted: Vec<VerifiedPeer> = if running { network.state.peers(&me) } else { Vec::new() };
         let keys: BTreeSet<MemberKey> = wanted.iter().map(VerifiedPeer::member).collect();
         network.saved.recent.retain(|key| !network.state.is_revoked(key));
         network.held_back.clear();
-        let gone: Vec<PeerId> =
-            self.by_member.iter().filter(|(member, _)| !keys.contains(member)).map(|(_, id)| *id).collect();
+        let known = self.by_member.iter().filter(|((network, _), _)| *network == at);
+        let gone: Vec<PeerId> = known.filter(|((_, member), _)| !keys.contains(member)).map(|(_, id)| *id).collect();
         for id in gone {
             self.remove_peer(id);
         }
-        let crowd = Crowd::of(wanted.len());
+        let crowd = Crowd::of(wanted.len().max(self.by_member.len()));
         for peer in wanted {
-            self.admit_member(time, &peer, crowd);
+            self.admit_member(time, at, &peer, crowd);
         }
         self.tell_names();
         self.refresh_tun();
+        self.refresh_refused();
     }
 
     /// Makes a peer of a member, unless newcomers are not let in at present.
-    fn admit_member(&mut self, time: u64, verified: &VerifiedPeer, crowd: Crowd) {
-        let Some(network) = &mut self.network else { return };
+    fn admit_member(&mut self, time: u64, at: NetworkNumber, verified: &VerifiedPeer, crowd: Crowd) {
+        let Some(network) = self.networks.get_mut(at) else { return };
         let member = verified.member();
-        if !self.by_member.contains_key(&member) && network.is_held_back(&member, time) {
+        if !self.by_member.contains_key(&(at, member)) && network.is_held_back(&member, time) {
             network.held_back.insert(member);
             return;
         }
-        self.take_member(verified, crowd);
+        let ipv4 = network.saved.ipv4;
+        self.take_member(at, ipv4, verified, crowd);
     }
 
-    fn take_member(&mut self, verified: &VerifiedPeer, crowd: Crowd) {
-        let allowed: Vec<(IpAddr, u8)> = verified_addresses(verified).into_iter().map(host).collect();
+    fn take_member(&mut self, at: NetworkNumber, ipv4: Ipv4Use, verified: &VerifiedPeer, crowd: Crowd) {
+        let usable = verified_addresses(verified).into_iter().filter(|ip| ipv4.allows(*ip));
+        let allowed: Vec<(IpAddr, u8)> = usable.map(host).collect();
         let name = verified.name().as_str().to_owned();
         let accepts = suites_of(verified.suites());
         let suite = self.suites.iter().copied().find(|suite| accepts.contains(suite)).unwrap_or(Suite::ChaChaPoly);
-        let known = self.by_member.get(&verified.member()).copied();
+        let known = self.by_member.get(&(at, verified.member())).copied();
         if let Some(peer) = known.and_then(|id| self.peers.get_mut(&id)) {
             peer.profile.name.clone_from(&name);
             peer.profile.accepts.clone_from(&accepts);
@@ -74,7 +78,7 @@ impl Node {
             name,
             source: PeerSource::Log,
             member: Some(verified.member()),
-            identity: IdentityId::Network,
+            identity: IdentityId::Network(at),
             key: PublicKey::from_bytes(verified.tunnel_key().to_bytes()),
             psk: PresharedKey::zero(),
             suite,
@@ -90,22 +94,25 @@ impl Node {
     }
 
     /// Puts the changes of entries that were just applied into effect.
-    pub(crate) fn take_changes(&mut self, now: Instant, changes: &[Change]) {
-        if let Some(network) = &self.network {
+    pub(crate) fn take_changes(&mut self, now: Instant, at: NetworkNumber, changes: &[Change]) {
+        if let Some(network) = self.networks.get(at) {
             let notices: Vec<Notice> = changes.iter().flat_map(|change| network.notices(change)).collect();
-            notices.into_iter().for_each(|notice| self.notice(notice));
+            notices.into_iter().for_each(|notice| self.notice(Some(at), notice));
+        }
+        if self.networks.settle_title(at) {
+            self.persist();
         }
         let mut scope = Scope::Nothing;
         let mut own_keys = false;
         for change in changes {
             if let Change::Rotated { old, new } = change {
-                if self.take_new_keys() {
+                if self.take_new_keys(at) {
                     own_keys = true;
                 } else {
-                    self.peer_rotated(*old, *new);
+                    self.peer_rotated(at, *old, *new);
                 }
             }
-            let further = if changes.len() > MANY_CHANGES { Scope::Everybody } else { self.take_change(change) };
+            let further = if changes.len() > MANY_CHANGES { Scope::Everybody } else { self.take_change(at, change) };
             scope = scope.max(further);
         }
         match scope {
@@ -114,20 +121,20 @@ impl Node {
                 self.tell_names();
                 self.refresh_tun();
             }
-            Scope::Everybody => self.sync_members(),
+            Scope::Everybody => self.sync_members(at),
         }
         if own_keys {
-            self.use_new_keys(now);
+            self.use_new_keys(now, at);
         }
         if changes.iter().any(|change| matches!(change, Change::Checkpointed(_))) {
-            self.compact_log();
+            self.compact_log(at);
         }
     }
 
     /// Puts one change into effect, as far as it concerns single members.
-    fn take_change(&mut self, change: &Change) -> Scope {
-        let time = self.time(self.now);
-        let Some(network) = &self.network else { return Scope::Nothing };
+    fn take_change(&mut self, at: NetworkNumber, change: &Change) -> Scope {
+        let time = self.time(self.now, at);
+        let Some(network) = self.networks.get(at) else { return Scope::Nothing };
         let me = network.key();
         let running = network.saved.switch == Switch::Up && network.is_member();
         match change {
@@ -136,7 +143,7 @@ impl Node {
                     return Scope::Everybody;
                 }
                 if let Some(peer) = network.state.peer(&me, key).filter(|_| running) {
-                    self.admit_member(time, &peer, Crowd::of(self.by_member.len()));
+                    self.admit_member(time, at, &peer, Crowd::of(self.by_member.len()));
                 }
                 Scope::Some
             }
@@ -144,10 +151,10 @@ impl Node {
                 if *key == me {
                     return Scope::Everybody;
                 }
-                if let Some(network) = &mut self.network {
+                if let Some(network) = self.networks.get_mut(at) {
                     network.saved.recent.retain(|known| known != key);
                 }
-                if let Some(id) = self.by_member.get(key).copied() {
+                if let Some(id) = self.by_member.get(&(at, *key)).copied() {
                     self.remove_peer(id);
                 }
                 Scope::Some
@@ -165,20 +172,21 @@ impl Node {
     }
 
     /// The peer that a member is in the data plane.
-    pub(crate) fn member_peer(&self, member: &MemberKey) -> Option<PeerId> {
-        self.by_member.get(member).copied()
+    pub(crate) fn member_peer(&self, at: NetworkNumber, member: &MemberKey) -> Option<PeerId> {
+        self.by_member.get(&(at, *member)).copied()
     }
 
     /// Tells the names of the members; in a large network only of those that this machine has lately had links with.
     pub(crate) fn tell_names(&mut self) {
-        let Some(network) = &self.network else { return };
         let mut names = Vec::new();
-        if network.saved.switch == Switch::Up {
-            let title = network.state.name().map_or("", Name::as_str);
+        let many = self.by_member.len() > FEW_PEERS;
+        for network in self.networks.iter().filter(|network| network.saved.switch == Switch::Up) {
+            let title = network.title();
             let mut tell = |member: &Member| {
-                names.push((format!("{}.{title}.internal", member.name()), addresses_of(member)));
+                let usable = addresses_of(member).into_iter().filter(|ip| network.saved.ipv4.allows(*ip));
+                names.push((format!("{}.{title}.internal", member.name()), usable.collect()));
             };
-            if self.by_member.len() > FEW_PEERS {
+            if many {
                 let known = std::iter::once(network.key()).chain(network.saved.recent.members());
                 known
                     .filter(|key| network.state.is_live(key))
@@ -194,14 +202,20 @@ impl Node {
         }
     }
 
-    pub(crate) fn handle_mail(&mut self, now: Instant, from: MemberKey, bytes: &[u8]) -> Result<(), Discard> {
+    pub(crate) fn handle_mail(
+        &mut self,
+        now: Instant,
+        server: ServerId,
+        from: MemberKey,
+        bytes: &[u8],
+    ) -> Result<(), Discard> {
         let by_key = &self.by_key;
-        let network = self.network.as_mut().ok_or(Discard::BadMail)?;
-        let mut known =
-            |key: &TunnelKey| by_key.contains_key(&(IdentityId::Network, PublicKey::from_bytes(key.to_bytes())));
+        let network = self.networks.owner_mut(server).ok_or(Discard::BadMail)?;
+        let identity = IdentityId::Network(network.number);
+        let mut known = |key: &TunnelKey| by_key.contains_key(&(identity, PublicKey::from_bytes(key.to_bytes())));
         let opened = network.opener.open(bytes, &mut known).map_err(|_| Discard::BadMail)?;
         let key = PublicKey::from_bytes(opened.sender.to_bytes());
-        let id = *by_key.get(&(IdentityId::Network, key)).ok_or(Discard::BadMail)?;
+        let id = *by_key.get(&(identity, key)).ok_or(Discard::BadMail)?;
         if self.peers.get(&id).and_then(|peer| peer.profile.member) != Some(from) {
             return Err(Discard::ForeignMail);
         }

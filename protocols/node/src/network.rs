@@ -5,8 +5,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ginnel_forward::{Command, PeerId, Shields};
+use ginnel_membership::addressing::Ipv4Range;
 use ginnel_membership::state::{Applied, Comparison};
-use ginnel_membership::{Break, Change, Entry, Malformed, MemberKey, Refusal, State, TunnelKey};
+use ginnel_membership::{
+    Break, Change, Entry, Malformed, MemberKey, NetworkId, Record, Refusal, SignedRecord, State, TunnelKey,
+};
 use ginnel_signal_proto::Head;
 use ginnel_signal_proto::mailbox::{MailOpener, MailSealer};
 use ginnel_signal_proto::{Client, ClientMessage};
@@ -20,17 +23,20 @@ use crate::greet::{Greeter, Reason};
 use crate::io::{Failure, FailureCode, Output, Reply, ServerId};
 use crate::link::{Link, LinkStatus};
 use crate::members::addresses_of;
+use crate::networks::{Ipv4Use, MAX_NETWORKS, NetworkNumber};
 use crate::node::Node;
+use crate::node::StoredLog;
 use crate::peer::IdentityId;
 use crate::report::LogLine;
 use crate::requests::describe;
-use crate::saved::{Saved, SavedNetwork, SavedShields, Switch};
+use crate::saved::{Saved, SavedNetwork, SavedShields, Stage, Switch};
 use crate::servers::Recruit;
 use crate::tail::Tail;
 use crate::waiting::{Waiting, Wish};
 
 /// One network and this machine's part in it.
 pub(crate) struct Network {
+    pub(crate) number: NetworkNumber,
     pub(crate) saved: SavedNetwork,
     pub(crate) state: State,
     pub(crate) links: BTreeMap<ServerId, Link>,
@@ -102,7 +108,21 @@ impl Network {
         if self.saved.switch == Switch::Down {
             return Vec::new();
         }
-        self.state.member(&self.key()).map(addresses_of).unwrap_or_default()
+        let own = self.state.member(&self.key()).map(addresses_of).unwrap_or_default();
+        own.into_iter().filter(|ip| self.saved.ipv4.allows(*ip)).collect()
+    }
+
+    /// Whether this machine has not been let in yet; a founder counts as in.
+    pub(crate) fn is_pending(&self) -> bool {
+        matches!(self.saved.stage, Stage::Joining { .. }) && !self.is_member()
+    }
+
+    /// The range of the network's IPv4 addresses, once the genesis is known.
+    pub(crate) fn ipv4_range(&self) -> Option<Ipv4Range> {
+        self.state.ipv4_range().or_else(|| match &self.saved.stage {
+            Stage::Founding { genesis, .. } => range_of(&self.saved.id(), genesis),
+            Stage::Joining { .. } | Stage::Member => None,
+        })
     }
 
     /// Remembers that the sequencer ordered what the rules refuse.
@@ -178,47 +198,63 @@ impl Network {
 }
 
 impl Node {
-    /// Takes up the network of the state folder.
-    pub(crate) fn resume_network(
-        &mut self,
-        now: Instant,
-        saved: Saved,
-        snapshot: Option<&(Vec<u8>, Vec<u8>)>,
-        entries: &[Vec<u8>],
-    ) {
-        let Some(saved) = saved.network else { return };
-        self.enter_network(now, saved);
-        let Some(network) = &mut self.network else { return };
-        network.start_clock(now);
-        if let Some((snapshot, entry)) = snapshot {
-            // One that does not hold is fetched again, as a broken log is.
-            let _ = network.start_at(snapshot, entry);
+    /// Takes up the networks of the state folder.
+    pub(crate) fn resume_networks(&mut self, now: Instant, saved: Saved, logs: &[StoredLog]) {
+        self.shields = saved.shields;
+        // All are entered before any of them can want the state written.
+        for saved in saved.networks.into_iter().take(MAX_NETWORKS) {
+            self.enter_network(now, saved);
         }
-        for bytes in entries {
-            if network.take_entry(bytes).is_err() {
-                break;
+        for at in self.networks.numbers() {
+            let Some(network) = self.networks.get_mut(at) else { continue };
+            network.start_clock(now);
+            let id = network.saved.id();
+            let log = logs.iter().find(|log| log.network == id);
+            if let Some((snapshot, entry)) = log.and_then(|log| log.snapshot.as_ref()) {
+                // One that does not hold is fetched again, as a broken log is.
+                let _ = network.start_at(snapshot, entry);
             }
+            for bytes in log.into_iter().flat_map(|log| &log.entries) {
+                if network.take_entry(bytes).is_err() {
+                    break;
+                }
+            }
+            for record in &network.saved.revocations {
+                // One that was ordered meanwhile is refused as done.
+                let _ = network.state.revoke_on_receipt(record);
+            }
+            self.take_new_keys(at);
+            self.sync_servers(now, at);
+            self.keep_apart(at);
+            self.sync_members(at);
+            self.start_network(now, at);
         }
-        for record in &network.saved.revocations {
-            // One that was ordered meanwhile is refused as done.
-            let _ = network.state.revoke_on_receipt(record);
+    }
+
+    /// Sees to it that no two networks of this machine have one name or one IPv4 range.
+    pub(crate) fn keep_apart(&mut self, at: NetworkNumber) {
+        self.networks.settle_title(at);
+        let Some(network) = self.networks.get(at) else { return };
+        let clashes = network.saved.ipv4 == Ipv4Use::On
+            && network.is_member()
+            && network.ipv4_range().is_some_and(|range| self.networks.clash(Some(at), range).is_some());
+        if clashes && let Some(network) = self.networks.get_mut(at) {
+            network.saved.ipv4 = Ipv4Use::Off;
         }
-        self.take_new_keys();
-        self.sync_servers(now);
-        self.sync_members();
-        self.start_network(now);
     }
 
     /// Makes the network's machines from its saved form.
-    pub(crate) fn enter_network(&mut self, now: Instant, saved: SavedNetwork) {
+    pub(crate) fn enter_network(&mut self, now: Instant, saved: SavedNetwork) -> NetworkNumber {
         let id = saved.id();
-        self.add_identity(IdentityId::Network, saved.tunnel.tunnel(), NetworkTag(saved.id));
         let tunnel = || zeroize::Zeroizing::new(*saved.tunnel.bytes());
         let sealer = MailSealer::new(self.seed(), tunnel(), &id);
         let opener = MailOpener::new(self.seed(), tunnel(), &id);
+        let servers = self.networks.server_ids(saved.servers.len());
         let links =
-            (0..).zip(&saved.servers).map(|(index, server)| (ServerId(index), Link::new(server.clone()))).collect();
-        self.network = Some(Network {
+            servers.into_iter().zip(&saved.servers).map(|(id, server)| (id, Link::new(server.clone()))).collect();
+        let (secret, tag) = (saved.tunnel.tunnel(), NetworkTag(saved.id));
+        let at = self.networks.enter(|number| Network {
+            number,
             state: State::new(id),
             saved,
             links,
@@ -240,11 +276,13 @@ impl Node {
             held_back: BTreeSet::new(),
             stored_from: 0,
         });
+        self.add_identity(IdentityId::Network(at), secret, tag);
+        at
     }
 
     /// Forgets the kept revocations that the log holds by now.
-    pub(crate) fn drop_ordered_revocations(&mut self) {
-        let Some(network) = &mut self.network else { return };
+    pub(crate) fn drop_ordered_revocations(&mut self, at: NetworkNumber) {
+        let Some(network) = self.networks.get_mut(at) else { return };
         let waiting: Vec<Vec<u8>> = network.state.pending_revocations().map(|(_, record)| record.to_vec()).collect();
         if network.saved.revocations.len() != waiting.len() {
             network.saved.revocations = waiting;
@@ -253,28 +291,33 @@ impl Node {
     }
 
     /// Connects to the servers when the switch is up.
-    pub(crate) fn start_network(&mut self, now: Instant) {
-        let Some(network) = &mut self.network else { return };
+    pub(crate) fn start_network(&mut self, now: Instant, at: NetworkNumber) {
+        let Some(network) = self.networks.get_mut(at) else { return };
         if network.saved.switch == Switch::Down {
             return;
         }
-        let shields = match network.saved.shields {
-            SavedShields::Up => Shields::Up,
-            SavedShields::Down => Shields::Down,
-        };
         for link in network.links.values_mut() {
             if link.status == LinkStatus::Down {
                 link.retry = Some(now);
             }
         }
-        self.forward(Command::SetShields(shields));
-        self.plan_greetings(now, Reason::Started);
+        self.set_shields();
+        self.plan_greetings(now, at, Reason::Started);
         self.network_timeout(now);
     }
 
+    fn set_shields(&mut self) {
+        let shields = match self.shields {
+            SavedShields::Up => Shields::Up,
+            SavedShields::Down => Shields::Down,
+        };
+        self.forward(Command::SetShields(shields));
+    }
+
     /// Disconnects, takes the members' tunnels away, and keeps the membership.
-    pub(crate) fn stop_network(&mut self, now: Instant) {
-        let Some(network) = &mut self.network else { return };
+    pub(crate) fn stop_network(&mut self, now: Instant, at: NetworkNumber) {
+        let Some(network) = self.networks.get_mut(at) else { return };
+        let servers: Vec<ServerId> = network.links.keys().copied().collect();
         for (id, link) in &mut network.links {
             if link.status != LinkStatus::Down {
                 self.outputs.push_back(Output::DisconnectServer(*id));
@@ -283,16 +326,16 @@ impl Node {
         }
         network.greeter = Greeter::default();
         network.gossip = Gossip::default();
-        self.gather.forget_servers(now);
-        self.sync_members();
+        self.gather.forget_servers(now, &servers);
+        self.sync_members(at);
     }
 
     pub(crate) fn persist(&mut self) {
         let (now, wall) = (self.now, self.stamper.unix_seconds(self.now));
-        if let Some(network) = &mut self.network {
+        for network in self.networks.iter_mut() {
             network.raise_floor(now, wall);
         }
-        let saved = Saved::new(self.stamper.reserve(), self.network.as_ref().map(|network| network.saved.clone()));
+        let saved = Saved::new(self.stamper.reserve(), self.shields, self.networks.saved());
         self.outputs.push_back(Output::Persist(saved.encode()));
     }
 
@@ -303,7 +346,22 @@ impl Node {
     }
 
     pub(crate) fn network_timeout(&mut self, now: Instant) {
-        let Some(network) = &mut self.network else { return };
+        for at in self.networks.numbers() {
+            self.links_timeout(now, at);
+        }
+        self.drain_links(now);
+        for at in self.networks.numbers() {
+            self.late_requests(now, at);
+            self.greeter_timeout(now, at);
+            self.gossip_timeout(now, at);
+            self.recruit_timeout(now, at);
+            self.refill_timeout(now, at);
+            self.append_timeout(now, at);
+        }
+    }
+
+    fn links_timeout(&mut self, now: Instant, at: NetworkNumber) {
+        let Some(network) = self.networks.get_mut(at) else { return };
         for (id, link) in &mut network.links {
             if link.retry.is_some_and(|at| at <= now) && link.status == LinkStatus::Down {
                 link.retry = None;
@@ -321,22 +379,15 @@ impl Node {
         }
         if network.lease_check.is_some_and(|at| at <= now) {
             network.lease_check = Some(now + LEASE_CHECK);
-            self.renew_lease(now);
+            self.renew_lease(now, at);
         }
-        self.drain_links(now);
-        self.late_requests(now);
-        self.greeter_timeout(now);
-        self.gossip_timeout(now);
-        self.recruit_timeout(now);
-        self.refill_timeout(now);
-        self.append_timeout(now);
     }
 
-    /// Drops every trace of the network from this machine.
-    pub(crate) fn forget_network(&mut self) {
+    /// Drops every trace of a network from this machine.
+    pub(crate) fn forget_network(&mut self, at: NetworkNumber) {
         let now = self.now;
-        self.stop_network(now);
-        let Some(network) = self.network.take() else { return };
+        self.stop_network(now, at);
+        let Some(network) = self.networks.remove(at) else { return };
         for waiting in &network.waiting {
             let reply = match waiting.wish {
                 Wish::Leave { .. } => Ok(Reply::Done),
@@ -347,16 +398,28 @@ impl Node {
             self.outputs.push_back(Output::Reply { id: waiting.request, reply });
         }
         let gone: Vec<PeerId> =
-            self.peers.values().filter(|peer| peer.profile.member.is_some()).map(|peer| peer.id).collect();
+            self.peers.values().filter(|peer| peer.profile.network() == Some(at)).map(|peer| peer.id).collect();
         for id in gone {
             self.remove_peer(id);
         }
-        self.remove_identity(IdentityId::Network);
+        self.remove_identity(IdentityId::Network(at));
+        if self.networks.len() == 0 && self.shields == SavedShields::Up {
+            self.shields = SavedShields::Down;
+            self.set_shields();
+        }
         self.persist();
         self.outputs.push_back(Output::ForgetLog(network.saved.id()));
-        self.outputs.push_back(Output::Names(Vec::new()));
+        self.tell_names();
         self.refresh_tun();
+        self.refresh_refused();
     }
+}
+
+/// The range that a genesis record asks for, or the one that its network's id chooses.
+fn range_of(id: &NetworkId, genesis: &[u8]) -> Option<Ipv4Range> {
+    let signed = SignedRecord::decode(genesis).ok()?;
+    let Record::Genesis(genesis) = signed.record() else { return None };
+    Some(genesis.ipv4_range.unwrap_or_else(|| Ipv4Range::of(id)))
 }
 
 pub(crate) const LEASE_CHECK: Duration = Duration::from_secs(3600);

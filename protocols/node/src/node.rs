@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ginnel_forward::{Command, Event, PeerId, Roam};
-use ginnel_membership::MemberKey;
 use ginnel_membership::addressing::ipv6_prefix;
+use ginnel_membership::{MemberKey, NetworkId};
 use ginnel_path::message::is_path_message;
 use ginnel_path::{
     Agent, Config as PathConfig, Input as PathInput, Local, Output as PathOutput, Path, PathEvent, SocketId,
@@ -24,14 +24,15 @@ use crate::exchange::{IndexUse, PendingAnswer, Road};
 use crate::fresh::Fresh;
 use crate::gather::{Found, Gather};
 use crate::gossip::is_gossip;
-use crate::io::{Failure, FailureCode, Family, Input, Output, Port, TunState};
+use crate::io::{Failure, FailureCode, Family, Input, Output, Port, TunRoute, TunState};
 use crate::link::LinkStatus;
 use crate::load::{Bucket, DEFAULT_THRESHOLD, Load};
 use crate::network::Network;
+use crate::networks::{Ipv4Use, MAX_NETWORKS, NetworkNumber, Networks};
 use crate::peer::{IdentityId, Jars, Peer, Profile, Ways};
 use crate::ping::{PING, PONG};
 use crate::report::PeerSource;
-use crate::saved::{BadState, Saved};
+use crate::saved::{BadState, Saved, SavedNetwork, SavedShields, Switch};
 use crate::stamp::Stamper;
 
 /// What a node is made from.
@@ -93,9 +94,18 @@ pub enum ConfigPeerKind {
 pub struct Resume {
     /// The last bytes of [`Output::Persist`]; `None` on a first start.
     pub state: Option<Vec<u8>>,
+    /// The stored logs, one for each of [`Node::networks_of`]; a broken tail is dropped.
+    pub logs: Vec<StoredLog>,
+}
+
+/// The stored log of one network.
+#[derive(Clone, Debug)]
+pub struct StoredLog {
+    /// The network.
+    pub network: NetworkId,
     /// The snapshot with which the stored log begins, and the entry that vouches for it.
     pub snapshot: Option<(Vec<u8>, Vec<u8>)>,
-    /// The stored entries of the network's log, in order; a broken tail is dropped.
+    /// Its entries, in order.
     pub entries: Vec<Vec<u8>>,
 }
 
@@ -118,12 +128,14 @@ pub struct Node {
     pub(crate) peers: BTreeMap<PeerId, Peer>,
     /// Peers for which something is kept beyond who they are; everything periodic looks at these alone.
     pub(crate) awake: BTreeSet<PeerId>,
-    pub(crate) by_member: BTreeMap<MemberKey, PeerId>,
+    pub(crate) by_member: BTreeMap<(NetworkNumber, MemberKey), PeerId>,
     pub(crate) by_key: BTreeMap<(IdentityId, PublicKey), PeerId>,
     pub(crate) indices: BTreeMap<u32, IndexUse>,
     pub(crate) pending_answers: Vec<PendingAnswer>,
     pub(crate) gather: Gather,
-    pub(crate) network: Option<Network>,
+    pub(crate) networks: Networks,
+    /// Of the whole machine: connections that peers of any network open.
+    pub(crate) shields: SavedShields,
     pub(crate) suites: Vec<Suite>,
     pub(crate) hostname: String,
     policy: ginnel_path::Policy,
@@ -132,6 +144,8 @@ pub struct Node {
     pub(crate) sockets: BTreeMap<SocketId, Family>,
     /// Sockets opened for the punching of one peer.
     pub(crate) fresh: BTreeMap<SocketId, Fresh>,
+    /// What every agent was told of the prefixes that the tunnels carry.
+    refused: Vec<(IpAddr, u8)>,
     next_peer: u32,
     next_socket: u16,
     tun: Option<TunState>,
@@ -167,7 +181,8 @@ impl Node {
             indices: BTreeMap::new(),
             pending_answers: Vec::new(),
             gather,
-            network: None,
+            networks: Networks::default(),
+            shields: SavedShields::Down,
             suites: config.suites,
             hostname: config.hostname,
             policy: config.debug.paths,
@@ -175,6 +190,7 @@ impl Node {
             config_addresses: config.addresses,
             sockets: BTreeMap::new(),
             fresh: BTreeMap::new(),
+            refused: Vec::new(),
             next_peer: 0,
             next_socket: 0,
             tun: None,
@@ -188,16 +204,17 @@ impl Node {
                 node.add_config_peer(peer);
             }
         }
-        node.resume_network(now, saved, resume.snapshot.as_ref(), &resume.entries);
+        node.resume_networks(now, saved, &resume.logs);
         node.refresh_tun();
         node.pump(now);
         Ok(node)
     }
 
-    /// The network whose log goes with saved state, so that the shell can find it; `None` without a network and for state
-    /// that [`Self::new`] refuses.
-    pub fn network_of(state: &[u8]) -> Option<[u8; 32]> {
-        Saved::decode(state).ok()?.network.map(|network| network.id)
+    /// The networks whose logs go with saved state, so that the shell can find them; none for state that [`Self::new`]
+    /// refuses.
+    pub fn networks_of(state: &[u8]) -> Vec<NetworkId> {
+        let saved = Saved::decode(state).unwrap_or_default();
+        saved.networks.iter().take(MAX_NETWORKS).map(SavedNetwork::id).collect()
     }
 
     /// Takes one input.
@@ -247,7 +264,7 @@ impl Node {
         }
         let peers = self.awake.iter().filter_map(|id| self.peers.get(id)?.deadline()).min();
         let answers = self.pending_answers.iter().map(|pending| pending.deadline).min();
-        let network = self.network.as_ref().and_then(Network::poll_timeout);
+        let network = self.networks.iter().filter_map(Network::poll_timeout).min();
         [self.gather.poll_timeout(), self.fresh_deadline(), peers, answers, network].into_iter().flatten().min()
     }
 
@@ -280,7 +297,7 @@ impl Node {
             Input::ServerOpened { server, remote } => self.server_opened(now, server, remote),
             Input::ServerBytes { server, bytes } => self.server_bytes(now, server, bytes),
             Input::ServerClosed { server, reason } => self.server_closed(now, server, reason),
-            Input::Request { id, request } => self.handle_request(now, id, request),
+            Input::Request { id, network, request } => self.handle_request(now, id, network.as_deref(), request),
         }
         Ok(())
     }
@@ -392,8 +409,8 @@ impl Node {
 
     /// Asks every server that is there for credentials of its relay.
     fn ask_for_credentials(&mut self, now: Instant) {
-        let Some(network) = &mut self.network else { return };
-        for link in network.links.values_mut().filter(|link| link.status == LinkStatus::Up) {
+        let links = self.networks.iter_mut().flat_map(|network| network.links.values_mut());
+        for link in links.filter(|link| link.status == LinkStatus::Up) {
             link.say(now, ClientMessage::Relay);
         }
     }
@@ -520,7 +537,7 @@ impl Node {
         self.forward(Command::AddPeer { peer: peer.id, allowed, roam, persistent_keepalive });
         self.by_key.insert((peer.profile.identity, peer.profile.key), peer.id);
         let id = peer.id;
-        self.by_member.extend(peer.profile.member.map(|member| (member, id)));
+        self.by_member.extend(peer.profile.membership().map(|member| (member, id)));
         let awake = !matches!(peer.ways, Ways::Dormant);
         self.peers.insert(id, peer);
         if awake {
@@ -569,13 +586,13 @@ impl Node {
         }
         self.by_key.remove(&(peer.profile.identity, peer.profile.key));
         self.awake.remove(&id);
-        if let Some(member) = peer.profile.member {
+        if let Some(member) = peer.profile.membership() {
             self.by_member.remove(&member);
         }
         self.indices.retain(|_, used| *used != IndexUse::Attempt(id) && *used != IndexUse::Session(id));
         self.pending_answers.retain(|pending| pending.peer != id);
         self.forward(Command::RemovePeer { peer: id });
-        if let Some(network) = &mut self.network {
+        if let Some(network) = peer.profile.network().and_then(|at| self.networks.get_mut(at)) {
             network.gossip.forget(id);
         }
         self.close_fresh(self.now, id);
@@ -604,11 +621,25 @@ impl Node {
     /// What the tunnels carry: a path to an address in there would lead through another path.
     fn refused_prefixes(&self) -> Vec<(IpAddr, u8)> {
         let mut prefixes = self.config_addresses.clone();
-        if let Some(network) = &self.network {
-            prefixes.extend(network.state.ipv4_range().map(|range| (IpAddr::V4(range.network_address()), 16)));
+        for network in self.networks.iter() {
+            let range = network.ipv4_range().filter(|_| network.saved.ipv4 == Ipv4Use::On);
+            prefixes.extend(range.map(|range| (IpAddr::V4(range.network_address()), 16)));
             prefixes.push((IpAddr::V6(ipv6_prefix(&network.saved.id())), 64));
         }
         prefixes
+    }
+
+    /// Tells every agent which prefixes the tunnels carry, when that has changed.
+    pub(crate) fn refresh_refused(&mut self) {
+        let prefixes = self.refused_prefixes();
+        if self.refused == prefixes {
+            return;
+        }
+        self.refused.clone_from(&prefixes);
+        let ids: Vec<PeerId> = self.peers.keys().copied().collect();
+        for id in ids {
+            self.tell_agent(self.now, id, PathInput::Refused(prefixes.clone()));
+        }
     }
 
     fn socket_for(&self, remote: &SocketAddr) -> SocketId {
@@ -619,20 +650,29 @@ impl Node {
     /// Tells the shell the interface's wanted state when it has changed.
     pub(crate) fn refresh_tun(&mut self) {
         let mut state = TunState { addresses: self.config_addresses.clone(), routes: Vec::new() };
-        if let Some(network) = &self.network {
+        for network in self.networks.iter() {
             state.addresses.extend(network.own_addresses().into_iter().map(host));
         }
         let members = self.by_member.len();
-        match self.network.as_ref().filter(|_| members > FEW_PEERS) {
-            // One route for all of them: a kernel would take long over as many routes as members.
-            Some(network) => {
-                let range = network.state.ipv4_range().map(|range| (IpAddr::V4(range.network_address()), 16));
-                state.routes.extend(range);
-                state.routes.push((IpAddr::V6(ipv6_prefix(&network.saved.id())), 64));
-                let configured = self.peers.values().take_while(|peer| peer.profile.member.is_none());
-                state.routes.extend(configured.flat_map(|peer| peer.profile.allowed.iter().copied()));
+        if members > FEW_PEERS {
+            // One route for all of a network: a kernel would take long over as many routes as members.
+            for network in self.networks.iter().filter(|network| network.saved.switch == Switch::Up) {
+                let range = network.state.ipv4_range().filter(|_| network.saved.ipv4 == Ipv4Use::On);
+                let range = range.map(|range| (IpAddr::V4(range.network_address()), 16));
+                let whole = range.into_iter().chain([(IpAddr::V6(ipv6_prefix(&network.saved.id())), 64)]);
+                let own = network.own_addresses();
+                state.routes.extend(whole.map(|prefix| tun_route(prefix, &own)));
             }
-            None => state.routes.extend(self.peers.values().flat_map(|peer| peer.profile.allowed.iter().copied())),
+            let configured = self.peers.values().take_while(|peer| peer.profile.member.is_none());
+            let prefixes = configured.flat_map(|peer| peer.profile.allowed.iter().copied());
+            state.routes.extend(prefixes.map(|prefix| tun_route(prefix, &[])));
+        } else {
+            let own: BTreeMap<NetworkNumber, Vec<IpAddr>> =
+                self.networks.iter().map(|network| (network.number, network.own_addresses())).collect();
+            for peer in self.peers.values() {
+                let own = peer.profile.network().and_then(|at| own.get(&at)).map_or(&[][..], Vec::as_slice);
+                state.routes.extend(peer.profile.allowed.iter().map(|prefix| tun_route(*prefix, own)));
+            }
         }
         state.routes.sort_unstable();
         state.routes.dedup();
@@ -650,6 +690,12 @@ pub(crate) fn fork(rng: &mut ChaCha20Rng) -> ChaCha20Rng {
     let mut seed = [0; 32];
     rng.fill_bytes(&mut seed);
     ChaCha20Rng::from_seed(seed)
+}
+
+/// A route to a prefix of a network in which this machine has the addresses `own`.
+fn tun_route((destination, prefix): (IpAddr, u8), own: &[IpAddr]) -> TunRoute {
+    let source = own.iter().copied().find(|ip| ip.is_ipv4() == destination.is_ipv4());
+    TunRoute { destination, prefix, source }
 }
 
 pub(crate) fn host(ip: IpAddr) -> (IpAddr, u8) {

@@ -4,6 +4,8 @@ use ginnel_forward::PeerId;
 use ginnel_path::Path;
 
 use crate::io::Output;
+use crate::network::Network;
+use crate::networks::NetworkNumber;
 use crate::node::Node;
 use crate::report::PathReport;
 
@@ -95,10 +97,12 @@ impl Node {
             (Some(_), None) if peer.session.is_some() => Notice::Lost { peer: name },
             (Some(_), Some(_) | None) | (None, None) => return,
         };
-        self.notice(notice);
+        let network = peer.profile.network();
+        self.notice(network, notice);
     }
 
-    pub(crate) fn notice(&mut self, notice: Notice) {
-        self.outputs.push_back(Output::Notice(notice));
+    pub(crate) fn notice(&mut self, network: Option<NetworkNumber>, notice: Notice) {
+        let network = network.and_then(|at| self.networks.get(at)).map(Network::title);
+        self.outputs.push_back(Output::Notice { network, notice });
     }
 }

@@ -14,6 +14,7 @@ use ginnel_tunnel::{PresharedKey, PublicKey, Side, Suite};
 use crate::attempt::Attempt;
 use crate::io::RequestId;
 use crate::load::Bucket;
+use crate::networks::NetworkNumber;
 use crate::report::PeerSource;
 
 /// Which of this machine's static keys speaks with a peer.
@@ -21,8 +22,8 @@ use crate::report::PeerSource;
 pub(crate) enum IdentityId {
     /// The key of the configuration file.
     Config,
-    /// The key of the network's membership.
-    Network,
+    /// The key of a network's membership.
+    Network(NetworkNumber),
 }
 
 /// Who a peer is; unchanged for the life of its [`Peer`], but for its name.
@@ -38,6 +39,21 @@ pub(crate) struct Profile {
     /// The suites that an initiation of the peer may come in.
     pub(crate) accepts: Vec<Suite>,
     pub(crate) allowed: Vec<(IpAddr, u8)>,
+}
+
+impl Profile {
+    /// Which member of which network the peer is.
+    pub(crate) fn membership(&self) -> Option<(NetworkNumber, MemberKey)> {
+        self.network().zip(self.member)
+    }
+
+    /// The network that the peer is a member of; none for a peer of the configuration file.
+    pub(crate) const fn network(&self) -> Option<NetworkNumber> {
+        match self.identity {
+            IdentityId::Network(number) => Some(number),
+            IdentityId::Config => None,
+        }
+    }
 }
 
 /// Everything the node keeps about one peer.

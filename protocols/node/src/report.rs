@@ -7,11 +7,13 @@ use ginnel_forward::PeerId;
 use ginnel_path::{CandidateKind, Path};
 use ginnel_time::Instant;
 
+use crate::networks::NetworkNumber;
+
 /// The state of a node at one moment.
 #[derive(Clone, Debug)]
 pub struct Status {
-    /// The network that this machine is a member of.
-    pub network: Option<NetworkReport>,
+    /// The networks that this machine is in, in the order in which it joined them.
+    pub networks: Vec<NetworkReport>,
     /// Every peer that the data plane knows, of the network and of the configuration.
     pub peers: Vec<PeerReport>,
     /// Own candidates as they would be told to a peer.
@@ -23,13 +25,15 @@ pub struct Status {
 /// A network and this machine's part in it.
 #[derive(Clone, Debug)]
 pub struct NetworkReport {
-    /// The network's name.
+    /// Its number on this machine.
+    pub number: NetworkNumber,
+    /// The network's name on this machine.
     pub name: String,
     /// The network's id in hexadecimal.
     pub id: String,
     /// How far it has come.
     pub state: NetworkState,
-    /// The IPv4 range.
+    /// The IPv4 range; `None` while unknown, and where IPv4 is not used.
     pub range4: Option<(IpAddr, u8)>,
     /// The IPv6 range.
     pub range6: (IpAddr, u8),
@@ -89,6 +93,8 @@ pub struct ServerReport {
 pub struct PeerReport {
     /// Its number in the data plane.
     pub id: PeerId,
+    /// The network that it is a member of; none for a peer of the configuration.
+    pub network: Option<NetworkNumber>,
     /// Its name.
     pub name: String,
     /// Its member key (or tunnel key, from the configuration) in hexadecimal.
@@ -200,6 +206,8 @@ pub struct LogLine {
 /// Something that needs a user's attention.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthReport {
+    /// The network that it is about; none for the whole machine.
+    pub network: Option<NetworkNumber>,
     /// A stable word for scripts.
     pub code: &'static str,
     /// What is wrong.

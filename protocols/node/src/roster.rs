@@ -5,6 +5,7 @@ use ginnel_membership::{MemberKey, SigningKey};
 
 use crate::link::LinkStatus;
 use crate::network::Network;
+use crate::networks::NetworkNumber;
 use crate::node::Node;
 use crate::report::ServerReport;
 
@@ -79,9 +80,9 @@ pub struct RosterDelegate {
 }
 
 impl Node {
-    /// Who governs the network; `None` without one, and before its first record is here.
-    pub fn roster(&self) -> Option<Roster> {
-        self.network.as_ref().filter(|network| network.state.head().0 > 0).map(Network::roster)
+    /// Who governs a network; `None` before its first record is here.
+    pub fn roster(&self, at: NetworkNumber) -> Option<Roster> {
+        self.networks.get(at).filter(|network| network.state.head().0 > 0).map(Network::roster)
     }
 }
 

@@ -1,13 +1,15 @@
 //! What a node keeps in the state folder, and its encoding.
 //!
-//! A version byte, 2, then the fields below in postcard's encoding. The shell adds a checksum and writes atomically.
+//! A version byte, 3, then the fields below in postcard's encoding. The shell adds a checksum and writes atomically.
 //!
 //! | field | meaning |
 //! |---|---|
 //! | reserve | TAI64N label that no sent initiation has passed |
-//! | network | absent when this machine is in no network, else: its id, name, servers (addresses, keys), the member's Ed25519 seed, the X25519 secret, the admin's Ed25519 seed if held, the stage (founding with token and genesis; joining with the invite's seed; member), the wished name, the switch, shields, revocations that are not ordered yet, then since version 2: the token that founded it, the last direct endpoints of members, Unix seconds that have certainly passed, the keys to follow the present ones |
+//! | shields | whether connections that peers open are refused |
+//! | networks | at most 16, in the order in which they were joined; of each: its id, servers (addresses, keys), the member's Ed25519 seed, the X25519 secret, the admin's Ed25519 seed if held, the stage (founding with token and genesis; joining with the invite's seed; member), the wished name, the switch, revocations that are not ordered yet, the token that founded it, the last direct endpoints of members, Unix seconds that have certainly passed, the keys to follow the present ones, the network's name on this machine where another one has its own, whether its IPv4 addresses are used |
 //!
-//! Version 1 ended with the revocations; it is still read.
+//! Versions before are read: 1 and 2 have one network or none, with its shields before the revocations; 2 ended with the
+//! endpoints, 1 with the revocations.
 
 use ginnel_membership::{NetworkId, Server, SigningKey};
 use ginnel_time::Tai64n;
@@ -15,6 +17,7 @@ use ginnel_tunnel::StaticSecret;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::networks::Ipv4Use;
 use crate::recent::Recent;
 
 /// The saved state cannot be used.
@@ -33,7 +36,8 @@ pub enum BadState {
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Saved {
     reserve: [u8; 12],
-    pub(crate) network: Option<SavedNetwork>,
+    pub(crate) shields: SavedShields,
+    pub(crate) networks: Vec<SavedNetwork>,
 }
 
 /// A network and this machine's keys in it.
@@ -47,7 +51,6 @@ pub(crate) struct SavedNetwork {
     pub(crate) stage: Stage,
     pub(crate) wish: String,
     pub(crate) switch: Switch,
-    pub(crate) shields: SavedShields,
     /// Revocations in effect that the log does not hold yet.
     pub(crate) revocations: Vec<Vec<u8>>,
     /// The token with which this machine founded the network, so that the same founding string is known again.
@@ -58,6 +61,9 @@ pub(crate) struct SavedNetwork {
     pub(crate) time_floor: u64,
     /// Keys that a record of ours asks for, until the log holds it.
     pub(crate) next_keys: Option<NewSecrets>,
+    /// What this machine calls the network, because another one has its name.
+    pub(crate) alias: Option<String>,
+    pub(crate) ipv4: Ipv4Use,
 }
 
 /// The keys that follow the present ones.
@@ -69,11 +75,21 @@ pub(crate) struct NewSecrets {
     pub(crate) tunnel: Secret,
 }
 
-/// The whole of it as version 1 wrote it.
+/// The whole of it as versions 1 and 2 wrote it, which differ in the network.
 #[derive(Deserialize)]
-struct SavedV1 {
+struct OldSaved<N> {
     reserve: [u8; 12],
-    network: Option<SavedNetworkV1>,
+    network: Option<N>,
+}
+
+/// [`SavedNetwork`] as version 2 wrote it.
+#[derive(Deserialize)]
+struct SavedNetworkV2 {
+    first: SavedNetworkV1,
+    founded_with: Option<[u8; 16]>,
+    recent: Recent,
+    time_floor: u64,
+    next_keys: Option<NewSecrets>,
 }
 
 /// [`SavedNetwork`] as version 1 wrote it.
@@ -91,34 +107,58 @@ struct SavedNetworkV1 {
     revocations: Vec<Vec<u8>>,
 }
 
-impl From<SavedV1> for Saved {
-    fn from(old: SavedV1) -> Self {
-        Self { reserve: old.reserve, network: old.network.map(SavedNetwork::from) }
+impl SavedNetworkV1 {
+    fn present(
+        self,
+        founded_with: Option<[u8; 16]>,
+        recent: Recent,
+        time_floor: u64,
+        next_keys: Option<NewSecrets>,
+    ) -> (SavedShields, SavedNetwork) {
+        let network = SavedNetwork {
+            id: self.id,
+            servers: self.servers,
+            member: self.member,
+            tunnel: self.tunnel,
+            admin: self.admin,
+            stage: self.stage,
+            wish: self.wish,
+            switch: self.switch,
+            revocations: self.revocations,
+            founded_with,
+            recent,
+            time_floor,
+            next_keys,
+            alias: None,
+            ipv4: Ipv4Use::On,
+        };
+        (self.shields, network)
     }
 }
 
-impl From<SavedNetworkV1> for SavedNetwork {
+impl From<SavedNetworkV1> for (SavedShields, SavedNetwork) {
     fn from(old: SavedNetworkV1) -> Self {
         let founded_with = match &old.stage {
             Stage::Founding { token, .. } => Some(*token),
             Stage::Joining { .. } | Stage::Member => None,
         };
-        Self {
-            id: old.id,
-            servers: old.servers,
-            member: old.member,
-            tunnel: old.tunnel,
-            admin: old.admin,
-            stage: old.stage,
-            wish: old.wish,
-            switch: old.switch,
-            shields: old.shields,
-            revocations: old.revocations,
-            founded_with,
-            recent: Recent::default(),
-            time_floor: 0,
-            next_keys: None,
-        }
+        old.present(founded_with, Recent::default(), 0, None)
+    }
+}
+
+impl From<SavedNetworkV2> for (SavedShields, SavedNetwork) {
+    fn from(old: SavedNetworkV2) -> Self {
+        old.first.present(old.founded_with, old.recent, old.time_floor, old.next_keys)
+    }
+}
+
+impl<N: Into<(SavedShields, SavedNetwork)>> From<OldSaved<N>> for Saved {
+    fn from(old: OldSaved<N>) -> Self {
+        let (shields, networks) = match old.network.map(N::into) {
+            Some((shields, network)) => (shields, vec![network]),
+            None => (SavedShields::Down, Vec::new()),
+        };
+        Self { reserve: old.reserve, shields, networks }
     }
 }
 
@@ -151,9 +191,10 @@ pub(crate) enum Switch {
 }
 
 /// Whether inbound traffic needs to answer outbound traffic.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) enum SavedShields {
     Up,
+    #[default]
     Down,
 }
 
@@ -190,8 +231,8 @@ impl SavedNetwork {
 }
 
 impl Saved {
-    pub(crate) fn new(reserve: Tai64n, network: Option<SavedNetwork>) -> Self {
-        Self { reserve: reserve.to_bytes(), network }
+    pub(crate) fn new(reserve: Tai64n, shields: SavedShields, networks: Vec<SavedNetwork>) -> Self {
+        Self { reserve: reserve.to_bytes(), shields, networks }
     }
 
     pub(crate) fn reserve(&self) -> Tai64n {
@@ -207,7 +248,8 @@ impl Saved {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadState> {
         match bytes.split_first() {
             Some((&VERSION, body)) => whole(body),
-            Some((&1, body)) => whole::<SavedV1>(body).map(Self::from),
+            Some((&2, body)) => whole::<OldSaved<SavedNetworkV2>>(body).map(Self::from),
+            Some((&1, body)) => whole::<OldSaved<SavedNetworkV1>>(body).map(Self::from),
             Some((&version, _)) if version > VERSION => Err(BadState::Newer(version)),
             Some(_) | None => Err(BadState::Broken),
         }
@@ -221,7 +263,7 @@ fn whole<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, BadState> {
     }
 }
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 #[cfg(test)]
 mod tests {
@@ -242,30 +284,31 @@ mod tests {
             stage: Stage::Member,
             wish: "ada".into(),
             switch: Switch::Up,
-            shields: SavedShields::Down,
             revocations: vec![vec![7, 7]],
             founded_with: Some([8; 16]),
             recent: Recent::default(),
             time_floor: 5,
             next_keys: Some(NewSecrets { member: Secret([10; 32]), tunnel: Secret([11; 32]) }),
+            alias: None,
+            ipv4: Ipv4Use::On,
         }
     }
 
     #[test]
     fn golden_state_without_network() {
-        let saved = Saved::new(Tai64n::from_bytes([9; 12]), None);
-        assert_eq!(saved.encode(), [2, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 0]);
+        let saved = Saved::new(Tai64n::from_bytes([9; 12]), SavedShields::Down, Vec::new());
+        assert_eq!(saved.encode(), [3, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 1, 0]);
     }
 
     #[test]
-    fn golden_network_of_the_present_version_and_of_version_1() {
+    fn golden_network_of_every_version() {
         let mut saved = network();
         saved.recent.note(MemberKey::from_bytes([6; 32]), "203.0.113.9:4000".parse().expect("literal"));
-        let bytes = Saved::new(Tai64n::from_bytes([9; 12]), Some(saved)).encode();
-        let old_part = [
-            [9; 12].as_slice(),
-            &[1],
-            &[1; 32],
+        saved.alias = Some("home-2".into());
+        saved.ipv4 = Ipv4Use::Off;
+        let bytes = Saved::new(Tai64n::from_bytes([9; 12]), SavedShields::Up, vec![saved]).encode();
+        let first = [
+            [1; 32].as_slice(),
             &[1, 1, 16],
             b"203.0.113.1:4433",
             &[2; 32],
@@ -274,22 +317,52 @@ mod tests {
             &[5; 32],
             &[0, 2, 3],
             b"ada",
-            &[0, 1, 1, 2, 7, 7],
+            &[0],
         ]
         .concat();
+        let revocations = [1, 2, 7, 7];
         let recent = [[1, 6].as_slice(), &[6; 31], &[1, 0, 203, 0, 113, 9, 0xA0, 0x1F]].concat();
+        let founded = [[1].as_slice(), &[8; 16]].concat();
         let rest = [[5, 1].as_slice(), &[10; 32], &[11; 32]].concat();
-        assert_eq!(bytes, [[2].as_slice(), &old_part, &[1], &[8; 16], &recent, &rest].concat());
+        let present = [
+            [3].as_slice(),
+            &[9; 12],
+            &[0, 1],
+            &first,
+            &revocations,
+            &founded,
+            &recent,
+            &rest,
+            &[1, 6],
+            b"home-2",
+            &[1],
+        ];
+        assert_eq!(bytes, present.concat());
 
-        let old = Saved::decode(&[[1].as_slice(), &old_part].concat()).expect("version 1 is read");
-        let network = old.network.expect("it holds a network");
-        assert_eq!(network.revocations, [[7, 7]]);
-        assert!(network.founded_with.is_none() && network.recent.is_empty());
+        let old = [[9; 12].as_slice(), &[1], &first, &[0], &revocations].concat();
+        let read = |bytes: &[u8]| {
+            let saved = Saved::decode(bytes).expect("older versions are read");
+            let [network] = saved.networks.as_slice() else { panic!("one network") };
+            assert_eq!(
+                (network.wish.as_str(), &network.revocations, saved.shields),
+                ("ada", &vec![vec![7, 7]], SavedShields::Up)
+            );
+            assert_eq!((network.alias.as_ref(), network.ipv4), (None, Ipv4Use::On));
+            network.clone()
+        };
+        let of_1 = read(&[[1].as_slice(), &old].concat());
+        assert!(of_1.founded_with.is_none() && of_1.recent.is_empty());
+        let of_2 = read(&[[2].as_slice(), &old, &founded, &recent, &rest].concat());
+        assert!(of_2.founded_with == Some([8; 16]) && !of_2.recent.is_empty());
+        for version in [1, 2] {
+            let none = Saved::decode(&[[version].as_slice(), &[9; 12], &[0]].concat()).expect("no network");
+            assert!(none.networks.is_empty());
+        }
     }
 
     #[test]
     fn state_survives_the_round_trip_and_no_truncation_decodes() {
-        let whole = Saved::new(Tai64n::ZERO, Some(network())).encode();
+        let whole = Saved::new(Tai64n::ZERO, SavedShields::Up, vec![network(), network()]).encode();
         let back = Saved::decode(&whole).expect("own state decodes");
         assert_eq!(back.encode(), whole);
         for length in 0..whole.len() {
@@ -299,7 +372,7 @@ mod tests {
 
     #[test]
     fn newer_versions_are_told_apart_from_broken_ones() {
-        assert_eq!(Saved::decode(&[3, 0]).err(), Some(BadState::Newer(3)));
+        assert_eq!(Saved::decode(&[4, 0]).err(), Some(BadState::Newer(4)));
         assert_eq!(Saved::decode(&[0, 0]).err(), Some(BadState::Broken));
     }
 }

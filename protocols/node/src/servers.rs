@@ -11,6 +11,7 @@ use crate::govern::founding_string;
 use crate::io::{Failure, FailureCode, Output, Reply, RequestId, ServerId};
 use crate::link::{Link, LinkStatus};
 use crate::network::Network;
+use crate::networks::NetworkNumber;
 use crate::node::Node;
 use crate::saved::{Stage, Switch};
 
@@ -33,12 +34,14 @@ impl Recruit {
 
 impl Node {
     /// Brings the links in line with the servers that the log names.
-    pub(crate) fn sync_servers(&mut self, now: Instant) {
-        let Some(network) = &mut self.network else { return };
+    pub(crate) fn sync_servers(&mut self, now: Instant, at: NetworkNumber) {
+        let Some(network) = self.networks.get(at) else { return };
         let wanted = network.state.servers().to_vec();
         if wanted.is_empty() || wanted == network.saved.servers {
             return;
         }
+        let mut free = self.networks.server_ids(wanted.len()).into_iter();
+        let Some(network) = self.networks.get_mut(at) else { return };
         let recruit = network.recruit.as_ref().map(|recruit| recruit.link);
         let up = network.saved.switch == Switch::Up;
         let mut gone = Vec::new();
@@ -51,7 +54,7 @@ impl Node {
         }
         for server in &wanted {
             if network.links.values().all(|link| link.server.keys != server.keys) {
-                let id = network.free_link();
+                let Some(id) = free.next() else { break };
                 let mut link = Link::new(server.clone());
                 link.retry = up.then_some(now);
                 network.links.insert(id, link);
@@ -61,17 +64,21 @@ impl Node {
         for id in &gone {
             network.links.remove(id);
         }
-        for id in gone {
-            self.outputs.push_back(Output::DisconnectServer(id));
-            self.gather.forget_relay(id);
-        }
+        self.outputs.extend(gone.iter().copied().map(Output::DisconnectServer));
+        self.gather.forget_servers(now, &gone);
         self.persist();
     }
 
-    pub(crate) fn server_add(&mut self, now: Instant, id: RequestId, text: &str) -> Result<Option<Reply>, Failure> {
+    pub(crate) fn server_add(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        at: NetworkNumber,
+        text: &str,
+    ) -> Result<Option<Reply>, Failure> {
         let founding = founding_string(text)?;
-        let (network, keys) = self.as_admin("add servers")?;
-        let key = keys.into_iter().next().ok_or_else(crate::requests::not_joined)?;
+        let (network, keys) = self.as_admin(at, "add servers")?;
+        let key = keys.into_iter().next().ok_or_else(crate::networks::not_joined)?;
         let server = founding.server().clone();
         if network.state.servers().iter().any(|known| known.keys == server.keys) {
             return Err(Failure::new(FailureCode::Usage, "the network has this server already", ""));
@@ -83,8 +90,8 @@ impl Node {
         if network.recruit.is_some() {
             return Err(Failure::new(FailureCode::Failed, "another server is being added", "try again in a moment"));
         }
-        let Some(network) = &mut self.network else { return Ok(None) };
-        let link = network.free_link();
+        let link = self.networks.server_ids(1).into_iter().next().ok_or_else(crate::networks::not_joined)?;
+        let Some(network) = self.networks.get_mut(at) else { return Ok(None) };
         let token = founding.token().clone();
         let mut stream = Link::new(server.clone());
         stream.retry = Some(now);
@@ -96,7 +103,7 @@ impl Node {
 
     /// The server that is being taken on has let us in: it is told which network to mirror.
     pub(crate) fn recruit_ready(&mut self, now: Instant, id: ServerId) {
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.owner_mut(id) else { return };
         let Some(genesis) = network.state.genesis_record().map(<[u8]>::to_vec) else { return };
         if let Some(link) = network.links.get_mut(&id) {
             link.say(now, ClientMessage::Found { genesis });
@@ -105,7 +112,8 @@ impl Node {
 
     /// The server knows the network: the log may name it.
     pub(crate) fn recruited(&mut self, now: Instant, id: ServerId) {
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.owner_mut(id) else { return };
+        let at = network.number;
         let Some(recruit) = network.recruit.take_if(|recruit| recruit.link == id) else { return };
         if let Some(link) = network.links.get_mut(&id) {
             // It comes back as a member's link when the log names the server.
@@ -114,7 +122,7 @@ impl Node {
         network.links.remove(&id);
         let servers = network.state.servers().iter().cloned().chain([recruit.server]).collect();
         self.outputs.push_back(Output::DisconnectServer(id));
-        let outcome = self.change_servers(now, recruit.request, servers, None);
+        let outcome = self.change_servers(now, recruit.request, at, servers, None);
         let reply = match outcome {
             Ok(Some(reply)) => Ok(reply),
             Ok(None) => return,
@@ -125,7 +133,7 @@ impl Node {
 
     /// The server that is being taken on said no, or nothing in time.
     pub(crate) fn recruiting_failed(&mut self, id: ServerId, why: &str) {
-        let Some(network) = &mut self.network else { return };
+        let Some(network) = self.networks.owner_mut(id) else { return };
         let Some(recruit) = network.recruit.take_if(|recruit| recruit.link == id) else { return };
         let open = network.links.remove(&id).is_some_and(|link| link.status != LinkStatus::Down);
         if open {
@@ -139,10 +147,10 @@ impl Node {
         self.outputs.push_back(Output::Reply { id: recruit.request, reply: Err(failure) });
     }
 
-    pub(crate) fn recruit_timeout(&mut self, now: Instant) {
-        let late = self.network.as_ref().and_then(|network| network.recruit.as_ref()).filter(|r| r.deadline <= now);
+    pub(crate) fn recruit_timeout(&mut self, now: Instant, at: NetworkNumber) {
+        let late = self.networks.get(at).and_then(|network| network.recruit.as_ref()).filter(|r| r.deadline <= now);
         if let Some(id) = late.map(|recruit| recruit.link) {
-            let trouble = self.network.as_ref().and_then(|network| network.links.get(&id)?.trouble.clone());
+            let trouble = self.networks.get(at).and_then(|network| network.links.get(&id)?.trouble.clone());
             self.recruiting_failed(id, trouble.as_deref().unwrap_or("it does not answer"));
         }
     }
@@ -172,11 +180,6 @@ impl Network {
     /// Whether a link leads to a server that is being taken on.
     pub(crate) fn is_recruit(&self, id: ServerId) -> bool {
         self.recruit.as_ref().is_some_and(|recruit| recruit.link == id)
-    }
-
-    /// A number that no link has or had lately.
-    fn free_link(&self) -> ServerId {
-        ServerId(self.links.keys().next_back().map_or(0, |last| last.0.wrapping_add(1)))
     }
 }
 

@@ -9,8 +9,10 @@ use ginnel_path::address::{Reach, reach};
 use ginnel_path::{CandidateKind, Local, Path};
 use ginnel_time::Instant;
 
+use crate::io::Failure;
 use crate::link::LinkStatus;
 use crate::network::Network;
+use crate::networks::{Ipv4Use, NetworkNumber};
 use crate::node::Node;
 use crate::peer::{Peer, Ways};
 use crate::report::{
@@ -23,11 +25,27 @@ impl Node {
     /// The node's state at `now`.
     pub fn status(&self, now: Instant) -> Status {
         Status {
-            network: self.network.as_ref().map(Network::report),
+            networks: self.networks.iter().map(Network::report).collect(),
             peers: self.peers.values().map(|peer| self.peer_report(peer)).collect(),
             candidates: self.gather.candidates().iter().map(|own| (own.kind, own.addr)).collect(),
             health: self.health(now),
         }
+    }
+
+    /// The network that a user means, by its name or the start of its id, or the only one.
+    ///
+    /// # Errors
+    /// [`Failure`] says that there is none, that none fits, or that several do.
+    pub fn network_named(&self, wanted: Option<&str>) -> Result<NetworkNumber, Failure> {
+        self.networks.choose(wanted)
+    }
+
+    /// The peer that a user means, in the named network or in any.
+    ///
+    /// # Errors
+    /// [`Failure`] says that none fits, or that peers of several networks do.
+    pub fn peer_named(&self, network: Option<&str>, peer: &str) -> Result<PeerId, Failure> {
+        self.find_peer(network, peer)
     }
 
     /// The name of a peer, for log lines.
@@ -66,6 +84,7 @@ impl Node {
         };
         PeerReport {
             id: peer.id,
+            network: peer.profile.network(),
             name: peer.profile.name.clone(),
             key: peer.profile.member.map_or_else(|| hex(peer.profile.key.as_bytes()), |member| member.to_string()),
             addresses: peer.profile.allowed.clone(),
@@ -79,17 +98,28 @@ impl Node {
     }
 
     fn health(&self, now: Instant) -> Vec<HealthReport> {
+        let clock = self.stamper.unix_seconds(now);
+        self.networks.iter().flat_map(|network| network.health(now, clock)).collect()
+    }
+}
+
+impl Network {
+    /// What is wrong, by a clock that says `clock` (Unix seconds, 0 when unknown).
+    fn health(&self, now: Instant, clock: u64) -> Vec<HealthReport> {
+        let network = self;
+        let wall = self.believed(now, clock);
         let mut health = Vec::new();
-        let Some(network) = &self.network else { return health };
         if let Some(fork) = &network.fork {
             health.push(HealthReport {
+                network: Some(network.number),
                 code: "forked-log",
-                text: format!("{fork}; this machine keeps to the one it saw first"),
+                text: format!("{}: {fork}; this machine keeps to the one it saw first", network.title()),
                 fix: "move the network to a server you trust: `ginnel server promote`".to_owned(),
             });
         }
         if let Some(forged) = &network.forged {
             health.push(HealthReport {
+                network: Some(network.number),
                 code: "forged-entry",
                 text: forged.clone(),
                 fix: "it has no effect; `ginnel server promote` makes a server you trust the sequencer".to_owned(),
@@ -99,6 +129,7 @@ impl Node {
             let Some(accused) = &link.accused else { continue };
             let address = link.server.addresses.first().map_or("a server", String::as_str);
             health.push(HealthReport {
+                network: Some(network.number),
                 code: "dishonest-server",
                 text: format!("{address}: {accused}"),
                 fix: "this machine keeps to the log that it has verified; `ginnel server remove` takes a server off the list".to_owned(),
@@ -106,6 +137,7 @@ impl Node {
         }
         if let Some(refused) = network.why_out() {
             health.push(HealthReport {
+                network: Some(network.number),
                 code: "not-a-member",
                 text: format!("this machine is no member of {}: {refused}", network.title()),
                 fix: "`ginnel leave`, then join with a fresh invite".to_owned(),
@@ -115,35 +147,40 @@ impl Node {
             && let Some(why) = network.links.values().find_map(|link| link.trouble.clone())
         {
             health.push(HealthReport {
+                network: Some(network.number),
                 code: "no-server",
-                text: format!("no server is reached: {why}"),
+                text: format!("no server of {} is reached: {why}", network.title()),
                 fix: "links that are up stay up; new ones need a server".to_owned(),
             });
         }
         if !network.held_back.is_empty() {
             health.push(HealthReport {
+                network: Some(network.number),
                 code: "newcomers-wait",
                 text: format!(
-                    "{} new members are not let in: no admin has vouched for the log",
-                    network.held_back.len()
+                    "{} new members of {} are not let in: no admin has vouched for the log",
+                    network.held_back.len(),
+                    network.title()
                 ),
                 fix: "let an admin's machine go online".to_owned(),
             });
         }
-        health.extend(network.clock_health(now, self.stamper.unix_seconds(now)));
-        let wall = self.time(now);
+        health.extend(network.clock_health(now, clock));
         if let Some(age) = network.state.lease_age(wall).filter(|age| wall != 0 && age.as_secs() > LEASE_LIFE) {
             health.push(HealthReport {
+                network: Some(network.number),
                 code: "stale-log",
-                text: format!("no admin has vouched for the log in {} days", age.as_secs() / 86_400),
+                text: format!(
+                    "no admin of {} has vouched for its log in {} days",
+                    network.title(),
+                    age.as_secs() / 86_400
+                ),
                 fix: "let the machine that founded the network go online".to_owned(),
             });
         }
         health
     }
-}
 
-impl Network {
     fn report(&self) -> NetworkReport {
         let member = self.state.member(&self.key());
         let state = if self.refused.is_some() || self.state.is_revoked(&self.key()) {
@@ -158,10 +195,15 @@ impl Network {
             NetworkState::NoServer
         };
         NetworkReport {
+            number: self.number,
             name: self.title(),
             id: self.saved.id().to_string(),
             state,
-            range4: self.state.ipv4_range().map(|range| (IpAddr::V4(range.network_address()), 16)),
+            range4: self
+                .state
+                .ipv4_range()
+                .filter(|_| self.saved.ipv4 == Ipv4Use::On)
+                .map(|range| (IpAddr::V4(range.network_address()), 16)),
             range6: (IpAddr::V6(ipv6_prefix(&self.saved.id())), 64),
             self_name: member.map_or_else(|| self.saved.wish.clone(), |member| member.name().as_str().to_owned()),
             self_id: self.key().to_string(),

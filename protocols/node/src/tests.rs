@@ -5,5 +5,6 @@ mod dead_servers;
 mod gossip;
 mod governing;
 mod scale;
+mod several;
 mod stock;
 mod world;

@@ -4,6 +4,8 @@ use ginnel_time::Instant;
 
 use crate::io::{Failure, FailureCode, Output, Reply, RequestId, UpOutcome};
 use crate::link::{LinkStatus, Purpose};
+use crate::network::Network;
+use crate::networks::NetworkNumber;
 use crate::node::Node;
 
 /// A request that waits for a server.
@@ -41,8 +43,8 @@ impl Waiting {
 }
 
 impl Node {
-    pub(crate) fn fail_up(&mut self, code: FailureCode, text: String, hint: &str) {
-        let Some(network) = &mut self.network else { return };
+    pub(crate) fn fail_up(&mut self, at: NetworkNumber, code: FailureCode, text: String, hint: &str) {
+        let Some(network) = self.networks.get_mut(at) else { return };
         let mut kept = Vec::new();
         for waiting in network.waiting.drain(..) {
             match waiting.wish {
@@ -57,8 +59,8 @@ impl Node {
     }
 
     /// Sends the records of waiting requests that no server has yet.
-    pub(crate) fn send_waiting(&mut self, now: Instant) {
-        let Some(network) = &mut self.network else { return };
+    pub(crate) fn send_waiting(&mut self, now: Instant, at: NetworkNumber) {
+        let Some(network) = self.networks.get_mut(at) else { return };
         let sequencer = network.state.sequencer();
         let up = network.links.values_mut().filter(|link| link.status == LinkStatus::Up);
         // The one that orders the log itself, where it is reached.
@@ -84,8 +86,8 @@ impl Node {
     }
 
     /// Sends again what a server could not take a moment ago.
-    pub(crate) fn append_timeout(&mut self, now: Instant) {
-        let Some(network) = &mut self.network else { return };
+    pub(crate) fn append_timeout(&mut self, now: Instant, at: NetworkNumber) {
+        let Some(network) = self.networks.get_mut(at) else { return };
         let due = network.links.iter_mut().filter_map(|(id, link)| {
             link.append_again.take_if(|at| *at <= now)?;
             (link.status == LinkStatus::Up).then_some(*id)
@@ -95,19 +97,21 @@ impl Node {
         }
     }
 
-    pub(crate) fn answer_up(&mut self, outcome: UpOutcome) {
-        let Some(network) = &mut self.network else { return };
+    pub(crate) fn answer_up(&mut self, at: NetworkNumber, outcome: UpOutcome) {
+        let Some(network) = self.networks.get_mut(at) else { return };
         let (done, kept) = network.waiting.drain(..).partition::<Vec<_>, _>(|waiting| matches!(waiting.wish, Wish::Up));
         network.waiting = kept;
         for waiting in done {
-            let reply = self.up_reply(outcome);
+            let reply = self.up_reply(at, outcome);
             self.outputs.push_back(Output::Reply { id: waiting.request, reply });
         }
     }
 
     pub(crate) fn finish_request(&mut self, request: RequestId, outcome: Result<(), String>) {
-        let Some(network) = &mut self.network else { return };
+        let waits = |network: &&mut Network| network.waiting.iter().any(|waiting| waiting.request == request);
+        let Some(network) = self.networks.iter_mut().find(waits) else { return };
         let Some(place) = network.waiting.iter().position(|waiting| waiting.request == request) else { return };
+        let at = network.number;
         let waiting = network.waiting.swap_remove(place);
         let leave = matches!(waiting.wish, Wish::Leave { .. });
         let reply = match (outcome, waiting.wish) {
@@ -118,13 +122,13 @@ impl Node {
         };
         self.outputs.push_back(Output::Reply { id: request, reply });
         if leave {
-            self.forget_network();
+            self.forget_network(at);
         }
     }
 
     /// Answers the requests whose time is over.
-    pub(crate) fn late_requests(&mut self, now: Instant) {
-        let Some(network) = &mut self.network else { return };
+    pub(crate) fn late_requests(&mut self, now: Instant, at: NetworkNumber) {
+        let Some(network) = self.networks.get_mut(at) else { return };
         let trouble = network.links.values().find_map(|link| link.trouble.clone());
         let (late, kept) = network.waiting.drain(..).partition::<Vec<_>, _>(|waiting| waiting.deadline <= now);
         network.waiting = kept;
@@ -152,7 +156,7 @@ impl Node {
             self.outputs.push_back(Output::Reply { id: waiting.request, reply });
         }
         if leave {
-            self.forget_network();
+            self.forget_network(at);
         }
     }
 }

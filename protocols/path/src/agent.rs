@@ -5,6 +5,7 @@ mod drive;
 mod tests;
 mod view;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ginnel_time::Instant;
@@ -92,6 +93,7 @@ impl Agent {
             }),
             Input::SendFailed { path } => self.send_failed(path),
             Input::PathLost(local) => self.path_lost(local),
+            Input::Refused(prefixes) => self.refuse(prefixes),
         };
         self.settle();
         result
@@ -318,6 +320,14 @@ impl Agent {
         if in_use {
             self.search_anew(None);
         }
+        Ok(())
+    }
+
+    fn refuse(&mut self, prefixes: Vec<(IpAddr, u8)>) -> Result<(), Discard> {
+        self.config.refused = prefixes;
+        let config = &self.config;
+        self.remotes.retain(|candidate| !config.refuses(candidate.addr));
+        self.rebuild();
         Ok(())
     }
 

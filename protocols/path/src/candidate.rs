@@ -181,6 +181,12 @@ impl Remotes {
         self.latest = source;
     }
 
+    /// Forgets the candidates that are not wanted.
+    pub(crate) fn retain(&mut self, wanted: impl Fn(&Candidate) -> bool) {
+        self.mailbox.retain(&wanted);
+        self.session.retain(&wanted);
+    }
+
     /// Forgets what was told inside a session that is gone.
     pub(crate) fn forget_session(&mut self) {
         self.session.clear();

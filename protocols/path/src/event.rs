@@ -84,6 +84,8 @@ pub enum Input {
     },
     /// A socket or an allocation is gone.
     PathLost(Local),
+    /// The prefixes of [`Config::refused`], the whole set; replaces the former. A path in use stays until it fails.
+    Refused(Vec<(IpAddr, u8)>),
 }
 
 /// What an [`Agent`](crate::Agent) asks for.

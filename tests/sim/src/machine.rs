@@ -8,8 +8,10 @@ use ginnel_forward::{
     Command, Config as ForwardConfig, Datagrams, Discard as ForwardDiscard, Event, Forward, PeerId, SendArena,
     TunBatch, WritePlan,
 };
+use ginnel_membership::NetworkId;
 use ginnel_node::{
-    Config, Debug, Discard, Family, Input, Node, Output, Port, Reply, Request, RequestId, Resume, ServerId, TunState,
+    Config, Debug, Discard, Family, Input, Node, Output, Port, Reply, Request, RequestId, Resume, ServerId, StoredLog,
+    TunState,
 };
 use ginnel_path::{Local, Path, SocketId};
 use ginnel_time::{Instant, Tai64n};
@@ -117,8 +119,18 @@ pub(crate) struct Machine {
 #[derive(Clone, Debug, Default)]
 struct Disk {
     state: Option<Vec<u8>>,
-    snapshot: Option<(Vec<u8>, Vec<u8>)>,
-    entries: Vec<Vec<u8>>,
+    logs: Vec<StoredLog>,
+}
+
+impl Disk {
+    /// What is stored of a network's log.
+    fn log(&mut self, network: NetworkId) -> &mut StoredLog {
+        let place = self.logs.iter().position(|log| log.network == network).unwrap_or_else(|| {
+            self.logs.push(StoredLog { network, snapshot: None, entries: Vec::new() });
+            self.logs.len() - 1
+        });
+        &mut self.logs[place]
+    }
 }
 
 #[derive(Default)]
@@ -174,8 +186,8 @@ impl Machine {
         self.life = Life::Awake;
         self.tun = TunState::default();
         self.wanted.clone_from(&self.disk);
-        let Disk { state, snapshot, entries } = self.disk.clone();
-        let resume = Resume { state, snapshot, entries };
+        let Disk { state, logs } = self.disk.clone();
+        let resume = Resume { state, logs };
         self.node = node(now, &self.setup, resume, &mut self.dice);
         self.forward = Forward::new(self.dice.seed(), ForwardConfig::default());
         self.start(now);
@@ -203,7 +215,7 @@ impl Machine {
     pub(crate) fn request(&mut self, now: Instant, request: Request) -> RequestId {
         self.next_request += 1;
         let id = RequestId(self.next_request);
-        self.input(now, Input::Request { id, request });
+        self.input(now, Input::Request { id, network: None, request });
         id
     }
 
@@ -310,7 +322,7 @@ impl Machine {
 
     /// Entries of the log that the machine has verified, and whether a server is there for it.
     pub(crate) fn log(&self, now: Instant) -> Option<(u64, bool)> {
-        let network = self.node.status(now).network?;
+        let network = self.node.status(now).networks.into_iter().next()?;
         Some((network.log_length, network.servers.iter().any(|server| server.connected)))
     }
 
@@ -327,7 +339,8 @@ impl Machine {
     /// Why a peer is reached as it is, for a report.
     pub(crate) fn describe(&self, now: Instant) -> String {
         let status = self.node.status(now);
-        let network = status.network.map(|network| (network.state, network.log_length, network.servers));
+        let networks = status.networks.into_iter().map(|network| (network.state, network.log_length, network.servers));
+        let networks: Vec<_> = networks.collect();
         let peers: Vec<_> = status
             .peers
             .into_iter()
@@ -338,7 +351,7 @@ impl Machine {
         let discards: Vec<_> = self.node.counters().iter().collect();
         let forward: Vec<_> = self.forward.counters().discards().filter(|(_, count)| *count > 0).collect();
         format!(
-            "{} at {}: {network:?} candidates {:?} peers {peers:#?} node {discards:?} forward {forward:?}",
+            "{} at {}: {networks:?} candidates {:?} peers {peers:#?} node {discards:?} forward {forward:?}",
             self.setup.name, self.setup.address, status.candidates
         )
     }
@@ -412,16 +425,14 @@ impl Machine {
             Output::DisconnectServer(server) => self.effects.push(Effect::Disconnect(server)),
             Output::Tun(state) => self.effects.push(Effect::Tun(state)),
             Output::Persist(state) => self.write(|disk| disk.state = Some(state)),
-            Output::StoreEntries { entries, .. } => self.write(|disk| disk.entries.extend(entries)),
-            Output::StoreSnapshot { snapshot, entry, .. } => self.write(|disk| {
-                disk.snapshot = Some((snapshot, entry));
-                disk.entries.clear();
+            Output::StoreEntries { network, entries } => self.write(|disk| disk.log(network).entries.extend(entries)),
+            Output::StoreSnapshot { network, snapshot, entry } => self.write(|disk| {
+                let log = disk.log(network);
+                log.snapshot = Some((snapshot, entry));
+                log.entries.clear();
             }),
-            Output::ForgetLog(_) => self.write(|disk| {
-                disk.snapshot = None;
-                disk.entries.clear();
-            }),
-            Output::Names(_) | Output::Notice(_) => {}
+            Output::ForgetLog(network) => self.write(|disk| disk.logs.retain(|log| log.network != network)),
+            Output::Names(_) | Output::Notice { .. } => {}
             Output::Reply { id, reply } => {
                 let reply = reply.map_err(|failure| format!("{:?}: {}", failure.code, failure.message));
                 self.effects.push(Effect::Reply(id, reply));

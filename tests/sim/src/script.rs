@@ -120,11 +120,12 @@ impl World {
         match step {
             Step::Found => {
                 let ticket = Some(self.hosts[0].founding());
-                self.ask(0, Request::Up { ticket, name: None, network: None, shields: None }, Wanted::Network);
+                let up = Request::Up { ticket, name: None, network: None, shields: None, range: None, ipv4: None };
+                self.ask(0, up, Wanted::Network);
             }
             Step::Join(machine) => {
                 let ticket = self.script.tickets.get(&machine).cloned();
-                let request = Request::Up { ticket, name: None, network: None, shields: None };
+                let request = Request::Up { ticket, name: None, network: None, shields: None, range: None, ipv4: None };
                 self.ask(machine, request, Wanted::Membership);
             }
             Step::Late => {
@@ -170,7 +171,7 @@ impl World {
         self.trace.tell(self.now, || format!("node{machine} replies {reply:?}"));
         let Some(wanted) = self.script.wanted.remove(&(machine, id)) else { return };
         match (wanted, reply) {
-            (Wanted::Network, Ok(Reply::Up { .. })) => {
+            (Wanted::Network, Ok(Reply::Up(_))) => {
                 for newcomer in 1..self.machines.len() {
                     let request = Request::Invite { expires: Duration::from_secs(3600), name: None };
                     self.ask(0, request, Wanted::Invite(newcomer));
@@ -181,7 +182,7 @@ impl World {
                 let at = self.now + self.dice.millis(1, 2000);
                 self.step_at(at, Step::Join(newcomer));
             }
-            (Wanted::Membership, Ok(Reply::Up { .. })) => {}
+            (Wanted::Membership, Ok(Reply::Up(_))) => {}
             (Wanted::Revocation(gone), Ok(Reply::Revoked { .. })) => {
                 self.script.revoked.insert(gone, Some(self.now));
                 self.step_at(self.now + self.weather.patience().gap, Step::Gone(gone));

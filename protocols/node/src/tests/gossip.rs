@@ -31,7 +31,7 @@ fn a_revocation_without_any_server_ends_sessions_at_once_everywhere() {
         status.health.iter().any(|item| item.code == "not-a-member" && item.text.contains("revoked")),
         "{status:?}"
     );
-    assert_eq!(status.network.map(|network| network.state), Some(NetworkState::Revoked));
+    assert_eq!(status.networks.first().map(|network| network.state), Some(NetworkState::Revoked));
     // It survives restarts, and is ordered when the server is back; the one that was told orders it, too.
     world.stop(0);
     world.stop(1);
@@ -86,11 +86,11 @@ fn missing_entries_are_handed_on_and_stored() {
     }
     world.pass(secs(3));
     assert_eq!(world.log_length(1), world.log_length(0));
-    assert_eq!(world.machines[1].entries, world.machines[0].entries);
+    assert_eq!(world.machines[1].logs[0].entries, world.machines[0].logs[0].entries);
     assert!(world.log_length(1) > 30);
     world.mend(1, 0);
     world.pass(secs(75));
-    assert_eq!(world.machines[1].entries, world.machines[0].entries);
+    assert_eq!(world.machines[1].logs[0].entries, world.machines[0].logs[0].entries);
 }
 
 #[test]
@@ -118,12 +118,12 @@ fn two_histories_of_one_sequencer_raise_an_alarm_and_cut_no_link() {
     let entries: Vec<Entry> = log.iter().map(|bytes| Entry::decode(bytes).expect("own entries")).collect();
     let mut liar = Sequencer::resume(world.hosts[0].key.clone(), network, &entries).expect("own log");
     let node = world.machines[0].node.as_ref().expect("it runs");
-    let admin = node.network.as_ref().and_then(|network| network.saved.admin.as_ref()).expect("it founded").signing();
+    let admin = node.networks.iter().find_map(|network| network.saved.admin.as_ref()).expect("it founded").signing();
     let wall = super::world::WALL + 10_000;
     let record = lease_record(&network, &admin, liar.state().head(), wall);
     let lie = liar.append(wall, &record).expect("a fine lease");
     world.stop(1);
-    world.machines[1].entries.push(lie.encode());
+    world.machines[1].logs[0].entries.push(lie.encode());
     world.invite(0);
     world.start(1);
     world.pass(secs(10));

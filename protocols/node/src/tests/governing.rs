@@ -9,7 +9,14 @@ use crate::notice::Notice;
 const DAY: i64 = 86_400;
 
 fn up(ticket: String, name: &str) -> Request {
-    Request::Up { ticket: Some(ticket), name: Some(name.to_owned()), network: None, shields: None }
+    Request::Up {
+        ticket: Some(ticket),
+        name: Some(name.to_owned()),
+        network: None,
+        shields: None,
+        range: None,
+        ipv4: None,
+    }
 }
 
 fn done(world: &mut World, number: usize, request: Request) {
@@ -26,7 +33,7 @@ fn proposed(world: &mut World, number: usize, request: Request) -> (String, u8, 
 
 fn kinds(world: &mut World, number: usize) -> Vec<String> {
     match world.ask(number, Request::Log) {
-        Ok(Reply::Log(lines)) => lines.into_iter().map(|line| line.kind).collect(),
+        Ok(Reply::Log { lines, .. }) => lines.into_iter().map(|line| line.kind).collect(),
         other => panic!("{other:?}"),
     }
 }
@@ -74,7 +81,7 @@ fn two_admins_of_two_decide_together() {
     assert!(ticket.parse::<ginnel_membership::Invite>().is_ok());
 
     // The founder's own key goes by its digits.
-    let founder = world.machines[0].node.as_ref().and_then(|node| node.network.as_ref()?.saved.admin.clone());
+    let founder = world.machines[0].node.as_ref().and_then(|node| node.networks.iter().next()?.saved.admin.clone());
     let key = founder.expect("it founded").signing().member_key().to_string();
     let refused = world.ask(1, Request::AdminRemove { peer: key.clone() }).expect_err("too few would be left");
     assert_eq!(refused.code, FailureCode::Usage);
@@ -134,7 +141,7 @@ fn strict_rules_keep_newcomers_out_until_somebody_vouches() {
     leap(&mut world, 8);
     let ticket = world.invite(1);
     let joined = world.ask(2, up(ticket, "m2"));
-    assert!(matches!(joined, Ok(Reply::Up { outcome: UpOutcome::Joined, .. })), "{joined:?}");
+    assert!(matches!(joined, Ok(Reply::Up(crate::io::UpReport { outcome: UpOutcome::Joined, .. }))), "{joined:?}");
     world.pass(secs(2));
     assert!(world.peer(1, 2).is_none(), "nobody has vouched for the log in 8 days");
     assert!(world.peer(1, 0).is_some(), "whom it knows it keeps");
@@ -169,21 +176,25 @@ fn new_keys_keep_name_address_and_link() {
     assert!(world.reaches(1, 0));
     world.start_host(0);
     world.pass(secs(75));
-    assert!(world.status(1).network.is_some_and(|network| network.servers.iter().all(|server| server.connected)));
+    assert!(
+        world.status(1).networks.first().is_some_and(|network| network.servers.iter().all(|server| server.connected))
+    );
 }
 
 #[test]
 fn keys_that_a_crash_left_halfway_are_found_again() {
     let mut world = World::linked(2, 1);
     // The record is on its way when the machine stops.
-    world.request(1, Request::RotateKeys);
+    world.request(1, None, Request::RotateKeys);
     world.pass(std::time::Duration::from_millis(15));
     world.stop(1);
     world.pass(secs(1));
     assert!(kinds(&mut world, 0).iter().any(|kind| kind == "member-update"));
     world.start(1);
     world.pass(secs(10));
-    assert!(world.status(1).network.is_some_and(|network| network.servers.iter().all(|server| server.connected)));
+    assert!(
+        world.status(1).networks.first().is_some_and(|network| network.servers.iter().all(|server| server.connected))
+    );
     world.talk(1, 0);
     world.pass(secs(3));
     assert!(world.reaches(1, 0));
@@ -196,7 +207,7 @@ fn servers_come_go_and_take_over() {
     done(&mut world, 0, Request::ServerAdd { founding });
     world.pass(secs(75));
     for number in 0..2 {
-        let network = world.status(number).network.expect("a network");
+        let network = world.status(number).networks.into_iter().next().expect("a network");
         assert_eq!(network.servers.iter().filter(|server| server.connected).count(), 2, "{:?}", network.servers);
     }
     // The sequencer is lost for good; the other server takes its place.
@@ -210,7 +221,7 @@ fn servers_come_go_and_take_over() {
     done(&mut world, 0, Request::ServerRemove { server: lost });
     world.pass(secs(5));
     for number in 0..2 {
-        let network = world.status(number).network.expect("a network");
+        let network = world.status(number).networks.into_iter().next().expect("a network");
         assert!(network.servers.len() == 1 && network.servers[0].connected, "{:?}", network.servers);
     }
     assert!(world.machines[1].notices.iter().any(|notice| matches!(notice, Notice::ServerUp { .. })));
@@ -225,7 +236,7 @@ fn a_server_that_does_not_answer_is_not_added() {
     let founding = world.founding(1);
     let failed = world.ask(0, Request::ServerAdd { founding }).expect_err("it is down");
     assert_eq!(failed.code, FailureCode::Failed);
-    assert_eq!(world.status(0).network.map(|network| network.servers.len()), Some(1));
+    assert_eq!(world.status(0).networks.first().map(|network| network.servers.len()), Some(1));
 }
 
 #[test]
@@ -243,8 +254,8 @@ fn a_newcomer_starts_from_a_checkpoint() {
     world.invite(0);
     world.join(2);
     world.pass(secs(1));
-    assert!(world.machines[2].snapshot.is_some());
-    assert_eq!(world.machines[2].entries.len() as u64, world.log_length(2) - checkpoint - 1);
+    assert!(world.machines[2].logs[0].snapshot.is_some());
+    assert_eq!(world.machines[2].logs[0].entries.len() as u64, world.log_length(2) - checkpoint - 1);
     assert_eq!(world.log_length(2), world.log_length(0));
     world.stop_host(0);
     world.stop(2);

@@ -82,11 +82,21 @@ fn a_newcomer_joins_100_000_members_within_3_s() {
     world.pass(secs(10));
     let memory = resident_megabytes();
     let (began, started) = (world.now, processor_seconds());
-    let up =
-        world.ask(0, Request::Up { ticket: Some(ticket), name: Some("newcomer".into()), network: None, shields: None });
-    assert!(matches!(up, Ok(Reply::Up { outcome: UpOutcome::Joined, .. })), "{up:?}");
+    let up = world.ask(
+        0,
+        Request::Up {
+            ticket: Some(ticket),
+            name: Some("newcomer".into()),
+            network: None,
+            shields: None,
+            range: None,
+            ipv4: None,
+        },
+    );
+    assert!(matches!(up, Ok(Reply::Up(crate::io::UpReport { outcome: UpOutcome::Joined, .. }))), "{up:?}");
     let (worked, waited) = (processor_seconds() - started, world.now.saturating_duration_since(began));
-    let bytes = world.machines[0].snapshot.as_ref().map_or(0, |(snapshot, _)| snapshot.len());
+    let bytes =
+        world.machines[0].logs.first().and_then(|log| log.snapshot.as_ref()).map_or(0, |(snapshot, _)| snapshot.len());
     println!(
         "joined: {worked:.2} s of one processor for server and newcomer, {:.2} s on a wire of 20 ms round trip, {bytes} \
          bytes of snapshot, {} MB more memory",

@@ -2,12 +2,12 @@
 //! joined by a wire of 10 ms.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use ginnel_forward::{Command, Config as ForwardConfig, Datagrams, Forward, SendArena, TunBatch, WritePlan};
 use ginnel_membership::invite::Token;
-use ginnel_membership::{Founding, ServerKeys, SigningKey};
+use ginnel_membership::{Founding, NetworkId, ServerKeys, SigningKey};
 use ginnel_path::SocketId;
 use ginnel_signal_proto::server::{
     Change, Config as SignalConfig, ConnectionId, Input as SignalInput, Limits, LinkId, Outcome,
@@ -17,8 +17,10 @@ use ginnel_signal_proto::{FoundingToken, Server as Signal};
 use ginnel_time::{Instant, Tai64n};
 use ginnel_tunnel::{MessageKind, StaticSecret, Suite};
 
-use crate::io::{Failure, Family, Input, Output, Port, Reply, Request, RequestId, ServerId, TunState, UpOutcome};
-use crate::node::{Config, Debug, Node, Resume};
+use crate::io::{
+    Failure, Family, Input, Output, Port, Reply, Request, RequestId, ServerId, TunState, UpOutcome, UpReport,
+};
+use crate::node::{Config, Debug, Node, Resume, StoredLog};
 use crate::notice::Notice;
 use crate::report::{PeerReport, Status};
 
@@ -99,8 +101,7 @@ pub(crate) struct Machine {
     flows: BTreeMap<(u16, SocketAddr), Instant>,
     streams: BTreeMap<ServerId, (u64, usize)>,
     pub(crate) state: Option<Vec<u8>>,
-    pub(crate) entries: Vec<Vec<u8>>,
-    pub(crate) snapshot: Option<(Vec<u8>, Vec<u8>)>,
+    pub(crate) logs: Vec<StoredLog>,
     pub(crate) tun: TunState,
     pub(crate) names: Vec<(String, Vec<IpAddr>)>,
     pub(crate) replies: BTreeMap<RequestId, Result<Reply, Failure>>,
@@ -196,8 +197,7 @@ impl World {
                 flows: BTreeMap::new(),
                 streams: BTreeMap::new(),
                 state: None,
-                entries: Vec::new(),
-                snapshot: None,
+                logs: Vec::new(),
                 tun: TunState::default(),
                 names: Vec::new(),
                 replies: BTreeMap::new(),
@@ -238,8 +238,11 @@ impl World {
 
     pub(crate) fn found(&mut self) {
         let ticket = Some(self.founding(0));
-        let up = self.ask(0, Request::Up { ticket, name: Some("m0".into()), network: None, shields: None });
-        assert!(matches!(up, Ok(Reply::Up { outcome: UpOutcome::Founded, .. })), "{up:?}");
+        let up = self.ask(
+            0,
+            Request::Up { ticket, name: Some("m0".into()), network: None, shields: None, range: None, ipv4: None },
+        );
+        assert!(matches!(up, Ok(Reply::Up(UpReport { outcome: UpOutcome::Founded, .. }))), "{up:?}");
         self.pass(secs(2));
     }
 
@@ -252,9 +255,18 @@ impl World {
 
     pub(crate) fn join(&mut self, number: usize) {
         let ticket = Some(self.invite(0));
-        let up =
-            self.ask(number, Request::Up { ticket, name: Some(format!("m{number}")), network: None, shields: None });
-        assert!(matches!(up, Ok(Reply::Up { outcome: UpOutcome::Joined, .. })), "{up:?}");
+        let up = self.ask(
+            number,
+            Request::Up {
+                ticket,
+                name: Some(format!("m{number}")),
+                network: None,
+                shields: None,
+                range: None,
+                ipv4: None,
+            },
+        );
+        assert!(matches!(up, Ok(Reply::Up(UpReport { outcome: UpOutcome::Joined, .. }))), "{up:?}");
     }
 
     pub(crate) fn server(&self, host: usize) -> ginnel_membership::Server {
@@ -350,8 +362,7 @@ impl World {
             hostname: format!("m{number}"),
             debug: Debug::default(),
         };
-        let (state, snapshot) = (machine.state.clone(), machine.snapshot.clone());
-        let resume = Resume { state, snapshot, entries: machine.entries.clone() };
+        let resume = Resume { state: machine.state.clone(), logs: machine.logs.clone() };
         machine.node = Some(Node::new(now, config, resume).expect("own state is read"));
         self.drain(number);
         self.input(number, Input::Interfaces(vec![IpAddr::from([192, 168, 1, 2])]));
@@ -363,16 +374,21 @@ impl World {
         self.input(number, Input::Wall(Tai64n::from_unix(wall, 0)));
     }
 
-    pub(crate) fn request(&mut self, number: usize, request: Request) -> RequestId {
+    pub(crate) fn request(&mut self, number: usize, network: Option<&str>, request: Request) -> RequestId {
         self.requests += 1;
         let id = RequestId(self.requests);
-        self.input(number, Input::Request { id, request });
+        self.input(number, Input::Request { id, network: network.map(str::to_owned), request });
         id
     }
 
     /// Asks and waits for the answer.
     pub(crate) fn ask(&mut self, number: usize, request: Request) -> Result<Reply, Failure> {
-        let id = self.request(number, request);
+        self.ask_in(number, None, request)
+    }
+
+    /// Asks about one network and waits for the answer.
+    pub(crate) fn ask_in(&mut self, number: usize, network: Option<&str>, request: Request) -> Result<Reply, Failure> {
+        let id = self.request(number, network, request);
         for _ in 0..600 {
             if let Some(reply) = self.machines[number].replies.remove(&id) {
                 return reply;
@@ -396,7 +412,7 @@ impl World {
     }
 
     pub(crate) fn log_length(&self, number: usize) -> u64 {
-        self.status(number).network.map_or(0, |network| network.log_length)
+        self.status(number).networks.first().map_or(0, |network| network.log_length)
     }
 
     /// Whether data of one machine goes to another by a direct path.
@@ -414,16 +430,26 @@ impl World {
         };
         let from = own(&self.machines[one]).expect("a member has an address");
         let to = own(&self.machines[other]).expect("a member has an address");
+        self.send(one, from, to);
+    }
+
+    /// Something on a machine sends a packet into the tunnels, whatever addresses it bears.
+    pub(crate) fn send(&mut self, number: usize, from: Ipv6Addr, to: Ipv6Addr) {
         let mut packet = vec![0x60, 0, 0, 0, 0, 8, 59, 64];
         packet.extend_from_slice(&from.octets());
         packet.extend_from_slice(&to.octets());
-        packet.extend_from_slice(&[one as u8; 8]);
+        packet.extend_from_slice(&[number as u8; 8]);
         let now = self.now;
-        let machine = &mut self.machines[one];
+        let machine = &mut self.machines[number];
         assert!(machine.buffers.batch.push(&packet));
         let buffers = &mut machine.buffers;
         machine.forward.handle_tun(now, &mut buffers.batch, &mut buffers.plan, &mut buffers.arena);
-        self.flush(one);
+        self.flush(number);
+    }
+
+    /// Packets that a machine's data plane dropped for a reason.
+    pub(crate) fn discarded(&self, number: usize, why: ginnel_forward::Discard) -> u64 {
+        self.machines[number].forward.counters().discarded(why)
     }
 
     /// Lets time pass; the wall clocks are told every 30 s.
@@ -614,16 +640,14 @@ impl World {
                 machine.writes += 1;
                 machine.state = Some(state);
             }
-            Output::StoreEntries { entries, .. } => machine.entries.extend(entries),
-            Output::StoreSnapshot { snapshot, entry, .. } => {
-                machine.snapshot = Some((snapshot, entry));
-                machine.entries.clear();
+            Output::StoreEntries { network, entries } => machine.log(network).entries.extend(entries),
+            Output::StoreSnapshot { network, snapshot, entry } => {
+                let log = machine.log(network);
+                log.snapshot = Some((snapshot, entry));
+                log.entries.clear();
             }
-            Output::ForgetLog(_) => {
-                machine.entries.clear();
-                machine.snapshot = None;
-            }
-            Output::Notice(notice) => machine.notices.push(notice),
+            Output::ForgetLog(network) => machine.logs.retain(|log| log.network != network),
+            Output::Notice { notice, .. } => machine.notices.push(notice),
             Output::Reply { id, reply } => {
                 machine.replies.insert(id, reply);
             }
@@ -735,6 +759,17 @@ impl World {
                 }
             }
         }
+    }
+}
+
+impl Machine {
+    /// What is stored of a network's log.
+    fn log(&mut self, network: NetworkId) -> &mut StoredLog {
+        let place = self.logs.iter().position(|log| log.network == network).unwrap_or_else(|| {
+            self.logs.push(StoredLog { network, snapshot: None, entries: Vec::new() });
+            self.logs.len() - 1
+        });
+        &mut self.logs[place]
     }
 }
 

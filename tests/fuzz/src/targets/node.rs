@@ -13,7 +13,9 @@ use ginnel_membership::{
     Applied, Capabilities, Context, Entry, Founding, Invite, MemberKey, Name, NetworkId, Signature, SigningKey, State,
     TunnelKey, build,
 };
-use ginnel_node::{Config, ConfigPeer, ConfigPeerKind, Debug, Input, Node, Output, Reply, Request, RequestId, Resume};
+use ginnel_node::{
+    Config, ConfigPeer, ConfigPeerKind, Debug, Input, Node, Output, Reply, Request, RequestId, Resume, StoredLog,
+};
 use ginnel_path::message::{CandidateList, Echo, Message, Phase, decode};
 use ginnel_path::{Candidate, CandidateKind, Local, Path, RelayId, SocketId};
 use ginnel_signal_proto::client::{Input as ClientInput, Output as ClientOutput};
@@ -107,7 +109,14 @@ impl Fixture {
         let mut whole = Whole::new(Resume::default(), Vec::new());
         let server = ginnel_membership::Server { addresses: vec!["203.0.113.1:4433".to_owned()], keys: keys() };
         let founding = Founding::new(server, Token::from_bytes(TOKEN)).expect("one address fits");
-        let up = Request::Up { ticket: Some(founding.to_string()), name: None, network: None, shields: None };
+        let up = Request::Up {
+            ticket: Some(founding.to_string()),
+            name: None,
+            network: None,
+            shields: None,
+            range: None,
+            ipv4: None,
+        };
         whole.request(up);
         whole.request(Request::Invite { expires: Duration::from_secs(9000), name: None });
         let ticket = whole.replies.iter().find_map(|reply| match reply {
@@ -148,7 +157,13 @@ fn sign(log: &State, network: NetworkId, record: Vec<u8>) -> Entry {
 
 #[allow(clippy::needless_update, reason = "what else a node may find is not there")]
 fn resumed(state: Vec<u8>, entries: Vec<Vec<u8>>) -> Resume {
-    Resume { state: Some(state), entries, ..Resume::default() }
+    let logs = Node::networks_of(&state).into_iter().map(|network| StoredLog {
+        network,
+        snapshot: None,
+        entries: entries.clone(),
+    });
+    let logs = logs.collect();
+    Resume { state: Some(state), logs, ..Resume::default() }
 }
 
 fn configuration() -> Config {
@@ -231,7 +246,7 @@ impl Whole {
 
     fn request(&mut self, request: Request) {
         self.requests += 1;
-        self.input(Input::Request { id: RequestId(self.requests), request });
+        self.input(Input::Request { id: RequestId(self.requests), network: None, request });
         self.settle();
         for _ in 0..8 {
             self.pass(Duration::from_millis(500));
@@ -587,7 +602,7 @@ fn state(data: &[u8]) {
     while !feed.is_empty() && entries.len() < 16 {
         entries.push(feed.chunk().to_vec());
     }
-    let network = Node::network_of(&state);
+    let networks = Node::networks_of(&state);
     let now = Instant::ZERO + Duration::from_secs(1000);
     let resume = resumed(state, entries);
     match Node::new(now, configuration(), resume) {
@@ -606,6 +621,6 @@ fn state(data: &[u8]) {
             }
             node.handle_timeout(now + Duration::from_secs(100));
         }
-        Err(_) => assert!(network.is_none(), "a network of a state that is refused"),
+        Err(_) => assert!(networks.is_empty(), "a network of a state that is refused"),
     }
 }

@@ -5,6 +5,7 @@ mod families;
 mod relays;
 mod restarts;
 mod roaming;
+mod several;
 mod shields;
 mod verbs;
 
@@ -36,6 +37,7 @@ pub fn run(programs: &Programs, only: &str, tell: &(dyn Fn(&CaseResult) + Sync))
         case("life: IPv6 where IPv4 cannot be direct", families::only_v6_direct),
         case("life: server by IPv6, peer by IPv4", families::server_by_v6),
         case("life: four machines at once", crowd::four_at_once),
+        case("life: a machine in several networks", several::two_networks),
     ];
     batch::run(cases, only, AT_ONCE, tell)
 }

@@ -303,7 +303,7 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    fn read(list: &Value) -> Result<Self> {
+    pub(crate) fn read(list: &Value) -> Result<Self> {
         let all: Vec<IpAddr> =
             list.as_array().into_iter().flatten().filter_map(|ip| ip.as_str()?.parse().ok()).collect();
         let v4 = all.iter().find_map(|ip| match ip {

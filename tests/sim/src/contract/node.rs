@@ -180,9 +180,23 @@ impl Whole {
         let request = match dice.below(14) {
             0..3 if !self.founded => {
                 self.founded = true;
-                Request::Up { ticket: Some(self.host.founding()), name: None, network: None, shields: None }
+                Request::Up {
+                    ticket: Some(self.host.founding()),
+                    name: None,
+                    network: None,
+                    shields: None,
+                    range: None,
+                    ipv4: None,
+                }
             }
-            0 => Request::Up { ticket: None, name: None, network: None, shields: Some(Shields::Up) },
+            0 => Request::Up {
+                ticket: None,
+                name: None,
+                network: None,
+                shields: Some(Shields::Up),
+                range: None,
+                ipv4: None,
+            },
             1 => Request::Down,
             2 if dice.chance(100) => Request::Leave,
             3 | 4 => Request::Ping { peer: "ginnel".to_owned(), timeout: dice.millis(0, 9000) },
@@ -196,10 +210,12 @@ impl Whole {
                 name: None,
                 network: None,
                 shields: None,
+                range: None,
+                ipv4: None,
             },
             _ => Request::Log,
         };
-        Input::Request { id: RequestId(self.requests), request }
+        Input::Request { id: RequestId(self.requests), network: None, request }
     }
 }
 
@@ -278,7 +294,7 @@ impl Subject for Whole {
             | Output::StoreEntries { .. }
             | Output::StoreSnapshot { .. }
             | Output::ForgetLog(_)
-            | Output::Notice(_)
+            | Output::Notice { .. }
             | Output::Reply { .. } => {}
         }
         Some(text)

@@ -216,3 +216,22 @@ fn a_call_from_a_place_that_may_not_be_probed_is_not_answered() {
         assert!(world.sides[A].sent[before..].iter().all(|(_, sent, _)| sent.remote != path.remote), "{remote}");
     }
 }
+
+#[test]
+fn a_network_that_is_joined_later_carries_its_addresses_too() {
+    let local = Local::Socket(SocketId(0));
+    let mut agent = Agent::new([7; 32], Config::default());
+    let own = LocalCandidate { kind: CandidateKind::Host, local, addr: addr("192.168.1.2:5000") };
+    agent.handle_input(Instant::ZERO, Input::LocalCandidates(vec![own])).unwrap();
+    agent.handle_input(Instant::ZERO, Input::RemoteCandidates(told())).unwrap();
+    assert!(openers(&agent).iter().any(|path| is_inside(*path)), "nothing is refused yet");
+    agent.handle_input(Instant::ZERO, Input::Refused(overlay().refused)).unwrap();
+    agent.handle_input(Instant::ZERO, Input::Session(Role::Initiator)).unwrap();
+    while let Some(output) = agent.poll_output() {
+        assert!(!matches!(output, Output::Seal { path, .. } if is_inside(path)), "{output:?}");
+    }
+    let paths: Vec<Path> = agent.status().iter().map(|status| status.path).chain(openers(&agent)).collect();
+    assert!(!paths.iter().any(|path| is_inside(*path)), "{paths:?}");
+    let inside = Path { local, remote: addr(INSIDE[0]) };
+    assert_eq!(agent.handle_input(Instant::ZERO, Input::Arrived(inside)), Err(Discard::UnusableAddress));
+}

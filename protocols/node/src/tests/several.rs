@@ -1,0 +1,364 @@
+//! One machine in several networks.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use ginnel_forward::Discard;
+use ginnel_membership::addressing::Ipv4Range;
+use ginnel_membership::{Invite, NetworkId, SigningKey};
+
+use super::world::{World, secs};
+use crate::io::{Failure, FailureCode, Reply, Request, UpOutcome, UpReport};
+use crate::networks::{Ipv4Use, MAX_NETWORKS};
+use crate::node::Node;
+use crate::report::{NetworkReport, NetworkState};
+
+/// The founder of `home`, on the first server.
+const HOME: usize = 0;
+/// The machine in both networks.
+const BOTH: usize = 1;
+/// The founder of `work`, on the second server.
+const WORK: usize = 2;
+
+fn up(ticket: Option<String>, name: &str) -> Request {
+    let name = Some(name.to_owned());
+    Request::Up { ticket, name, network: None, shields: None, range: None, ipv4: None }
+}
+
+fn start() -> Request {
+    Request::Up { ticket: None, name: None, network: None, shields: None, range: None, ipv4: None }
+}
+
+fn founding(ticket: String, title: &str, range: Option<&str>) -> Request {
+    let (network, range) = (Some(title.to_owned()), range.map(str::to_owned));
+    let name = Some("boss".to_owned());
+    Request::Up { ticket: Some(ticket), name, network, shields: None, range, ipv4: None }
+}
+
+/// Two networks, each founded by a machine of its own, with ranges of their choice; `BOTH` is in none yet.
+fn founded(titles: [&str; 2], ranges: [Option<&str>; 2]) -> World {
+    let mut world = World::new(3, 2);
+    for (host, machine) in [(0, HOME), (1, WORK)] {
+        let ticket = world.founding(host);
+        let up = world.ask(machine, founding(ticket, titles[host], ranges[host]));
+        assert!(matches!(&up, Ok(Reply::Up(up)) if up.outcome == UpOutcome::Founded), "{up:?}");
+    }
+    world.pass(secs(2));
+    world
+}
+
+fn join(world: &mut World, founder: usize) -> Result<UpReport, Failure> {
+    let ticket = Some(world.invite(founder));
+    let reply = world.ask(BOTH, up(ticket, "both"))?;
+    let Reply::Up(up) = reply else { panic!("{reply:?}") };
+    Ok(up)
+}
+
+/// `BOTH` is in both, and has links in both.
+fn linked() -> World {
+    let mut world = founded(["home", "work"], [Some("100.70.0.0/16"), Some("100.71.0.0/16")]);
+    for founder in [HOME, WORK] {
+        assert_eq!(join(&mut world, founder).expect("the invite is good").outcome, UpOutcome::Joined);
+    }
+    world.pass(secs(3));
+    assert!(reaches(&mut world, "home", HOME) && reaches(&mut world, "work", WORK), "{:?}", world.status(BOTH));
+    world
+}
+
+fn network(world: &World, machine: usize, title: &str) -> Option<NetworkReport> {
+    world.status(machine).networks.into_iter().find(|network| network.name == title)
+}
+
+fn address(world: &World, machine: usize, title: &str) -> Ipv6Addr {
+    let report = network(world, machine, title).expect("the machine is in it");
+    let v6 = report.self_addresses.iter().find_map(|ip| match ip {
+        IpAddr::V6(ip) => Some(*ip),
+        IpAddr::V4(_) => None,
+    });
+    v6.expect("a member has an address")
+}
+
+/// Whether packets pass between `BOTH` and another member of a network, both ways.
+fn reaches(world: &mut World, title: &str, other: usize) -> bool {
+    let (own, theirs) = (address(world, BOTH, title), address(world, other, title));
+    for machine in [BOTH, other] {
+        world.machines[machine].delivered.clear();
+    }
+    for _ in 0..5 {
+        world.send(BOTH, own, theirs);
+        world.send(other, theirs, own);
+        world.pass(secs(1));
+    }
+    let got = |machine: usize, from: Ipv6Addr| {
+        world.machines[machine].delivered.iter().any(|packet| packet.get(8..24) == Some(&from.octets()[..]))
+    };
+    got(BOTH, theirs) && got(other, own)
+}
+
+#[test]
+fn a_machine_in_two_networks_talks_in_each() {
+    let world = linked();
+    let status = world.status(BOTH);
+    assert_eq!(status.networks.iter().map(|network| network.name.as_str()).collect::<Vec<_>>(), ["home", "work"]);
+    assert_ne!(status.networks[0].self_id, status.networks[1].self_id, "a member key of its own in each");
+    for peer in &status.peers {
+        assert!(peer.name == "boss" && peer.network.is_some() && peer.path.is_some(), "{peer:?}");
+    }
+    let tun = &world.machines[BOTH].tun;
+    assert_eq!((tun.addresses.len(), tun.routes.len()), (4, 4));
+    for route in &tun.routes {
+        let of = |network: &&NetworkReport| network.self_addresses.contains(&route.source.expect("it has one"));
+        let network = status.networks.iter().find(of).expect("its source is our own");
+        let peer = status.peers.iter().find(|peer| peer.addresses.contains(&(route.destination, route.prefix)));
+        assert_eq!(peer.and_then(|peer| peer.network), Some(network.number), "our address in the same network");
+    }
+    let names: Vec<&str> = world.machines[BOTH].names.iter().map(|(name, _)| name.as_str()).collect();
+    for name in ["boss.home.internal", "both.home.internal", "boss.work.internal", "both.work.internal"] {
+        assert!(names.contains(&name), "{name} in {names:?}");
+    }
+    // The others know one network and one peer each.
+    for founder in [HOME, WORK] {
+        assert_eq!((world.status(founder).networks.len(), world.status(founder).peers.len()), (1, 1));
+    }
+}
+
+#[test]
+fn networks_do_not_meet_on_a_machine_in_both() {
+    let mut world = linked();
+    let (home, work) = (address(&world, HOME, "home"), address(&world, WORK, "work"));
+    let (own, own_at_work) = (address(&world, BOTH, "home"), address(&world, BOTH, "work"));
+    // A member of one network bears the address of one of the other, of the machine itself, or of the machine there.
+    for source in [work, own, own_at_work] {
+        world.machines[BOTH].delivered.clear();
+        let before = world.discarded(BOTH, Discard::SpoofedSource);
+        world.send(HOME, source, own);
+        world.pass(secs(1));
+        assert_eq!(world.discarded(BOTH, Discard::SpoofedSource), before + 1, "{source}");
+        assert!(world.machines[BOTH].delivered.is_empty(), "{source}");
+    }
+    // A member of one network knows no road to the other.
+    let before = world.discarded(HOME, Discard::NoRoute);
+    world.send(HOME, home, work);
+    assert_eq!(world.discarded(HOME, Discard::NoRoute), before + 1);
+    // A kernel that forwards between interfaces gets nothing across either.
+    world.machines[WORK].delivered.clear();
+    let before = world.discarded(WORK, Discard::SpoofedSource);
+    world.send(BOTH, home, work);
+    world.pass(secs(1));
+    assert_eq!(world.discarded(WORK, Discard::SpoofedSource), before + 1);
+    assert!(world.machines[WORK].delivered.is_empty());
+}
+
+#[test]
+fn a_revocation_in_one_network_leaves_the_other() {
+    let mut world = linked();
+    let revoked = world.ask(HOME, Request::Revoke { peer: "both".into() });
+    assert!(matches!(revoked, Ok(Reply::Revoked { .. })), "{revoked:?}");
+    world.pass(secs(5));
+    assert_eq!(network(&world, BOTH, "home").map(|network| network.state), Some(NetworkState::Revoked));
+    assert_eq!(network(&world, BOTH, "work").map(|network| network.state), Some(NetworkState::Running));
+    assert!(world.status(HOME).peers.is_empty());
+    assert_eq!(world.status(BOTH).peers.len(), 1);
+    assert!(reaches(&mut world, "work", WORK));
+}
+
+#[test]
+fn leaving_one_network_keeps_the_other() {
+    let mut world = linked();
+    let unnamed = world.ask(BOTH, Request::Leave).expect_err("it does not say which");
+    assert_eq!(unnamed.code, FailureCode::Usage);
+    let left = world.ask_in(BOTH, Some("home"), Request::Leave);
+    assert!(matches!(&left, Ok(Reply::Left { network }) if network == "home"), "{left:?}");
+    world.pass(secs(2));
+    assert_eq!(world.status(BOTH).networks.len(), 1);
+    assert_eq!((world.machines[BOTH].tun.addresses.len(), world.machines[BOTH].logs.len()), (2, 1));
+    assert!(reaches(&mut world, "work", WORK));
+    // One is left: nothing needs naming any more.
+    assert!(matches!(world.ask(BOTH, Request::Log), Ok(Reply::Log { network, .. }) if network == "work"));
+}
+
+#[test]
+fn both_networks_outlive_a_restart() {
+    let mut world = linked();
+    world.stop(BOTH);
+    world.pass(secs(20));
+    world.start(BOTH);
+    let state = world.machines[BOTH].state.clone().expect("it was kept");
+    assert_eq!(Node::networks_of(&state).len(), 2, "what is written while starting has both");
+    world.pass(secs(5));
+    assert!(reaches(&mut world, "home", HOME) && reaches(&mut world, "work", WORK), "{:?}", world.status(BOTH));
+}
+
+#[test]
+fn a_dead_server_of_one_network_does_not_hurt_the_other() {
+    let mut world = linked();
+    world.stop_host(0);
+    world.pass(secs(60));
+    assert_eq!(network(&world, BOTH, "home").map(|network| network.state), Some(NetworkState::NoServer));
+    assert_eq!(network(&world, BOTH, "work").map(|network| network.state), Some(NetworkState::Running));
+    world.stop(WORK);
+    world.pass(secs(200));
+    world.start(WORK);
+    world.pass(secs(5));
+    assert!(reaches(&mut world, "work", WORK) && reaches(&mut world, "home", HOME));
+}
+
+#[test]
+fn a_request_that_fits_several_networks_names_them() {
+    let mut world = linked();
+    for request in [Request::Log, Request::Invites, Request::Invite { expires: secs(60), name: None }] {
+        let failure = world.ask(BOTH, request).expect_err("it does not say which");
+        assert_eq!(failure.code, FailureCode::Usage);
+        assert!(failure.message.contains("home, work") && failure.hint.contains("--network"), "{failure:?}");
+    }
+    // `boss` is in both; a full name, an address or the network tells which.
+    let ping = |peer: &str| Request::Ping { peer: peer.to_owned(), timeout: secs(3) };
+    assert_eq!(world.ask(BOTH, ping("boss")).expect_err("two are called so").code, FailureCode::Usage);
+    for (name, founder) in [("home", HOME), ("work", WORK)] {
+        let ip = address(&world, founder, name).to_string();
+        for peer in [format!("boss.{name}.internal"), format!("boss.{name}"), ip] {
+            let pong = world.ask(BOTH, ping(&peer));
+            assert!(matches!(pong, Ok(Reply::Pong { .. })), "{peer}: {pong:?}");
+        }
+        assert!(matches!(world.ask_in(BOTH, Some(name), ping("boss")), Ok(Reply::Pong { .. })));
+        let log = world.ask_in(BOTH, Some(name), Request::Log);
+        assert!(matches!(&log, Ok(Reply::Log { network, .. }) if network == name), "{log:?}");
+    }
+    let id = network(&world, BOTH, "work").expect("it is in it").id;
+    let log = world.ask_in(BOTH, Some(&id[..12]), Request::Log);
+    assert!(matches!(&log, Ok(Reply::Log { network, .. }) if network == "work"), "{log:?}");
+    let none = world.ask_in(BOTH, Some("play"), Request::Log).expect_err("there is no such network");
+    assert!(none.code == FailureCode::NoSuch && none.hint.contains("home, work"), "{none:?}");
+    assert_eq!(world.ask(BOTH, ping("boss.play")).expect_err("no such network").code, FailureCode::NoSuch);
+}
+
+#[test]
+fn down_and_up_without_a_name_are_for_all() {
+    let mut world = linked();
+    let stopped = world.ask(BOTH, Request::Down);
+    assert!(matches!(&stopped, Ok(Reply::Stopped(names)) if *names == ["home", "work"]), "{stopped:?}");
+    assert!(world.machines[BOTH].tun.addresses.is_empty() && world.machines[BOTH].names.is_empty());
+    let started = world.ask_in(BOTH, Some("work"), start());
+    assert!(matches!(&started, Ok(Reply::Up(up)) if up.network == "work" && up.outcome == UpOutcome::Started));
+    let all = world.ask(BOTH, start());
+    let Ok(Reply::AllUp(all)) = all else { panic!("{all:?}") };
+    let outcomes: Vec<_> = all.iter().map(|up| (up.network.as_str(), up.outcome)).collect();
+    assert_eq!(outcomes, [("home", UpOutcome::Started), ("work", UpOutcome::Unchanged)]);
+    world.pass(secs(5));
+    assert!(reaches(&mut world, "home", HOME) && reaches(&mut world, "work", WORK));
+    let stopped = world.ask_in(BOTH, Some("home"), Request::Down);
+    assert!(matches!(&stopped, Ok(Reply::Stopped(names)) if *names == ["home"]), "{stopped:?}");
+    assert!(reaches(&mut world, "work", WORK));
+}
+
+#[test]
+fn a_join_into_a_range_that_is_taken_is_refused_and_goes_by_ipv6() {
+    let range = Some("100.72.0.0/16");
+    let mut world = founded(["home", "work"], [range, range]);
+    join(&mut world, HOME).expect("the first is free to join");
+    let before = world.status(WORK).networks[0].log_length;
+    let ticket = Some(world.invite(WORK));
+    let failure = world.ask(BOTH, up(ticket.clone(), "both")).expect_err("the range is taken");
+    assert_eq!(failure.code, FailureCode::Usage);
+    for word in ["work", "100.72.0.0/16", "home"] {
+        assert!(failure.message.contains(word), "{failure:?}");
+    }
+    assert!(failure.hint.contains("--no-ipv4") && failure.hint.contains("--range"), "{failure:?}");
+    world.pass(secs(2));
+    assert_eq!(world.status(BOTH).networks.len(), 1, "the refused network is forgotten");
+    assert_eq!(world.status(WORK).networks[0].log_length, before + 1, "only the invite was written");
+    // The invite was not used up.
+    let ipv4 = Some(Ipv4Use::Off);
+    let by_v6 = Request::Up { ticket, name: Some("both".into()), network: None, shields: None, range: None, ipv4 };
+    let joined = world.ask(BOTH, by_v6);
+    assert!(matches!(&joined, Ok(Reply::Up(up)) if up.addresses.iter().all(IpAddr::is_ipv6)), "{joined:?}");
+    world.pass(secs(3));
+    assert!(reaches(&mut world, "work", WORK) && reaches(&mut world, "home", HOME));
+    let tun = &world.machines[BOTH].tun;
+    assert_eq!(tun.addresses.iter().filter(|(ip, _)| ip.is_ipv4()).count(), 1);
+    assert_eq!(tun.routes.iter().filter(|route| route.destination.is_ipv4()).count(), 1);
+    // IPv4 comes on when the other network is gone, and not before.
+    let on = || Request::Up {
+        ticket: None,
+        name: None,
+        network: Some("work".into()),
+        shields: None,
+        range: None,
+        ipv4: Some(Ipv4Use::On),
+    };
+    assert_eq!(world.ask(BOTH, on()).expect_err("still taken").code, FailureCode::Usage);
+    assert!(world.ask_in(BOTH, Some("home"), Request::Leave).is_ok());
+    let now_on = world.ask(BOTH, on());
+    assert!(matches!(&now_on, Ok(Reply::Up(up)) if up.addresses.iter().any(IpAddr::is_ipv4)), "{now_on:?}");
+    assert!(reaches(&mut world, "work", WORK));
+}
+
+#[test]
+fn a_founder_takes_a_range_that_is_free_on_its_machine() {
+    let mut evaded = 0;
+    for starts in 0..200 {
+        let mut world = World::new(1, 2);
+        for _ in 0..starts {
+            world.stop(0);
+            world.start(0);
+        }
+        let (first, second) = (world.founding(0), world.founding(1));
+        assert!(world.ask(0, founding(first, "home", Some("100.72.0.0/16"))).is_ok());
+        assert!(world.ask(0, founding(second, "work", None)).is_ok());
+        let status = world.status(0);
+        let [home, work] = status.networks.as_slice() else { panic!("{status:?}") };
+        assert!(home.range4.is_some() && work.range4.is_some() && home.range4 != work.range4, "{status:?}");
+        let id: [u8; 32] =
+            std::array::from_fn(|at| u8::from_str_radix(&work.id[2 * at..][..2], 16).expect("hexadecimal"));
+        let chosen = Ipv4Range::of(&NetworkId::from_bytes(id)).network_address();
+        evaded += usize::from(work.range4 != Some((chosen.into(), 16)));
+    }
+    assert!(evaded > 0, "in no world was the range of the id taken");
+}
+
+#[test]
+fn a_range_that_is_taken_is_refused_to_a_founder_with_one_that_is_free() {
+    let mut world = World::new(1, 2);
+    let (first, second) = (world.founding(0), world.founding(1));
+    assert!(world.ask(0, founding(first, "home", Some("10.9.0.0/16"))).is_ok());
+    let failure = world.ask(0, founding(second.clone(), "work", Some("10.9.0.0/16"))).expect_err("it is taken");
+    assert!(failure.code == FailureCode::Usage && failure.message.contains("home"), "{failure:?}");
+    assert!(failure.hint.contains("--range 100."), "{failure:?}");
+    let wrong = world.ask(0, founding(second.clone(), "work", Some("8.8.0.0/16"))).expect_err("not a private one");
+    assert_eq!(wrong.code, FailureCode::Usage);
+    let founded = world.ask(0, founding(second, "work", Some("10.10.0.0/16")));
+    assert!(matches!(&founded, Ok(Reply::Up(up)) if up.outcome == UpOutcome::Founded), "{founded:?}");
+    let ranges: Vec<_> = world.status(0).networks.iter().map(|network| network.range4).collect();
+    assert_eq!(ranges, [Some((IpAddr::from([10, 9, 0, 0]), 16)), Some((IpAddr::from([10, 10, 0, 0]), 16))]);
+}
+
+#[test]
+fn a_second_network_of_the_same_name_gets_a_number_that_stays() {
+    let mut world = founded(["home", "home"], [Some("100.70.0.0/16"), Some("100.71.0.0/16")]);
+    assert_eq!(join(&mut world, HOME).expect("it joins").network, "home");
+    assert_eq!(join(&mut world, WORK).expect("it joins").network, "home-2");
+    let names: Vec<String> = world.machines[BOTH].names.iter().map(|(name, _)| name.clone()).collect();
+    assert!(names.contains(&"boss.home.internal".to_owned()) && names.contains(&"boss.home-2.internal".to_owned()));
+    world.stop(BOTH);
+    world.start(BOTH);
+    assert!(network(&world, BOTH, "home-2").is_some());
+    assert!(world.ask_in(BOTH, Some("home"), Request::Leave).is_ok());
+    assert!(network(&world, BOTH, "home-2").is_some(), "a name does not change under its user");
+}
+
+#[test]
+fn more_networks_than_fit_are_refused() {
+    let mut world = World::new(1, 1);
+    let server = world.server(0);
+    let invite = |number: u8| {
+        let key = SigningKey::from_bytes(&[number + 1; 32]);
+        let invite =
+            Invite::new(std::slice::from_ref(&server), NetworkId::from_bytes([number; 32]), key, u64::MAX / 2, None);
+        Some(invite.expect("one server fits").to_string())
+    };
+    for number in 0..MAX_NETWORKS as u8 {
+        world.request(0, None, up(invite(number), "m0"));
+    }
+    assert_eq!(world.status(0).networks.len(), MAX_NETWORKS);
+    let failure = world.ask(0, up(invite(99), "m0")).expect_err("no more fit");
+    assert!(failure.code == FailureCode::Usage && failure.message.contains("16"), "{failure:?}");
+}

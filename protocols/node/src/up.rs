@@ -1,0 +1,337 @@
+//! `up`: founding a network, joining one, starting those that this machine is in.
+
+use std::time::Duration;
+
+use ginnel_forward::Shields;
+use ginnel_membership::addressing::Ipv4Range;
+use ginnel_membership::build::{Charter, Founded, found};
+use ginnel_membership::{Founding, Invite, Name, Pasted, SigningKey};
+use ginnel_time::Instant;
+use ginnel_tunnel::StaticSecret;
+
+use crate::io::{Failure, FailureCode, Reply, RequestId, UpOutcome, UpReport};
+use crate::networks::{Ipv4Use, MAX_NETWORKS, NetworkNumber, not_joined};
+use crate::node::Node;
+use crate::recent::Recent;
+use crate::saved::{SavedNetwork, SavedShields, Secret, Stage, Switch};
+use crate::waiting::Wish;
+
+/// What an `up` sets.
+pub(crate) struct UpSettings {
+    /// The wished name of this machine.
+    pub(crate) wish: Option<Name>,
+    /// With a founding string the new network's name, without a string the name of the one that is meant.
+    pub(crate) title: Option<String>,
+    pub(crate) shields: Option<Shields>,
+    /// The new network's IPv4 range.
+    pub(crate) range: Option<String>,
+    pub(crate) ipv4: Option<Ipv4Use>,
+}
+
+impl Node {
+    pub(crate) fn up(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        wanted: Option<&str>,
+        ticket: Option<String>,
+        settings: &UpSettings,
+    ) -> Result<Option<Reply>, Failure> {
+        let at = match ticket {
+            Some(_) if wanted.is_some() => {
+                let text = "the founding string or invite says which network is meant";
+                return Err(Failure::new(FailureCode::Usage, text, "leave --network out"));
+            }
+            Some(text) => {
+                let pasted: Pasted = text.trim().parse().map_err(|error: ginnel_membership::PasteError| {
+                    Failure::new(FailureCode::Usage, error.to_string(), "paste the whole string, as it was printed")
+                })?;
+                self.take_ticket(now, pasted, settings)?
+            }
+            None if settings.range.is_some() => return Err(only_founding()),
+            None => {
+                let wanted = wanted.or(settings.title.as_deref());
+                let whole = wanted.is_none() && settings.wish.is_none() && settings.ipv4.is_none();
+                if whole && self.networks.len() > 1 {
+                    return self.up_all(now, settings.shields).map(Some);
+                }
+                self.networks.choose(wanted)?
+            }
+        };
+        self.up_one(now, id, at, settings)
+    }
+
+    fn up_one(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        at: NetworkNumber,
+        settings: &UpSettings,
+    ) -> Result<Option<Reply>, Failure> {
+        if let Some(ipv4) = settings.ipv4 {
+            self.use_ipv4(at, ipv4)?;
+        }
+        let network = self.networks.get_mut(at).ok_or_else(not_joined)?;
+        if let Some(refused) = &network.refused {
+            return Err(Failure::new(
+                FailureCode::NotJoined,
+                refused.clone(),
+                "`ginnel leave`, then join with an invite",
+            ));
+        }
+        let before = std::mem::replace(&mut network.saved.switch, Switch::Up);
+        if let Some(wish) = settings.wish.as_ref().filter(|_| !network.is_member()) {
+            network.saved.wish = wish.as_str().to_owned();
+        }
+        let member = network.is_member();
+        if !member {
+            self.wait(id, at, now + UP_PATIENCE, Wish::Up)?;
+        }
+        self.note_shields(settings.shields);
+        self.persist();
+        self.sync_members(at);
+        self.start_network(now, at);
+        let outcome = if before == Switch::Down { UpOutcome::Started } else { UpOutcome::Unchanged };
+        if member { self.up_reply(at, outcome).map(Some) } else { Ok(None) }
+    }
+
+    /// Starts every network, as `down` without a name stops every one. Joins under way are not waited for.
+    fn up_all(&mut self, now: Instant, shields: Option<Shields>) -> Result<Reply, Failure> {
+        self.note_shields(shields);
+        let mut outcomes = Vec::new();
+        for network in self.networks.iter_mut() {
+            let before = std::mem::replace(&mut network.saved.switch, Switch::Up);
+            let outcome = if before == Switch::Down { UpOutcome::Started } else { UpOutcome::Unchanged };
+            outcomes.push((network.number, outcome));
+        }
+        self.persist();
+        let mut reports = Vec::new();
+        for (at, outcome) in outcomes {
+            self.sync_members(at);
+            self.start_network(now, at);
+            reports.extend(self.up_report(at, outcome));
+        }
+        if reports.is_empty() {
+            let text = "this machine is no member of any of its networks yet";
+            return Err(Failure::new(FailureCode::TimedOut, text, "the daemon keeps trying; see `ginnel status`"));
+        }
+        Ok(Reply::AllUp(reports))
+    }
+
+    pub(crate) fn up_reply(&self, at: NetworkNumber, outcome: UpOutcome) -> Result<Reply, Failure> {
+        self.up_report(at, outcome).map(Reply::Up).ok_or_else(not_joined)
+    }
+
+    fn up_report(&self, at: NetworkNumber, outcome: UpOutcome) -> Option<UpReport> {
+        let network = self.networks.get(at)?;
+        let member = network.state.member(&network.key())?;
+        Some(UpReport {
+            outcome,
+            network: network.title(),
+            network_id: network.saved.id().to_string(),
+            name: member.name().as_str().to_owned(),
+            addresses: network.own_addresses(),
+        })
+    }
+
+    fn note_shields(&mut self, shields: Option<Shields>) {
+        match shields {
+            Some(Shields::Up) => self.shields = SavedShields::Up,
+            Some(Shields::Down) => self.shields = SavedShields::Down,
+            None => {}
+        }
+    }
+
+    /// Changes whether a network's IPv4 addresses are used here.
+    fn use_ipv4(&mut self, at: NetworkNumber, ipv4: Ipv4Use) -> Result<(), Failure> {
+        let Some(network) = self.networks.get(at) else { return Err(not_joined()) };
+        let range = network.ipv4_range().filter(|_| ipv4 == Ipv4Use::On);
+        if let Some((range, other)) = range.and_then(|range| Some((range, self.networks.clash(Some(at), range)?))) {
+            let text = format!("the network {} uses the IPv4 range {}/16", other.title(), range.network_address());
+            return Err(Failure::new(FailureCode::Usage, text, "leave that network, or take its IPv4 off, first"));
+        }
+        if let Some(network) = self.networks.get_mut(at) {
+            network.saved.ipv4 = ipv4;
+        }
+        Ok(())
+    }
+
+    /// Enters the network that a string is for; answers the one that this machine is in already.
+    fn take_ticket(&mut self, now: Instant, pasted: Pasted, settings: &UpSettings) -> Result<NetworkNumber, Failure> {
+        let (known, same) = match &pasted {
+            Pasted::Invite(invite) => {
+                let known = self.networks.by_id(invite.network());
+                let same = known.is_some_and(|network| match &network.saved.stage {
+                    Stage::Joining { invite: held } => held.signing().invite_key() == invite.invite_key(),
+                    Stage::Member | Stage::Founding { .. } => true,
+                });
+                (known.map(|network| network.number), same)
+            }
+            Pasted::Founding(founding) => {
+                let token = founding.token().as_bytes();
+                let made = |saved: &SavedNetwork| saved.founded_with.as_ref() == Some(token);
+                let known = self.networks.iter().find(|network| made(&network.saved));
+                (known.map(|network| network.number), known.is_some())
+            }
+        };
+        if let Some(at) = known.filter(|_| same) {
+            return Ok(at);
+        }
+        if known.is_none() && self.networks.len() >= MAX_NETWORKS {
+            let text = format!("this machine is in {MAX_NETWORKS} networks, and no more fit");
+            return Err(Failure::new(FailureCode::Usage, text, "`ginnel leave --network NAME` makes room"));
+        }
+        let saved = match pasted {
+            Pasted::Invite(_) if settings.title.is_some() => {
+                let text = "this is an invite to a network that has its name: --network-name is for founding one";
+                return Err(Failure::new(FailureCode::Usage, text, "leave --network-name out"));
+            }
+            Pasted::Invite(_) if settings.range.is_some() => return Err(only_founding()),
+            Pasted::Invite(invite) => self.joining(&invite, settings)?,
+            Pasted::Founding(founding) => self.founding(&founding, settings)?,
+        };
+        if let Some(at) = known {
+            // A join that has not come through gives way to a newer invite to the same network.
+            self.forget_network(at);
+        }
+        let at = self.enter_network(now, saved);
+        self.refresh_refused();
+        Ok(at)
+    }
+
+    fn joining(&mut self, invite: &Invite, settings: &UpSettings) -> Result<SavedNetwork, Failure> {
+        // Whether it has expired is for the server to say: this machine's clock may be wrong.
+        let wish = settings.wish.as_ref().or(invite.hint());
+        Ok(SavedNetwork {
+            id: invite.network().to_bytes(),
+            servers: invite.servers().to_vec(),
+            member: Secret::of_signing(&SigningKey::generate(&mut self.rng)),
+            tunnel: Secret::of_tunnel(&StaticSecret::generate(&mut self.rng)),
+            admin: None,
+            stage: Stage::Joining { invite: Secret::of_signing(invite.key()) },
+            wish: wish.map_or_else(|| self.host_name(), |name| name.as_str().to_owned()),
+            switch: Switch::Up,
+            revocations: Vec::new(),
+            alias: None,
+            ipv4: settings.ipv4.unwrap_or(Ipv4Use::On),
+            founded_with: None,
+            recent: Recent::default(),
+            time_floor: 0,
+            next_keys: None,
+        })
+    }
+
+    fn founding(&mut self, founding: &Founding, settings: &UpSettings) -> Result<SavedNetwork, Failure> {
+        let name = Name::new(settings.title.as_deref().unwrap_or(DEFAULT_TITLE)).map_err(|error| {
+            Failure::new(FailureCode::Usage, format!("the network's name cannot be used: {error}"), "choose another")
+        })?;
+        let server = founding.server().clone();
+        let ipv4 = settings.ipv4.unwrap_or(Ipv4Use::On);
+        let asked = settings.range.as_deref().map(|text| self.usable_range(text, ipv4)).transpose()?;
+        let charter = Charter {
+            name,
+            sequencer: server.keys.sequencer(),
+            servers: vec![server.clone()],
+            ipv4_range: asked,
+            // The founding counts as the first lease, and one from the future would keep all others out: until a server
+            // has told the time, an old one is claimed. The first true lease follows as soon as this machine is a member.
+            now: 0,
+        };
+        let founded = self.found(charter, ipv4)?;
+        Ok(SavedNetwork {
+            id: founded.network.to_bytes(),
+            servers: vec![server],
+            member: Secret::of_signing(&SigningKey::generate(&mut self.rng)),
+            tunnel: Secret::of_tunnel(&StaticSecret::generate(&mut self.rng)),
+            admin: Some(Secret::of_signing(&founded.admin)),
+            stage: Stage::Founding {
+                token: *founding.token().as_bytes(),
+                genesis: founded.genesis,
+                invite: Secret::of_signing(&SigningKey::generate(&mut self.rng)),
+            },
+            wish: settings.wish.as_ref().map_or_else(|| self.host_name(), |name| name.as_str().to_owned()),
+            switch: Switch::Up,
+            revocations: Vec::new(),
+            alias: None,
+            ipv4,
+            founded_with: Some(*founding.token().as_bytes()),
+            recent: Recent::default(),
+            time_floor: 0,
+            next_keys: None,
+        })
+    }
+
+    /// Founds a network; where nobody asks for a range and the one of its id is taken on this machine, with a free one.
+    fn found(&mut self, charter: Charter, ipv4: Ipv4Use) -> Result<Founded, Failure> {
+        let unusable = |error: &dyn std::fmt::Display| {
+            Failure::new(FailureCode::Usage, format!("the founding string cannot be used: {error}"), "")
+        };
+        let founded = found(&mut self.rng, charter.clone()).map_err(|error| unusable(&error))?;
+        let chosen = Ipv4Range::of(&founded.network);
+        let free = charter.ipv4_range.is_some() || ipv4 == Ipv4Use::Off || self.networks.clash(None, chosen).is_none();
+        if free {
+            return Ok(founded);
+        }
+        let range = self.networks.free_range(chosen);
+        found(&mut self.rng, Charter { ipv4_range: range, ..charter }).map_err(|error| unusable(&error))
+    }
+
+    /// The range that a user asks for, when no other network of this machine has it.
+    fn usable_range(&self, text: &str, ipv4: Ipv4Use) -> Result<Ipv4Range, Failure> {
+        let range = parse_range(text).ok_or_else(|| {
+            let hint =
+                "write it as 100.72.0.0/16; it lies in 100.64.0.0/10, 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16";
+            Failure::new(FailureCode::Usage, format!("{text} is no range for a network"), hint)
+        })?;
+        match self.networks.clash(None, range).filter(|_| ipv4 == Ipv4Use::On) {
+            None => Ok(range),
+            Some(other) => {
+                let text = format!("the network {} on this machine uses the IPv4 range {text}", other.title());
+                let hint = match self.networks.free_range(Ipv4Range::of(&other.saved.id())) {
+                    Some(free) => format!(
+                        "--range {}/16 is free, and without --range a free one is chosen",
+                        free.network_address()
+                    ),
+                    None => "choose another one".to_owned(),
+                };
+                Err(Failure::new(FailureCode::Usage, text, hint))
+            }
+        }
+    }
+
+    fn host_name(&self) -> String {
+        Name::from_hostname(&self.hostname).as_str().to_owned()
+    }
+}
+
+/// Reads a range as `100.72.0.0/16`.
+fn parse_range(text: &str) -> Option<Ipv4Range> {
+    let address: std::net::Ipv4Addr = text.strip_suffix("/16")?.parse().ok()?;
+    match address.octets() {
+        [a, b, 0, 0] => Ipv4Range::new(a, b),
+        _ => None,
+    }
+}
+
+fn only_founding() -> Failure {
+    let text = "a network's range is chosen when it is founded";
+    Failure::new(FailureCode::Usage, text, "give --range together with a founding string")
+}
+
+/// The name of a network whose founder gave none.
+const DEFAULT_TITLE: &str = "home";
+const UP_PATIENCE: Duration = Duration::from_secs(15);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_whole_private_slash_16s() {
+        assert_eq!(parse_range("100.72.0.0/16"), Ipv4Range::new(100, 72));
+        assert_eq!(parse_range("10.9.0.0/16"), Ipv4Range::new(10, 9));
+        for text in ["100.72.0.0", "100.72.0.0/24", "100.72.1.0/16", "8.8.0.0/16", "100.0.0.0/16", "fd00::/16", ""] {
+            assert_eq!(parse_range(text), None, "{text}");
+        }
+    }
+}
