@@ -3,6 +3,7 @@
 //! The patches lie in `tests/fuzz/history`. Their rows are named after a list of what broke in programs like this one:
 //! VPNs, relays and membership services, by their advisories and their histories.
 
+mod rest;
 mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +14,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::cargo::{root, say, tell};
+use rest::{Cover, REST};
 use rows::{ROWS, Row};
 
 /// Puts every mistake, or those whose row or patch is named so, back in, one at a time.
@@ -34,15 +36,30 @@ pub(crate) fn run(only: Option<&str>) -> Result<ExitCode> {
     Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Whether every patch fits the tree as it is.
+/// Prints the whole list: what broke elsewhere, and what finds it or keeps it out here.
+pub(crate) fn list() -> ExitCode {
+    let found = ROWS.iter().map(|row| (row.id, row.what, format!("by the test {} of {}", row.test, row.package)));
+    let mut lines: Vec<_> = found.chain(REST.iter().map(|rest| (rest.id, rest.what, rest.cover.text()))).collect();
+    lines.sort_by_key(|(id, _, _)| *id);
+    for (id, what, cover) in &lines {
+        tell(&format!("{id:<5} {what}\n      {cover}"));
+    }
+    ExitCode::SUCCESS
+}
+
+/// Whether every patch fits the tree as it is, and every test that covers a row exists.
 pub(crate) fn patches_apply() -> Result<String, String> {
-    let wrong: Vec<String> = ROWS
-        .iter()
-        .filter_map(|row| {
-            let done = git(&root(), &["apply", "--check"]).arg(patch(row)).output().ok()?;
-            (!done.status.success()).then(|| format!("{}: {}", row.patch, String::from_utf8_lossy(&done.stderr)))
-        })
-        .collect();
+    let lacking = REST.iter().filter_map(|rest| {
+        let Cover::Test(name) = rest.cover else { return None };
+        let exists = git(&root(), &["grep", "--quiet", "--fixed-strings", &format!("fn {name}("), "--", "*.rs"]);
+        let found = { exists }.status().is_ok_and(|status| status.success());
+        (!found).then(|| format!("{}: no test is called {name}", rest.id))
+    });
+    let unfit = ROWS.iter().filter_map(|row| {
+        let done = git(&root(), &["apply", "--check"]).arg(patch(row)).output().ok()?;
+        (!done.status.success()).then(|| format!("{}: {}", row.patch, String::from_utf8_lossy(&done.stderr)))
+    });
+    let wrong: Vec<String> = unfit.chain(lacking).collect();
     if wrong.is_empty() { Ok(format!("{} patches", ROWS.len())) } else { Err(wrong.join("\n")) }
 }
 

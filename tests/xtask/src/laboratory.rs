@@ -124,8 +124,10 @@ pub(crate) fn count(tally: &mut Tally, extent: Extent) -> Result<()> {
         tally.count(&format!("lab: {}", case.name), outcome(&case));
     }
     if !quick {
-        let more = life::run(&programs, "", &|_| {}).into_iter().chain(bad_input::run(&programs, "", &|_| {}));
-        for case in more {
+        let lives = life::run(&programs, "", &|_| {});
+        let inputs = bad_input::run(&programs, "", &|_| {});
+        let servers = hostile_server::run(&programs, "", &|_| {});
+        for case in lives.into_iter().chain(inputs).chain(servers) {
             tally.count(&format!("lab: {}", case.name), outcome(&case));
         }
         hard_times(tally, &programs);
@@ -156,6 +158,8 @@ fn hard_times(tally: &mut Tally, programs: &Programs) {
     judge(tally, "lab: servers-down", servers, servers_down::Report::complaints);
     judge(tally, "lab: revoke", revoked, revoke::Report::complaints);
     judge(tally, "lab: crash", killed, crash::Report::complaints);
+    let raced = invite_race::run(programs, SUITE_RACES, &|_| {});
+    judge(tally, "lab: invite-race", raced, invite_race::Report::complaints);
     let flooded = flood::run(programs, SUITE_FLOOD, "", &|_| {});
     judge(tally, "lab: flood", flooded, flood::Report::complaints);
 }
@@ -273,6 +277,7 @@ const PROGRAMMES: &str = "check, wireguard, pairs, life, bad-input, flood, crash
 const SUITE_WATCH: Duration = Duration::from_secs(60);
 const SUITE_KILLS: u64 = 40;
 const SUITE_FLOOD: u64 = 3;
+const SUITE_RACES: invite_race::Extent = invite_race::Extent { rounds: 2, joiners: 24 };
 const QUICK_CHECKS: &str = "port-restricted";
 const QUICK_WIREGUARD: &str = "initiates";
 const QUICK_PAIRS: [pairs::Combination; 2] = [

@@ -57,6 +57,9 @@ enum Task {
         /// Only the row or patch of this name.
         #[arg(long)]
         only: Option<String>,
+        /// Makes none; lists them all with what covers each.
+        #[arg(long, conflicts_with = "only")]
+        list: bool,
     },
     /// Runs simulated worlds, one for each seed; the last line is the account of all.
     Sim(sim::Worlds),
@@ -81,7 +84,8 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo { form } => laboratory::demo(form),
         Task::Lab { name, form, only, length } => laboratory::lab(&name, form, only.as_deref(), length),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
-        Task::History { only } => history::run(only.as_deref()),
+        Task::History { list: true, .. } => Ok(history::list()),
+        Task::History { only, list: false } => history::run(only.as_deref()),
         Task::Sim(worlds) => sim::run(&worlds),
         Task::Check => suite::check_only(),
     }
