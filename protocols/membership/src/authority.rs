@@ -9,12 +9,27 @@ use crate::refusal::Refusal;
 /// The admins of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Authority {
-    admins: BTreeSet<MemberKey>,
-    threshold: u8,
+    set: AdminSet,
     /// Of the latest admin-change.
     number: u64,
     /// Every record since the genesis that changed the set, as it stands in the log.
     proof: Vec<Vec<u8>>,
+}
+
+/// Who may decide, and how many of them it takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AdminSet {
+    admins: BTreeSet<MemberKey>,
+    threshold: u8,
+}
+
+impl AdminSet {
+    /// At least the threshold of admins signed, and nobody else. Whether the signatures are good is another question.
+    pub(crate) fn authorise(&self, signed: &SignedRecord) -> Result<(), Refusal> {
+        let enough = signed.signers().len() >= self.threshold.into();
+        let only_admins = signed.signers().all(|key| self.admins.contains(key));
+        if enough && only_admins { Ok(()) } else { Err(Refusal::NotAuthorised) }
+    }
 }
 
 /// What a record does to the set.
@@ -31,33 +46,31 @@ pub(crate) enum Effect<'a> {
 impl Authority {
     pub(crate) fn new(genesis: &Genesis) -> Self {
         let admins = genesis.admins.iter().copied().collect();
-        Self { admins, threshold: genesis.threshold, number: 0, proof: Vec::new() }
+        Self { set: AdminSet { admins, threshold: genesis.threshold }, number: 0, proof: Vec::new() }
     }
 
     /// Takes what a valid record did to the set, and keeps the record as proof.
     pub(crate) fn take(&mut self, signed: &SignedRecord, effect: Effect<'_>) {
         match effect {
             Effect::Replace(change) => {
-                self.admins = change.admins.iter().copied().collect();
-                self.threshold = change.threshold;
+                self.set.admins = change.admins.iter().copied().collect();
+                self.set.threshold = change.threshold;
                 self.number = change.number;
             }
             Effect::Remove(key) => {
-                self.admins.remove(&key);
+                self.set.admins.remove(&key);
             }
             Effect::Rotate { old, new } => {
-                self.admins.remove(&old);
-                self.admins.insert(new);
+                self.set.admins.remove(&old);
+                self.set.admins.insert(new);
             }
         }
         self.proof.push(signed.encode());
     }
 
-    /// At least the threshold of admins signed, and nobody else.
+    /// See [`AdminSet::authorise`].
     pub(crate) fn authorise(&self, signed: &SignedRecord) -> Result<(), Refusal> {
-        let enough = signed.signers().len() >= self.threshold.into();
-        let only_admins = signed.signers().all(|key| self.admins.contains(key));
-        if enough && only_admins { Ok(()) } else { Err(Refusal::NotAuthorised) }
+        self.set.authorise(signed)
     }
 
     /// Whether an admin-change would take effect, as far as the set itself can tell.
@@ -72,15 +85,19 @@ impl Authority {
     }
 
     pub(crate) fn contains(&self, key: &MemberKey) -> bool {
-        self.admins.contains(key)
+        self.set.admins.contains(key)
     }
 
     pub(crate) const fn admins(&self) -> &BTreeSet<MemberKey> {
-        &self.admins
+        &self.set.admins
     }
 
     pub(crate) const fn threshold(&self) -> u8 {
-        self.threshold
+        self.set.threshold
+    }
+
+    pub(crate) const fn set(&self) -> &AdminSet {
+        &self.set
     }
 
     pub(crate) const fn number(&self) -> u64 {

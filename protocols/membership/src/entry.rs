@@ -11,7 +11,7 @@ pub struct Entry {
     pub sequence: u64,
     /// The hash of the entry before; the network id for entry 0.
     pub previous: [u8; 32],
-    /// When the sequencer took it, Unix seconds; never decreasing.
+    /// When the sequencer took it, Unix seconds; never decreasing, at most [`MAX_TIME`].
     pub time: u64,
     /// A record of at most [`MAX_RECORD_LEN`] bytes.
     pub record: Vec<u8>,
@@ -83,4 +83,7 @@ fn encode_unsigned(place: &Place, record: &[u8]) -> Vec<u8> {
 
 /// Bytes of an encoded entry at most.
 pub const MAX_ENTRY_LEN: usize = 1 + 8 + 32 + 8 + 2 + MAX_RECORD_LEN + 64;
+/// The latest time that an entry may have: the end of the year 9999. The log's time never decreases, so that without an end
+/// one wrong entry would leave no time at which an invite is still open.
+pub const MAX_TIME: u64 = 253_402_300_799;
 const VERSION: u8 = 1;

@@ -13,7 +13,7 @@ use crate::record::{
     Revocation, Rights, Rotation, ServersChange, SignedRecord,
 };
 use crate::refusal::Refusal;
-use crate::state::{Change, InviteInfo, InviteStanding};
+use crate::state::{Change, InviteInfo, InviteStanding, LEASE_LEAD};
 
 /// The meaning of a log from its genesis on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +115,7 @@ impl Ledger {
             Record::Member(body) => self.judge_enrolment(time, signed, body)?,
             Record::MemberUpdate(body) => self.judge_update(signed, body)?,
             Record::Revoke(body) => self.judge_revocation(signed, body, self.authority.admins().len()).map(drop)?,
-            Record::Lease(body) => self.judge_lease(signed, body, head_at, check)?,
+            Record::Lease(body) => self.judge_lease(time, signed, body, head_at, check)?,
             Record::AdminChange(body) => {
                 self.authority.judge_change(signed, body)?;
                 if body.admins.iter().any(|key| self.dead.contains(key) || self.is_invite(key)) {
@@ -208,7 +208,8 @@ impl Ledger {
     }
 
     fn judge_invite(&self, time: u64, signed: &SignedRecord, body: &Invitation) -> Result<(), Refusal> {
-        if self.invites.contains_key(&body.key) || self.is_used(&same_key(&body.key)) {
+        let key = same_key(&body.key);
+        if self.invites.contains_key(&body.key) || self.is_used(&key) || self.authority.contains(&key) {
             return Err(Refusal::InviteKnown);
         }
         if time >= body.expires {
@@ -274,6 +275,7 @@ impl Ledger {
 
     fn judge_lease(
         &self,
+        time: u64,
         signed: &SignedRecord,
         body: &Lease,
         head_at: &dyn Fn(u64) -> Option<[u8; 32]>,
@@ -282,6 +284,9 @@ impl Ledger {
         let may = |key| self.authority.contains(key) || self.has_right(key, Rights::LEASE);
         if signed.signers().len() == 0 || !signed.signers().all(may) {
             return Err(Refusal::NotAuthorised);
+        }
+        if body.time > time.saturating_add(LEASE_LEAD.as_secs()) {
+            return Err(Refusal::LeaseAhead);
         }
         // By length first: one signed by a clock that runs ahead must not outlive those of true clocks. Whoever started at
         // the checkpoint knows no head before it.

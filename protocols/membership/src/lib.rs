@@ -29,6 +29,7 @@
 //! * What admins decide takes as many of them as the threshold says; nobody else's signature may stand beside theirs. A
 //!   lease takes one. A member may revoke itself. Delegates may sign leases or invite alone, as the policy says, and take
 //!   back what they invited; their rights end with the membership.
+//! * No invite bears a key that is an admin's, a member's or dead.
 //! * An invite is open only while its makers have the right to make it: a threshold of admins, or the one delegate.
 //! * Changes of admins, servers and policy carry a number, one above that of the change before, so that each takes effect
 //!   once and none was made for another state. A revocation of an admin is no change in this sense.
@@ -39,6 +40,9 @@
 //! * A member that replaces its keys keeps its name, its addresses and its rights. Open invites that its old key signed die
 //!   with that key.
 //! * The entry that hands the log to another sequencer may be signed by either of the two; the later ones by the new one.
+//! * Another entry for such a place, signed by a sequencer that this log does not know, is a fork where the admins in force
+//!   at that place handed over in it, see [`State::is_handover`]; else it is noise.
+//! * A lease lies at most a day ahead of its entry. One that lies further ahead of the clock that asks keeps nothing fresh.
 //! * Of two leases the one for the longer log counts, then the later one. Nothing about a log's length before the latest
 //!   checkpoint has an effect any more, because those who started there cannot judge it.
 //! * Names are DNS labels, see [`name::Name`] and [`name::RESERVED`]; a taken name gets `-2`, `-3`, …, no number twice.
@@ -88,7 +92,7 @@
 //! | 1 | version, 1 |
 //! | 8 | sequence, from 0 |
 //! | 32 | hash of the entry before; the network id for entry 0 |
-//! | 8 | Unix seconds, never decreasing |
+//! | 8 | Unix seconds, never decreasing, at most 253,402,300,799 (the year 9999) |
 //! | 2 | length of the record |
 //! | … | record |
 //! | 64 | the sequencer's signature, label `ginnel entry v1`, message network id and all bytes before |
@@ -134,7 +138,7 @@
 //!   nothing newer; an invite that has leaked is voided, not waited out. One whose clock once ran far ahead makes every
 //!   later invite expire at once unless its expiry lies further ahead still.
 //! * Freshness is judged by the clock of the machine that asks, and by that of the machine that signed the lease: one that
-//!   ran ahead keeps the log fresh until the next lease.
+//!   ran ahead keeps the log fresh for longer by as much, a day at most, until the next lease.
 //! * A revocation that took effect on receipt and whose signer loses its rights before it is ordered stays in effect only
 //!   where it was received.
 //! * A mirror that takes over while the old sequencer still orders, or without entries that this one has shown to others,
@@ -159,6 +163,7 @@ pub mod invite;
 pub mod keys;
 mod ledger;
 pub mod name;
+mod office;
 mod paste;
 mod peer;
 mod proposal;

@@ -31,8 +31,8 @@ pub enum Refusal {
     /// The genesis names another server as its sequencer.
     #[error("the genesis names another sequencer")]
     OtherSequencer,
-    /// The key is in the log already.
-    #[error("this invite is in the log already")]
+    /// The key is in the log already, as an invite's, a member's or an admin's.
+    #[error("this invite's key is in the log already")]
     InviteKnown,
     /// No such invite.
     #[error("there is no such invite")]
@@ -85,6 +85,9 @@ pub enum Refusal {
     /// A later lease was seen.
     #[error("a later lease is in the log already")]
     StaleLease,
+    /// The lease lies more than a day ahead of its entry, and would never age.
+    #[error("the lease lies too far ahead of the log's time: check the clocks of its signer and of the server")]
+    LeaseAhead,
     /// Another record of the kind took effect first.
     #[error("this change was made for another state of the network: make it anew")]
     WrongNumber,
@@ -133,6 +136,7 @@ impl Refusal {
             Self::AdminUnfit => 28,
             Self::StaleCheckpoint => 29,
             Self::CheckpointOfAnotherState => 30,
+            Self::LeaseAhead => 31,
         }
     }
 }
@@ -167,4 +171,7 @@ pub enum Break {
     /// The sequencer's clock ran backwards in the log.
     #[error("log entry is older than the one before it")]
     Time,
+    /// The sequencer's clock is beyond [`MAX_TIME`](crate::entry::MAX_TIME).
+    #[error("log entry is of a time after the year 9999")]
+    Era,
 }

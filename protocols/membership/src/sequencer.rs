@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::entry::{Entry, Place};
+use crate::entry::{Entry, MAX_TIME, Place};
 use crate::keys::{NetworkId, Signature, SigningKey, hash};
 use crate::ledger::Check;
 use crate::record::{Record, check_genesis, network_id};
@@ -50,7 +50,7 @@ impl Sequencer {
         }
         let network = network_id(genesis);
         let mut sequencer = Self::mirror(key.clone(), network);
-        let place = Place { sequence: 0, previous: network.to_bytes(), time: now };
+        let place = Place { sequence: 0, previous: network.to_bytes(), time: now.min(MAX_TIME) };
         let entry = Entry::sign(&key, &network, place, genesis);
         sequencer.apply(&entry).expect("a checked genesis in an entry just signed founds its network");
         Ok((sequencer, entry))
@@ -115,7 +115,7 @@ impl Sequencer {
         if let Some(existing) = self.existing(record) {
             return Ok(Placed::Existing(existing));
         }
-        let time = now.max(self.state.time());
+        let time = self.entry_time(now);
         self.state.judge(time, record)?;
         if self.is_sequencer() { Ok(Placed::New(self.sign(time, record))) } else { Err(Refusal::OtherSequencer) }
     }
@@ -129,7 +129,7 @@ impl Sequencer {
         if let Some(existing) = self.existing(record) {
             return Ok(Placed::Existing(existing));
         }
-        let time = now.max(self.state.time());
+        let time = self.entry_time(now);
         let own = self.key.sequencer_key();
         match self.state.judge(time, record)?.record() {
             Record::Servers(body) if body.sequencer == own => Ok(Placed::New(self.sign(time, record))),
@@ -173,6 +173,11 @@ impl Sequencer {
             self.placed.entry(record_hash(&entry.record)).or_insert(Spot { sequence, time, signature });
         }
         Ok(applied)
+    }
+
+    /// The time of an entry made at `now`, whatever the clock says.
+    fn entry_time(&self, now: u64) -> u64 {
+        now.min(MAX_TIME).max(self.state.time())
     }
 
     fn sign(&self, time: u64, record: &[u8]) -> Entry {

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use crate::addressing::Ipv4Range;
 pub use crate::change::{Admission, Applied, Change, Comparison, InviteInfo, InviteStanding};
-use crate::entry::Entry;
+use crate::entry::{Entry, MAX_TIME};
 use crate::keys::{BadSignature, InviteKey, MemberKey, NetworkId, SequencerKey, Server, TunnelKey, Verifier};
 use crate::ledger::{Check, Ledger};
 use crate::name::Name;
+use crate::office::Offices;
 pub use crate::peer::{Member, Standing, VerifiedPeer};
 use crate::record::{
-    Checkpoint, Freshness, Genesis, Lease, MAX_RECORD_LEN, Policy, Record, ServersChange, SignedRecord, check_genesis,
+    Checkpoint, Freshness, Genesis, Lease, MAX_RECORD_LEN, Policy, Record, SignedRecord, check_genesis,
 };
 use crate::refusal::{Break, Refusal};
 use crate::snapshot::{BadSnapshot, MAX_SNAPSHOT_LEN, Snapshot, state_hash};
@@ -33,20 +34,12 @@ pub struct State {
     time: u64,
     /// `None` until the genesis is in.
     ledger: Option<Ledger>,
-    /// Who orders the log from which sequence number on, ascending.
-    offices: Vec<Office>,
+    /// Who orders and who governs, place by place.
+    offices: Offices,
     /// The snapshot that the latest checkpoint speaks of.
     snapshot: Option<Arc<[u8]>>,
     /// Revocations in effect that are not in the log yet.
     pending: BTreeMap<MemberKey, Vec<u8>>,
-}
-
-/// A sequencer's time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Office {
-    from: u64,
-    key: SequencerKey,
-    verifier: Verifier,
 }
 
 /// A record that has an effect; a checkpoint with its snapshot.
@@ -64,7 +57,7 @@ impl State {
             heads: Vec::new(),
             time: 0,
             ledger: None,
-            offices: Vec::new(),
+            offices: Offices::new(),
             snapshot: None,
             pending: BTreeMap::new(),
         }
@@ -101,11 +94,14 @@ impl State {
         if entry.time < self.time {
             return Err(Break::Time);
         }
+        if entry.time > MAX_TIME {
+            return Err(Break::Era);
+        }
         let judged = self.judge_checked(entry.time, &entry.record, check);
         self.heads.push(hash);
         self.time = entry.time;
         match judged {
-            Ok(judged) => Ok(self.admit(entry.time, judged)),
+            Ok(judged) => Ok(self.admit(entry, judged)),
             Err(refusal) => Ok(self.skip(refusal, &entry.record)),
         }
     }
@@ -225,6 +221,21 @@ impl State {
         self.ledger.as_ref().map(Ledger::sequencer)
     }
 
+    /// Whose office a place of the log falls into: the key that filled it, or that fills it next where the log is not that
+    /// long. An entry that handed the log over belongs to whichever of the two sequencers signed it. `None` before the
+    /// genesis, and for places before the checkpoint at which this state started.
+    pub fn office_of(&self, sequence: u64) -> Option<SequencerKey> {
+        self.offices.holder(sequence)
+    }
+
+    /// Whether an entry proves that the log was handed over in its place, taken or not: it continues what this log holds
+    /// before that place, its record is the change of servers that was next there and names another sequencer than the
+    /// place's, enough of the admins in force there signed the record and nobody else did, and that sequencer or the new
+    /// one signed the entry. `false` where this log does not reach, or started later.
+    pub fn is_handover(&self, entry: &Entry) -> bool {
+        self.head_at(entry.sequence) == Some(entry.previous) && self.offices.is_handover(&self.network, entry)
+    }
+
     /// The number that the next change of the servers must have.
     pub fn next_servers(&self) -> u64 {
         self.ledger.as_ref().map_or(1, Ledger::next_servers)
@@ -330,9 +341,15 @@ impl State {
         self.ledger.as_ref().map(|ledger| ledger.lease)
     }
 
-    /// The age of the latest lease at `now` (Unix seconds); `None` until the genesis is in, zero for one from the future.
+    /// The age of the latest lease at `now` (Unix seconds); `None` until the genesis is in. Zero for one from the future,
+    /// but for one that lies more than [`LEASE_LEAD`] ahead: that proves nothing, and is taken to be just older than
+    /// [`LEASE_LIFE`].
     pub fn lease_age(&self, now: u64) -> Option<Duration> {
-        self.lease().map(|lease| Duration::from_secs(now.saturating_sub(lease.time)))
+        let time = self.lease()?.time;
+        if time > now.saturating_add(LEASE_LEAD.as_secs()) {
+            return Some(LEASE_LIFE + Duration::from_secs(1));
+        }
+        Some(Duration::from_secs(now.saturating_sub(time)))
     }
 
     /// Whether newcomers may be let in at `now` (Unix seconds).
@@ -375,8 +392,8 @@ impl State {
         entry: &Entry,
     ) -> Result<Self, BadSnapshot> {
         let Snapshot { mut ledger, length, head, time: _ } = content;
-        let (network, key) = (ledger.network, ledger.sequencer());
-        let verifier = Verifier::new(key.as_bytes())?;
+        let network = ledger.network;
+        let verifier = Verifier::new(ledger.sequencer().as_bytes())?;
         entry.verify(&network, &verifier)?;
         ledger.checkpoint = Some(checkpoint);
         Ok(Self {
@@ -384,8 +401,8 @@ impl State {
             base: (length, head),
             heads: vec![entry.hash()],
             time: entry.time,
+            offices: Offices::starting(length, verifier, &ledger),
             ledger: Some(ledger),
-            offices: vec![Office { from: length, key, verifier }],
             snapshot: Some(snapshot.into()),
             pending: BTreeMap::new(),
         })
@@ -393,16 +410,19 @@ impl State {
 
     fn apply_genesis(&mut self, entry: &Entry, hash: [u8; 32]) -> Result<Applied, Break> {
         let genesis = check_genesis(&entry.record, Some(&self.network))?;
-        let key = genesis.sequencer;
-        let verifier = Verifier::new(key.as_bytes())?;
+        let verifier = Verifier::new(genesis.sequencer.as_bytes())?;
         entry.verify(&self.network, &verifier)?;
         if entry.previous != self.network.to_bytes() {
             return Err(Break::Fork { sequence: entry.sequence });
         }
+        if entry.time > MAX_TIME {
+            return Err(Break::Era);
+        }
         self.heads.push(hash);
         self.time = entry.time;
-        self.ledger = Some(Ledger::new(self.network, genesis, entry.record.clone()));
-        self.offices.push(Office { from: 0, key, verifier });
+        let ledger = Ledger::new(self.network, genesis, entry.record.clone());
+        self.offices = Offices::starting(0, verifier, &ledger);
+        self.ledger = Some(ledger);
         Ok(Applied::Changed(Change::Founded))
     }
 
@@ -447,22 +467,25 @@ impl State {
         }
     }
 
-    fn admit(&mut self, time: u64, judged: Judged) -> Applied {
-        let change = self.ledger.as_mut().and_then(|ledger| ledger.admit(time, &judged.signed));
+    fn admit(&mut self, entry: &Entry, judged: Judged) -> Applied {
+        let Some(ledger) = &mut self.ledger else { return Applied::Skipped(Refusal::NotFounded) };
+        let change = ledger.admit(entry.time, &judged.signed);
         if judged.snapshot.is_some() {
             self.snapshot = judged.snapshot;
         }
         match &change {
             Some(Change::Revoked(key)) => {
                 self.pending.remove(key);
+                self.offices.take(&self.network, entry, ledger);
             }
             Some(Change::Rotated { old, new }) => {
                 // A revocation on its way holds for whoever the member is by now.
                 if let Some(record) = self.pending.remove(old) {
                     self.pending.insert(*new, record);
                 }
+                self.offices.take(&self.network, entry, ledger);
             }
-            Some(Change::ServersChanged) => self.change_office(),
+            Some(Change::AdminsChanged | Change::ServersChanged) => self.offices.take(&self.network, entry, ledger),
             Some(
                 Change::Founded
                 | Change::Invited(_)
@@ -471,23 +494,12 @@ impl State {
                 | Change::Updated(_)
                 | Change::Spared(_)
                 | Change::Leased(_)
-                | Change::AdminsChanged
                 | Change::PolicyChanged
                 | Change::Checkpointed(_),
             )
             | None => {}
         }
         change.map_or(Applied::Skipped(Refusal::SecondGenesis), Applied::Changed)
-    }
-
-    /// The last entry may have named another sequencer.
-    fn change_office(&mut self) {
-        let Some(key) = self.sequencer().filter(|key| self.offices.last().is_none_or(|office| office.key != *key))
-        else {
-            return;
-        };
-        let verifier = Verifier::new(key.as_bytes()).expect("a sequencer's key is checked before it takes effect");
-        self.offices.push(Office { from: self.length(), key, verifier });
     }
 
     /// A revocation that was in effect on receipt, but that the log's order made void, loses its effect.
@@ -507,40 +519,18 @@ impl State {
 
     /// Checks that the sequencer signed an entry for the log's end, or the one that the entry's own record puts in its place.
     fn verify_entry(&self, entry: &Entry) -> Result<(), BadSignature> {
-        let office = self.offices.last().ok_or(BadSignature)?;
-        let Err(bad) = entry.verify(&self.network, &office.verifier) else { return Ok(()) };
-        let Some(heir) = heir(entry).filter(|body| body.sequencer != office.key) else { return Err(bad) };
-        entry.verify(&self.network, &Verifier::new(heir.sequencer.as_bytes())?)?;
-        self.judge(entry.time, &entry.record).map(drop).map_err(|_| bad)
+        match self.offices.verify(&self.network, entry)? {
+            None => Ok(()),
+            Some(_) => self.judge(entry.time, &entry.record).map(drop).map_err(|_| BadSignature),
+        }
     }
 
     /// What it means that another entry claims a place that is taken.
     fn signed_fork(&self, entry: &Entry) -> Break {
-        let mut bad = BadSignature;
-        let mut later = u64::MAX;
-        for office in self.offices.iter().rev() {
-            // The entry that hands an office over may be signed by either side.
-            if office.from <= entry.sequence.saturating_add(1) && entry.sequence < later {
-                match entry.verify(&self.network, &office.verifier) {
-                    Ok(()) => return Break::Fork { sequence: entry.sequence },
-                    Err(error) => bad = error,
-                }
-            }
-            later = office.from;
+        match self.offices.vouch(&self.network, entry) {
+            Err(bad) if !self.is_handover(entry) => Break::Signature(bad),
+            Ok(()) | Err(_) => Break::Fork { sequence: entry.sequence },
         }
-        if self.is_other_handover(entry) {
-            return Break::Fork { sequence: entry.sequence };
-        }
-        Break::Signature(bad)
-    }
-
-    /// Whether admins handed the log over in this entry, to a sequencer that this history does not know.
-    fn is_other_handover(&self, entry: &Entry) -> bool {
-        let Some(ledger) = &self.ledger else { return false };
-        let (Some(heir), Ok(signed)) = (heir(entry), SignedRecord::decode(&entry.record)) else { return false };
-        ledger.authority.authorise(&signed).is_ok()
-            && Verifier::new(heir.sequencer.as_bytes()).is_ok_and(|key| entry.verify(&self.network, &key).is_ok())
-            && signed.verify(&self.network).is_ok()
     }
 
     fn known_hash(&self, sequence: u64) -> Option<[u8; 32]> {
@@ -554,24 +544,10 @@ impl State {
     }
 }
 
-/// The change of servers that an entry holds, if it holds one.
-fn heir(entry: &Entry) -> Option<ServersChange> {
-    match SignedRecord::decode(&entry.record).ok()?.record() {
-        Record::Servers(body) => Some(body.clone()),
-        Record::Genesis(_)
-        | Record::Invite(_)
-        | Record::InviteVoid(_)
-        | Record::Member(_)
-        | Record::MemberUpdate(_)
-        | Record::Revoke(_)
-        | Record::Lease(_)
-        | Record::AdminChange(_)
-        | Record::Policy(_)
-        | Record::Checkpoint(_) => None,
-    }
-}
-
 /// How long a lease keeps a log fresh.
 pub const LEASE_LIFE: Duration = Duration::from_secs(7 * 86_400);
+/// How far a lease may lie ahead of the entry that holds it, and of the clock that judges its age: room for clocks that
+/// differ, not for a lease that never ages.
+pub const LEASE_LEAD: Duration = Duration::from_secs(86_400);
 /// Revocations waiting to be ordered.
 const MAX_PENDING: usize = 1024;

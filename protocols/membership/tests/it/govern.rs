@@ -321,7 +321,10 @@ fn strict_networks_close_when_the_lease_is_old() {
 #[test]
 fn lease_of_a_clock_that_ran_ahead_does_not_outlive_the_next() {
     let mut world = World::new();
-    let mistaken = build::lease_record(&world.network, &world.admin, world.state().head(), START + 50 * 365 * DAY);
+    let signed_at = |time| build::lease_record(&world.network, &world.admin, world.state().head(), time);
+    let (mistaken, beyond) = (signed_at(START + DAY), signed_at(START + DAY + 1));
+    assert_eq!(world.append(&beyond), Err(Refusal::LeaseAhead));
+    assert_eq!(world.replay().apply(&world.forge(&beyond)), Ok(Applied::Skipped(Refusal::LeaseAhead)));
     world.append(&mistaken).unwrap();
     let lease = world.lease_record();
     world.append(&lease).unwrap();
@@ -329,4 +332,25 @@ fn lease_of_a_clock_that_ran_ahead_does_not_outlive_the_next() {
     assert_eq!(world.append(&world.forge(&mistaken).record), world.append(&mistaken));
     let mut state = world.replay();
     assert_eq!(state.apply(&world.forge(&mistaken)), Ok(Applied::Skipped(Refusal::StaleLease)));
+}
+
+#[test]
+fn lease_far_ahead_keeps_nothing_fresh() {
+    let mut world = World::new();
+    let strict = world.policy_record(&[&world.admin], Freshness::Strict, &[]);
+    world.append(&strict).unwrap();
+    let now = world.now;
+    // A dishonest sequencer brings the log's time along with the lease's.
+    world.now = u64::MAX;
+    let century = START + 100 * 365 * DAY;
+    let lease = build::lease_record(&world.network, &world.admin, world.state().head(), century);
+    world.append(&lease).unwrap();
+    assert_eq!(world.state().lease().unwrap().time, century);
+    assert_eq!(world.state().admitting(now), Admission::Closed);
+    assert_eq!(world.state().admitting(now + 365 * DAY), Admission::Closed);
+    // The next true one counts again.
+    world.now = now;
+    let lease = world.lease_record();
+    world.append(&lease).unwrap();
+    assert_eq!(world.state().admitting(now), Admission::Fresh);
 }

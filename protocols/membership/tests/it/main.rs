@@ -4,6 +4,7 @@
 mod canonical;
 mod checkpoint;
 mod govern;
+mod handover;
 mod proposals;
 mod replay;
 mod rotation;

@@ -4,14 +4,17 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ginnel_membership::build::{self, Founded};
+use ginnel_membership::entry::MAX_TIME;
 use ginnel_membership::keys::{InviteKey, NetworkId, SigningKey, TunnelKey};
-use ginnel_membership::record::{BadGenesis, Genesis, Invitation, Revocation};
-use ginnel_membership::state::{InviteStanding, Standing};
-use ginnel_membership::{Applied, Capabilities, Change, Malformed, Record, Refusal, Sequencer, SignedRecord, State};
+use ginnel_membership::record::{BadGenesis, Freshness, Genesis, Invitation, Revocation};
+use ginnel_membership::state::{InviteStanding, LEASE_LIFE, Standing};
+use ginnel_membership::{
+    Applied, Break, Capabilities, Change, Malformed, Record, Refusal, Rights, Sequencer, SignedRecord, State,
+};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng as _;
 
-use crate::world::{DAY, Machine, START, World, charter, name, server, server_key};
+use crate::world::{DAY, Machine, START, World, charter, forge, name, server, server_key};
 
 #[test]
 fn invited_machines_see_each_other() {
@@ -467,7 +470,10 @@ fn leases_age_and_tell_forks() {
     let lease = world.lease_record();
     world.append(&lease).unwrap();
     assert_eq!(world.state().lease_age(world.now + 5), Some(Duration::from_secs(5)));
-    assert_eq!(world.state().lease_age(0), Some(Duration::ZERO));
+    assert_eq!(world.state().lease_age(world.now - DAY), Some(Duration::ZERO));
+    // To a clock that is further behind, or by a lease of a clock that is further ahead, nothing is proved.
+    assert!(world.state().lease_age(world.now - DAY - 1) > Some(LEASE_LIFE));
+    assert!(world.state().lease_age(0) > Some(LEASE_LIFE));
 
     let (length, _) = world.state().head();
     for (at, time) in [(length - 1, START), (length - 2, world.now + DAY)] {
@@ -517,6 +523,56 @@ fn sequencer_refuses_what_is_not_its_own() {
     assert_eq!(world.append(&genesis), Ok(world.log[0].clone()));
     let second = build::found(&mut ChaCha20Rng::from_seed([2; 32]), charter()).unwrap().genesis;
     assert_eq!(world.append(&second), Err(Refusal::SecondGenesis));
+}
+
+#[test]
+fn time_of_entries_ends() {
+    let mut world = World::new();
+    world.invite(&Machine::new(1));
+    let mut state = world.replay();
+    // Otherwise one junk entry of the last second there is would end all invites for ever.
+    for time in [MAX_TIME + 1, u64::MAX] {
+        let (sequence, previous) = world.state().head();
+        assert_eq!(state.apply(&forge(world.network, sequence, previous, time, b"junk")), Err(Break::Era));
+    }
+    let first = forge(world.network, 0, world.network.to_bytes(), MAX_TIME + 1, &world.log[0].record);
+    assert_eq!(State::new(world.network).apply(&first), Err(Break::Era));
+    assert_eq!(&state, world.state());
+    // A sequencer whose clock is beyond the end stays at it, and an invite without an expiry still serves.
+    world.now = u64::MAX;
+    let late = Machine::new(2);
+    let invite = build::invite_record(&world.network, &world.admin, late.invite.invite_key(), u64::MAX, None);
+    assert_eq!(world.append(&invite).unwrap().time, MAX_TIME);
+    let member = world.member_record(&late, "late");
+    world.append(&member).unwrap();
+    assert!(world.replay().is_live(&late.id()));
+    let genesis = &world.log[0].record;
+    assert_eq!(Sequencer::found(server_key(), u64::MAX, genesis).unwrap().1.time, MAX_TIME);
+}
+
+#[test]
+fn invite_does_not_bear_an_admins_key() {
+    let (mut world, admins) = two_of_three();
+    let delegate = Machine::new(1);
+    let by = [&admins[0], &admins[1]];
+    let invite = |key: &SigningKey| build::invite_record(&world.network, &by, key.invite_key(), START + DAY, None);
+    let (bad, good) = (invite(&admins[2]), invite(&delegate.invite));
+    assert_eq!(world.append(&bad), Err(Refusal::InviteKnown));
+    assert_eq!(world.replay().apply(&world.forge(&bad)), Ok(Applied::Skipped(Refusal::InviteKnown)));
+    world.append(&good).unwrap();
+    let member = world.member_record(&delegate, "helper");
+    world.append(&member).unwrap();
+    let policy = world.policy_record(&by, Freshness::Warn, &[(delegate.id(), Rights::INVITE)]);
+    world.append(&policy).unwrap();
+    for admin in &admins {
+        let record = build::invite_record(&world.network, &delegate.key, admin.invite_key(), START + DAY, None);
+        assert_eq!(world.append(&record), Err(Refusal::InviteKnown));
+    }
+    // So the set of admins stays theirs to change.
+    let ids = admins.each_ref().map(SigningKey::member_key);
+    let change = world.admin_change_record(&by, 1, &ids);
+    world.append(&change).unwrap();
+    assert_eq!(world.state().threshold(), 1);
 }
 
 #[test]
