@@ -43,21 +43,26 @@ pub(crate) struct Ledger {
     pub(crate) pool: Pool,
 }
 
-/// Which signatures a judgement looks at.
+/// What a judgement looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Check {
+    /// Everything.
     All,
-    /// Those of records alone: whoever asks took this very entry from the sequencer before.
+    /// The record's signatures, not the entry's: whoever asks took this very entry from the sequencer before.
     Records,
-    /// None: whoever asks judged this very record before it signed the entry.
+    /// No signatures, and not the state that a checkpoint speaks of: whoever asks found this very record good before.
     Nothing,
+    /// As `Nothing`, and builds no snapshot where the record is a checkpoint: another one follows.
+    Brief,
+    /// Not even the record: whoever asks found before that it means nothing.
+    Void,
 }
 
 impl Check {
     pub(crate) fn verify(self, network: &NetworkId, signed: &SignedRecord) -> Result<(), BadSignature> {
         match self {
             Self::All | Self::Records => signed.verify(network),
-            Self::Nothing => Ok(()),
+            Self::Nothing | Self::Brief | Self::Void => Ok(()),
         }
     }
 }

@@ -12,7 +12,7 @@
 //! | who | does |
 //! |---|---|
 //! | founder | [`build::found`], sends the genesis to the server, keeps the admin key |
-//! | server | [`Sequencer::found`] or [`Sequencer::resume`], then [`Sequencer::append`] per record, storing each [`Entry`] before it is shown |
+//! | server | [`Sequencer::found`] or [`Sequencer::resume_with`], then [`Sequencer::append`] per record, storing each [`Entry`] before it is shown |
 //! | mirror | [`Sequencer::mirror`], [`Sequencer::apply`] per entry, [`Sequencer::take_over`] when admins say so |
 //! | admin | [`build::invite_record`] to the server, [`Invite`] to the newcomer; [`build::revoke_record`]; [`build::lease_record`] daily; [`State::make_checkpoint`] now and then |
 //! | admins, k of n | a [`Proposal`] from one to the next until [`Proposal::missing`] is 0 |
@@ -184,6 +184,6 @@ pub use name::Name;
 pub use proposal::Proposal;
 pub use record::{Capabilities, Checkpoint, Record, Rights, SignedRecord};
 pub use refusal::{Break, Refusal};
-pub use sequencer::{Placed, Sequencer};
+pub use sequencer::{Placed, Sequencer, Trust};
 pub use snapshot::BadSnapshot;
 pub use state::{Admission, Applied, Change, Comparison, Member, State, VerifiedPeer};

@@ -188,7 +188,7 @@ impl Record {
             Self::AdminChange(_) => 8,
             Self::Servers(_) => 9,
             Self::Policy(_) => 10,
-            Self::Checkpoint(_) => 11,
+            Self::Checkpoint(_) => CHECKPOINT,
         }
     }
 
@@ -266,7 +266,7 @@ impl Record {
             8 => Self::AdminChange(AdminChange::read(reader)?),
             9 => Self::Servers(ServersChange::read(reader)?),
             10 => Self::Policy(Policy::read(reader)?),
-            11 => Self::Checkpoint(Checkpoint::read(reader)?),
+            CHECKPOINT => Self::Checkpoint(Checkpoint::read(reader)?),
             other => return Err(Malformed::UnknownType(other)),
         })
     }
@@ -510,6 +510,11 @@ pub fn check_genesis(bytes: &[u8], network: Option<&NetworkId>) -> Result<Genesi
     Ok(genesis.clone())
 }
 
+/// Whether a record that can be read would be a checkpoint.
+pub(crate) fn is_checkpoint(record: &[u8]) -> bool {
+    record.get(1) == Some(&CHECKPOINT)
+}
+
 /// What ties a signature to one network; a genesis comes before its network's id.
 const fn signing_scope(network: &NetworkId, record: &Record) -> [u8; 32] {
     match record {
@@ -532,5 +537,6 @@ pub const MAX_RECORD_LEN: usize = 2048;
 /// Admins of a network and signatures of a record at most.
 pub const MAX_ADMINS: usize = 8;
 const VERSION: u8 = 1;
+const CHECKPOINT: u8 = 11;
 const SIGNATURE_LEN: usize = 32 + 64;
 const _: () = assert!(MAX_SERVERS <= 255 && MAX_ADMINS <= 255);

@@ -1,11 +1,12 @@
 //! The server's side of a log: judges records and puts them in order.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 use crate::entry::{Entry, MAX_TIME, Place};
 use crate::keys::{NetworkId, Signature, SigningKey, hash};
 use crate::ledger::Check;
-use crate::record::{Record, check_genesis, network_id};
+use crate::record::{Record, check_genesis, is_checkpoint, network_id};
 use crate::refusal::{Break, Refusal};
 use crate::state::{Applied, State};
 
@@ -27,6 +28,20 @@ struct Spot {
     sequence: u64,
     time: u64,
     signature: Signature,
+}
+
+/// What is known of a stored entry's record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// The store holds it, no more. Where it stands in this server's own office, this server judged it before it signed the
+    /// entry; anywhere else it is judged anew, because a dishonest sequencer may have ordered what means nothing.
+    Stored,
+    /// Others brought it, even if the entry bears this server's signature: it is judged anew.
+    Refilled,
+    /// It took effect when it was judged: its signatures are not looked at again.
+    Effective,
+    /// It meant nothing when it was judged: it is passed over.
+    Skipped,
 }
 
 /// Where a record belongs.
@@ -67,29 +82,72 @@ impl Sequencer {
         Self { key, state, placed: BTreeMap::new() }
     }
 
-    /// Takes up a stored log. The chain of hashes and the signature at its end say that the entries are those that were
-    /// stored; each was checked when it came. In entries that this server ordered itself, no signature is looked at again.
-    /// In those of others the records' are, because a dishonest sequencer may have ordered records that mean nothing.
+    /// Takes up a stored log of which nothing else is known: see [`Self::resume_with`] and [`Trust::Stored`].
     ///
     /// # Errors
     /// [`Break`] when the entries are not this network's log from its start.
-    pub fn resume<'a>(
+    pub fn resume<'a, I>(key: SigningKey, network: NetworkId, entries: I) -> Result<Self, Break>
+    where
+        I: IntoIterator<Item = &'a Entry, IntoIter: Clone>,
+    {
+        let entries = entries.into_iter().map(|entry| (entry, Trust::Stored));
+        Self::resume_with(key, network, entries).map(|(sequencer, _)| sequencer)
+    }
+
+    /// Takes up a stored log, and answers what is known of each entry from here on: [`Trust::Effective`] or
+    /// [`Trust::Skipped`]. The chain of hashes and the signature at its end say that the entries are those that were
+    /// stored; each was checked when it came. Which records are judged anew depends on what is known of them; the last one
+    /// always is. Of checkpoints that are known to be good, the latest one's snapshot alone is built.
+    ///
+    /// # Errors
+    /// [`Break`] when the entries are not this network's log from its start.
+    pub fn resume_with<E, I>(key: SigningKey, network: NetworkId, entries: I) -> Result<(Self, Vec<Trust>), Break>
+    where
+        E: Borrow<Entry>,
+        I: IntoIterator<Item = (E, Trust), IntoIter: Clone>,
+    {
+        let entries = entries.into_iter();
+        let checkpoints = (0..).zip(entries.clone()).filter(|(_, (entry, _))| is_checkpoint(&entry.borrow().record));
+        let latest =
+            checkpoints.filter(|(_, (_, trust))| *trust != Trust::Skipped).last().map(|(sequence, _)| sequence);
+        let (sequencer, known) = Self::replay(key.clone(), network, entries.clone(), latest)?;
+        let wanted = sequencer.state.checkpoint().map(|checkpoint| checkpoint.length);
+        if wanted == latest || wanted.is_none() {
+            return Ok((sequencer, known));
+        }
+        // What looked like the latest checkpoint was none.
+        let entries = entries.zip(known).map(|((entry, _), trust)| (entry, trust));
+        Self::replay(key, network, entries, wanted)
+    }
+
+    /// Builds no snapshot for a checkpoint that is known to be good, but for the one in place `latest`.
+    fn replay<E: Borrow<Entry>>(
         key: SigningKey,
         network: NetworkId,
-        entries: impl IntoIterator<Item = &'a Entry>,
-    ) -> Result<Self, Break> {
+        entries: impl Iterator<Item = (E, Trust)>,
+        latest: Option<u64>,
+    ) -> Result<(Self, Vec<Trust>), Break> {
         let mut sequencer = Self::mirror(key, network);
         let own = sequencer.key.sequencer_key();
-        let mut entries = entries.into_iter().peekable();
-        while let Some(entry) = entries.next() {
-            let check = match entries.peek() {
-                None => Check::All,
-                Some(_) if sequencer.state.sequencer() == Some(own) => Check::Nothing,
-                Some(_) => Check::Records,
+        let mut known = Vec::new();
+        let mut entries = entries.peekable();
+        while let Some((entry, trust)) = entries.next() {
+            let entry = entry.borrow();
+            let good = if Some(entry.sequence) == latest { Check::Nothing } else { Check::Brief };
+            let check = match trust {
+                _ if entries.peek().is_none() => Check::All,
+                Trust::Stored if sequencer.state.sequencer() == Some(own) => good,
+                Trust::Stored | Trust::Refilled => Check::Records,
+                Trust::Effective => good,
+                Trust::Skipped => Check::Void,
             };
-            sequencer.take(entry, check)?;
+            known.push(match sequencer.take(entry, check)? {
+                Applied::Changed(_) => Trust::Effective,
+                Applied::Skipped(_) => Trust::Skipped,
+                Applied::Known => return Err(Break::Gap { expected: known.len() as u64, found: entry.sequence }),
+            });
         }
-        Ok(sequencer)
+        Ok((sequencer, known))
     }
 
     /// Orders a record at `now` (Unix seconds; the log's own time where that is later). The same record appended again
@@ -159,6 +217,11 @@ impl Sequencer {
     /// The network as the log tells it.
     pub const fn state(&self) -> &State {
         &self.state
+    }
+
+    /// The place of a record that took effect, retries of it included.
+    pub fn find(&self, record: &[u8]) -> Option<u64> {
+        self.placed.get(&record_hash(record)).map(|spot| spot.sequence)
     }
 
     /// Whether this server orders the log, rather than mirror it.

@@ -428,10 +428,13 @@ impl State {
 
     fn judge_checked(&self, time: u64, record: &[u8], check: Check) -> Result<Judged, Refusal> {
         let ledger = self.ledger.as_ref().ok_or(Refusal::NotFounded)?;
+        if check == Check::Void {
+            return Err(Refusal::NotAuthorised);
+        }
         let signed = SignedRecord::decode(record)?;
         ledger.judge(time, &signed, &|length| self.head_at(length), check)?;
         let snapshot = match signed.record() {
-            Record::Checkpoint(body) => Some(self.judge_checkpoint(body)?),
+            Record::Checkpoint(body) => self.judge_checkpoint(body, check)?,
             Record::Genesis(_)
             | Record::Invite(_)
             | Record::InviteVoid(_)
@@ -447,7 +450,7 @@ impl State {
     }
 
     /// Holds what admins say of the log and its meaning against both; answers the snapshot.
-    fn judge_checkpoint(&self, body: &Checkpoint) -> Result<Arc<[u8]>, Refusal> {
+    fn judge_checkpoint(&self, body: &Checkpoint, check: Check) -> Result<Option<Arc<[u8]>>, Refusal> {
         // Whoever started at the latest checkpoint knows no head before it.
         if self.checkpoint().is_some_and(|latest| body.length < latest.length) {
             return Err(Refusal::StaleCheckpoint);
@@ -458,10 +461,14 @@ impl State {
         if body.length != self.length() {
             return Err(Refusal::StaleCheckpoint);
         }
+        if check == Check::Brief {
+            return Ok(None);
+        }
         let snapshot = self.snapshot();
         let length = snapshot.len() <= MAX_SNAPSHOT_LEN && u32::try_from(snapshot.len()) == Ok(body.state_length);
-        if length && state_hash(&snapshot) == body.state_hash {
-            Ok(snapshot.into())
+        let known = matches!(check, Check::Nothing | Check::Void);
+        if length && (known || state_hash(&snapshot) == body.state_hash) {
+            Ok(Some(snapshot.into()))
         } else {
             Err(Refusal::CheckpointOfAnotherState)
         }
@@ -470,9 +477,6 @@ impl State {
     fn admit(&mut self, entry: &Entry, judged: Judged) -> Applied {
         let Some(ledger) = &mut self.ledger else { return Applied::Skipped(Refusal::NotFounded) };
         let change = ledger.admit(entry.time, &judged.signed);
-        if judged.snapshot.is_some() {
-            self.snapshot = judged.snapshot;
-        }
         match &change {
             Some(Change::Revoked(key)) => {
                 self.pending.remove(key);
@@ -485,6 +489,7 @@ impl State {
                 }
                 self.offices.take(&self.network, entry, ledger);
             }
+            Some(Change::Checkpointed(_)) => self.snapshot = judged.snapshot,
             Some(Change::AdminsChanged | Change::ServersChanged) => self.offices.take(&self.network, entry, ledger),
             Some(
                 Change::Founded
@@ -494,8 +499,7 @@ impl State {
                 | Change::Updated(_)
                 | Change::Spared(_)
                 | Change::Leased(_)
-                | Change::PolicyChanged
-                | Change::Checkpointed(_),
+                | Change::PolicyChanged,
             )
             | None => {}
         }

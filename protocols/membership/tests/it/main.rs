@@ -7,6 +7,7 @@ mod govern;
 mod handover;
 mod proposals;
 mod replay;
+mod resume;
 mod rotation;
 mod rules;
 mod servers;
