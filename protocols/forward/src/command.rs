@@ -45,6 +45,15 @@ pub enum Command {
         /// The interval of keepalives sent even when idle.
         persistent_keepalive: Option<Duration>,
     },
+    /// Says by which addresses of this machine a peer may be spoken with: packets to others of them are not taken from
+    /// it, packets from others are not sent to it. Without this order every address will do. It holds until the peer is
+    /// removed.
+    SetOwn {
+        /// The peer.
+        peer: PeerId,
+        /// The addresses.
+        own: Vec<IpAddr>,
+    },
     /// Removes a peer with its sessions, queue and addresses.
     RemovePeer {
         /// The peer.
@@ -145,6 +154,7 @@ impl Command {
                 Some(E::AddPeer { peer, allowed: allowed.clone(), persistent_keepalive }),
                 Some(I::AddPeer { peer, allowed, roam }),
             ),
+            Self::SetOwn { peer, own } => (Some(E::SetOwn { peer, own: own.clone() }), Some(I::SetOwn { peer, own })),
             Self::RemovePeer { peer } => (Some(E::RemovePeer { peer }), Some(I::RemovePeer { peer })),
             Self::Install { peer, established } => {
                 let (send, receive) = crate::session::split(established);
@@ -173,6 +183,7 @@ impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AddPeer { peer, allowed, .. } => write!(f, "AddPeer({peer:?}, {} prefixes)", allowed.len()),
+            Self::SetOwn { peer, own } => write!(f, "SetOwn({peer:?}, {own:?})"),
             Self::RemovePeer { peer } => write!(f, "RemovePeer({peer:?})"),
             Self::Install { peer, established } => write!(f, "Install({peer:?}, {:?})", established.local_index),
             Self::Forget { index } => write!(f, "Forget({index:?})"),
@@ -201,6 +212,7 @@ fn both(command: RelayCommand) -> (Option<EgressCommand>, Option<IngressCommand>
 #[expect(missing_docs, reason = "the fields are those of Command")]
 pub enum EgressCommand {
     AddPeer { peer: PeerId, allowed: Vec<(IpAddr, u8)>, persistent_keepalive: Option<Duration> },
+    SetOwn { peer: PeerId, own: Vec<IpAddr> },
     RemovePeer { peer: PeerId },
     Install { peer: PeerId, session: SendSession },
     Forget { index: ReceiverIndex },
@@ -215,6 +227,7 @@ pub enum EgressCommand {
 #[expect(missing_docs, reason = "the fields are those of Command")]
 pub enum IngressCommand {
     AddPeer { peer: PeerId, allowed: Vec<(IpAddr, u8)>, roam: Roam },
+    SetOwn { peer: PeerId, own: Vec<IpAddr> },
     RemovePeer { peer: PeerId },
     Install { peer: PeerId, session: ReceiveSession },
     Forget { index: ReceiverIndex },

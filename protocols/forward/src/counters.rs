@@ -51,6 +51,12 @@ pub enum Discard {
     /// The inner source address does not belong to the peer.
     #[error("source address belongs to another peer or to none")]
     SpoofedSource,
+    /// The inner destination is no address by which this machine is known to the peer.
+    #[error("destination is not ours in the peer's network")]
+    ForeignDestination,
+    /// The packet to send has a source by which this machine is not known to the peer.
+    #[error("source is not ours in the peer's network")]
+    ForeignSource,
     /// The shields are up and the packet answers no flow of ours.
     #[error("shields are up")]
     ShieldsUp,
@@ -94,7 +100,7 @@ pub enum Discard {
 
 impl Discard {
     /// Every reason.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::Unclassified,
         Self::ForeignChannelData,
         Self::MalformedChannelData,
@@ -110,6 +116,8 @@ impl Discard {
         Self::MalformedProbe,
         Self::MalformedPacket,
         Self::SpoofedSource,
+        Self::ForeignDestination,
+        Self::ForeignSource,
         Self::ShieldsUp,
         Self::NoRoute,
         Self::PendingFull,

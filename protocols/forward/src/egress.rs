@@ -170,6 +170,10 @@ impl Egress {
             self.answer_unreachable(now, &header, packet, plan);
             return Err(Discard::NoRoute);
         };
+        let peer = self.peers.get(slot).ok_or(Discard::NoRoute)?;
+        if peer.own.as_ref().is_some_and(|own| !own.contains(&header.source)) {
+            return Err(Discard::ForeignSource);
+        }
         if self.shields == Shields::Up {
             self.note_flow(now, &header, packet);
         }
@@ -210,6 +214,7 @@ impl Egress {
                 }
                 self.with_peer(peer, |peer, _| peer.timers.set_persistent(now, persistent_keepalive))?;
             }
+            EgressCommand::SetOwn { peer, own } => self.with_peer(peer, |peer, _| peer.own = Some(own))?,
             EgressCommand::RemovePeer { peer } => {
                 let (slot, mut peer) = self.peers.remove(peer).ok_or(Discard::UnknownPeer)?;
                 self.routes.remove(slot);

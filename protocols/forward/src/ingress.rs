@@ -104,6 +104,11 @@ impl Ingress {
                     peer.roam = roam;
                 }
             }
+            IngressCommand::SetOwn { peer, own } => {
+                if let Some(peer) = self.peers.slot(peer).and_then(|slot| self.peers.get_mut(slot)) {
+                    peer.own = Some(own);
+                }
+            }
             IngressCommand::RemovePeer { peer } => self.remove_peer(peer),
             IngressCommand::Install { peer, session } => self.install(now, peer, session),
             IngressCommand::Forget { index } => {
@@ -319,6 +324,10 @@ impl Ingress {
     fn admit(&mut self, now: Instant, slot: Slot, header: &Header, plaintext: &[u8]) -> Result<(), Discard> {
         if self.routes.owner(header.source) != Some(slot) {
             return Err(Discard::SpoofedSource);
+        }
+        let peer = self.peers.get(slot).ok_or(Discard::UnknownPeer)?;
+        if peer.own.as_ref().is_some_and(|own| !own.contains(&header.destination)) {
+            return Err(Discard::ForeignDestination);
         }
         if self.shields == Shields::Up {
             let wanted = packet::inbound_flow(header, plaintext).ok_or(Discard::ShieldsUp)?;

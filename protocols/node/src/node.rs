@@ -535,6 +535,10 @@ impl Node {
     pub(crate) fn add_peer(&mut self, peer: Peer, roam: Roam, persistent_keepalive: Option<Duration>) {
         let allowed = peer.profile.allowed.clone();
         self.forward(Command::AddPeer { peer: peer.id, allowed, roam, persistent_keepalive });
+        if let Some((number, _)) = peer.profile.membership() {
+            let own = self.networks.get(number).map(Network::own_addresses).unwrap_or_default();
+            self.forward(Command::SetOwn { peer: peer.id, own });
+        }
         self.by_key.insert((peer.profile.identity, peer.profile.key), peer.id);
         let id = peer.id;
         self.by_member.extend(peer.profile.membership().map(|member| (member, id)));

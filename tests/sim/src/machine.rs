@@ -237,7 +237,8 @@ impl Machine {
             Command::SetPath { peer, primary, .. } => {
                 self.paths.insert(*peer, *primary);
             }
-            Command::Install { .. }
+            Command::SetOwn { .. }
+            | Command::Install { .. }
             | Command::Forget { .. }
             | Command::SealControl { .. }
             | Command::Send { .. }

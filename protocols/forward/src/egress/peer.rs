@@ -1,6 +1,6 @@
 //! One peer as [`Egress`](crate::Egress) sees it: what to seal with, where to send, and what waits.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ginnel_path::message::Echo;
@@ -30,6 +30,8 @@ pub(crate) struct Peer {
     pub(crate) facts: Facts,
     pub(crate) timers: Timers,
     pub(crate) counters: PeerCounters,
+    /// The addresses of this machine that the peer may be spoken with by; every one when `None`.
+    pub(crate) own: Option<Vec<IpAddr>>,
     /// Seals what goes out.
     current: Option<Aged<SendSession>>,
     /// Ours as responder: seals nothing before the initiator has shown that it has the keys.
@@ -80,6 +82,7 @@ impl Peer {
             facts: Facts::default(),
             timers: Timers::default(),
             counters: PeerCounters::default(),
+            own: None,
             current: None,
             next: None,
             confirm: false,

@@ -1,6 +1,7 @@
 //! One peer as [`Ingress`](crate::Ingress) sees it: its sessions, the paths it is expected on, and what was learnt.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 use ginnel_path::Path;
 use ginnel_time::Instant;
@@ -19,6 +20,8 @@ pub(crate) struct Peer {
     pub(crate) armed: Armed,
     pub(crate) facts: Facts,
     pub(crate) counters: PeerCounters,
+    /// The addresses of this machine that the peer may be spoken with by; every one when `None`.
+    pub(crate) own: Option<Vec<IpAddr>>,
     pub(crate) roam: Roam,
     pub(crate) sessions: Sessions,
     pub(crate) news: News,
@@ -45,6 +48,7 @@ impl Peer {
             armed: Armed::default(),
             facts: Facts::default(),
             counters: PeerCounters::default(),
+            own: None,
             roam,
             sessions: Sessions::default(),
             news: News::default(),

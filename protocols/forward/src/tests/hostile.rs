@@ -30,6 +30,30 @@ fn a_source_address_that_is_not_the_senders_is_dropped() {
 }
 
 #[test]
+fn a_peer_is_spoken_with_by_the_addresses_it_may_know() {
+    let mut world = World::connected(Suite::AesGcm);
+    let own = vec![V4[B].parse().expect("address")];
+    world.command(B, Command::SetOwn { peer: PEER, own });
+    // A itself keeps to no rule.
+    let allowed = vec![host(V4[B]), host(V6[B]), host("100.70.0.1")];
+    world.command(A, Command::AddPeer { peer: PEER, allowed, roam: Roam::Fixed, persistent_keepalive: None });
+    for destination in [V4[B], "100.70.0.1"] {
+        world.tun(A, &udp(V4[A], 1, destination, 2, b"x"));
+    }
+    world.tun(A, &udp(V6[A], 1, V6[B], 2, b"x"));
+    world.settle();
+    assert_eq!(world.side(B).tun.len(), 1);
+    assert_eq!(world.discarded(B, Discard::ForeignDestination), 2);
+    for source in [V4[B], "100.70.0.1"] {
+        world.tun(B, &udp(source, 1, V4[A], 2, b"x"));
+    }
+    world.tun(B, &udp(V6[B], 1, V6[A], 2, b"x"));
+    world.settle();
+    assert_eq!(world.side(A).tun.len(), 1);
+    assert_eq!(world.discarded(B, Discard::ForeignSource), 2);
+}
+
+#[test]
 fn datagrams_of_another_suite_or_session_are_refused() {
     let mut world = World::connected(Suite::AesGcm);
     world.tun(A, &udp(V4[A], 1, V4[B], 2, b"x"));

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use ginnel_forward::Discard;
+use ginnel_forward::{Command, Discard, Roam};
 use ginnel_membership::addressing::Ipv4Range;
 use ginnel_membership::{Invite, NetworkId, SigningKey};
 
@@ -126,6 +126,11 @@ fn networks_do_not_meet_on_a_machine_in_both() {
     let mut world = linked();
     let (home, work) = (address(&world, HOME, "home"), address(&world, WORK, "work"));
     let (own, own_at_work) = (address(&world, BOTH, "home"), address(&world, BOTH, "work"));
+    // Members that keep to no rule of their own.
+    let boss = world.status(HOME).peers[0].id;
+    world.command(HOME, Command::SetOwn { peer: boss, own: [work, own, own_at_work, home].map(IpAddr::V6).to_vec() });
+    let allowed = [own, own_at_work].map(|ip| (IpAddr::V6(ip), 128)).to_vec();
+    world.command(HOME, Command::AddPeer { peer: boss, allowed, roam: Roam::Fixed, persistent_keepalive: None });
     // A member of one network bears the address of one of the other, of the machine itself, or of the machine there.
     for source in [work, own, own_at_work] {
         world.machines[BOTH].delivered.clear();
@@ -135,17 +140,26 @@ fn networks_do_not_meet_on_a_machine_in_both() {
         assert_eq!(world.discarded(BOTH, Discard::SpoofedSource), before + 1, "{source}");
         assert!(world.machines[BOTH].delivered.is_empty(), "{source}");
     }
-    // A member of one network knows no road to the other.
-    let before = world.discarded(HOME, Discard::NoRoute);
-    world.send(HOME, home, work);
-    assert_eq!(world.discarded(HOME, Discard::NoRoute), before + 1);
-    // A kernel that forwards between interfaces gets nothing across either.
+    // It bears its own, but speaks to the machine by its address in the other network.
+    let before = world.discarded(BOTH, Discard::ForeignDestination);
+    world.send(HOME, home, own_at_work);
+    world.pass(secs(1));
+    assert_eq!(world.discarded(BOTH, Discard::ForeignDestination), before + 1);
+    assert!(world.machines[BOTH].delivered.is_empty());
+    // A kernel that answers from that address, or forwards between interfaces, gets nothing across.
     world.machines[WORK].delivered.clear();
-    let before = world.discarded(WORK, Discard::SpoofedSource);
+    world.machines[HOME].delivered.clear();
+    let before = world.discarded(BOTH, Discard::ForeignSource);
+    world.send(BOTH, own_at_work, home);
     world.send(BOTH, home, work);
     world.pass(secs(1));
-    assert_eq!(world.discarded(WORK, Discard::SpoofedSource), before + 1);
+    assert_eq!(world.discarded(BOTH, Discard::ForeignSource), before + 2);
+    assert!(world.machines[HOME].delivered.is_empty());
     assert!(world.machines[WORK].delivered.is_empty());
+    // A member of one network knows no road to the other.
+    let before = world.discarded(WORK, Discard::NoRoute);
+    world.send(WORK, work, home);
+    assert_eq!(world.discarded(WORK, Discard::NoRoute), before + 1);
 }
 
 #[test]

@@ -672,7 +672,8 @@ impl World {
         }
     }
 
-    fn command(&mut self, number: usize, command: Command) {
+    /// Gives a machine's data plane an order: its node's, or one behind the node's back, as in a changed daemon.
+    pub(crate) fn command(&mut self, number: usize, command: Command) {
         let now = self.now;
         let machine = &mut self.machines[number];
         machine.forward.handle_command(now, command, &mut machine.buffers.plan, &mut machine.buffers.arena);

@@ -136,6 +136,7 @@ impl Whole {
                 self.answers.push(Event::Control { peer: *peer, path, plaintext: pong });
             }
             Command::AddPeer { .. }
+            | Command::SetOwn { .. }
             | Command::RemovePeer { .. }
             | Command::Install { .. }
             | Command::Forget { .. }
