@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::calm::{MarkId, Recovery, Scope};
+use crate::chores::Chore;
 use crate::dice::Dice;
 use crate::machine::{Doom, Life};
 use crate::net::{Cut, CutId, Holder};
@@ -23,14 +24,22 @@ pub(crate) struct Fault {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// The signaling server is killed and starts anew from its disk.
-    ServerCrash,
-    /// The signaling server is killed and starts anew from a disk without its newest entries.
-    RollBack(usize),
+    /// A signaling server is killed and starts anew from its disk.
+    ServerCrash(usize),
+    /// A signaling server is killed and starts anew from a disk without so many of its newest entries.
+    RollBack(usize, usize),
+    /// A signaling server's host reaches nobody.
+    ServerCutOff(usize),
+    /// The admin lets a mirror order the log.
+    Promote(usize),
+    /// The server that orders the log is killed, and the admin lets this mirror take over.
+    Succession(usize),
+    /// A signaling server loses its disk, but not its key; the admin takes it on anew.
+    Wiped(usize),
     /// The admin revokes a machine's membership.
     Revoke(usize),
-    /// The signaling server's disk is full.
-    ServerDiskFull,
+    /// A signaling server's disk is full.
+    ServerDiskFull(usize),
     /// A machine's daemon is killed, data plane and all, and starts anew from its disk.
     Crash(usize),
     /// The next write of a machine's daemon to its disk ends it.
@@ -67,15 +76,25 @@ pub(crate) enum Direction {
 pub(crate) struct Undo {
     cuts: Vec<CutId>,
     mark: Option<MarkId>,
+    /// The server that was killed.
+    host: Option<usize>,
 }
 
 /// Draws two to five faults, spread over the world's time.
-pub(crate) fn draw(machines: usize, stations: usize, duration: Duration, dice: &mut Dice) -> Vec<Fault> {
+pub(crate) fn draw(
+    machines: usize,
+    stations: usize,
+    servers: usize,
+    duration: Duration,
+    dice: &mut Dice,
+) -> Vec<Fault> {
     let count = dice.between(2, 5);
     let mut faults: Vec<Fault> = (0..count)
         .map(|_| {
             let at = dice.time(Duration::from_secs(15), duration - Duration::from_secs(150));
-            let what = trouble(machines, stations, dice);
+            let of_servers = servers > 1 && dice.chance(300);
+            let what =
+                if of_servers { server_trouble(servers, dice) } else { trouble(machines, stations, servers, dice) };
             let lasts = what.lasts(dice);
             Fault { at, lasts, what }
         })
@@ -84,13 +103,28 @@ pub(crate) fn draw(machines: usize, stations: usize, duration: Duration, dice: &
     faults
 }
 
-fn trouble(machines: usize, stations: usize, dice: &mut Dice) -> Trouble {
-    let below = |dice: &mut Dice, count: usize| usize::try_from(dice.below(count as u64)).expect("few");
+fn below(dice: &mut Dice, count: usize) -> usize {
+    usize::try_from(dice.below(count as u64)).expect("few")
+}
+
+/// Something that befalls a signaling server; what needs a fellow is for several alone.
+fn server_trouble(servers: usize, dice: &mut Dice) -> Trouble {
+    let host = below(dice, servers);
+    match dice.below(if servers > 1 { 100 } else { 60 }) {
+        0..24 => Trouble::ServerCrash(host),
+        24..40 => Trouble::RollBack(host, 1 + below(dice, 3)),
+        40..52 => Trouble::ServerDiskFull(host),
+        52..66 => Trouble::ServerCutOff(host),
+        66..76 => Trouble::Promote(host),
+        76..88 => Trouble::Succession(host),
+        _ => Trouble::Wiped(host),
+    }
+}
+
+fn trouble(machines: usize, stations: usize, servers: usize, dice: &mut Dice) -> Trouble {
     let machine = below(dice, machines);
     match dice.below(100) {
-        0..6 => Trouble::ServerCrash,
-        6..10 => Trouble::RollBack(1 + below(dice, 3)),
-        10..13 => Trouble::ServerDiskFull,
+        0..13 => server_trouble(servers, dice),
         13..25 => Trouble::Crash(machine),
         25..28 if machine > 0 => Trouble::Revoke(machine),
         25..31 => Trouble::Doomed(machine, dice.pick(&[Doom::Torn, Doom::Written])),
@@ -123,8 +157,10 @@ impl Trouble {
     fn lasts(&self, dice: &mut Dice) -> Duration {
         let seconds = |low: u64, high: u64, dice: &mut Dice| dice.millis(low * 1000, high * 1000);
         match self {
-            Self::ServerCrash | Self::RollBack(_) => seconds(0, 90, dice),
-            Self::ServerDiskFull | Self::DiskFull(_) => seconds(10, 90, dice),
+            Self::ServerCrash(_) | Self::RollBack(..) | Self::Wiped(_) | Self::ServerCutOff(_) => seconds(0, 90, dice),
+            // So long that the admin has done it before the old server is back, mostly.
+            Self::Succession(_) => seconds(30, 150, dice),
+            Self::ServerDiskFull(_) | Self::DiskFull(_) => seconds(10, 90, dice),
             Self::Crash(_) | Self::Doomed(..) => dice.millis(100, 20_000),
             // A night of all machines costs nothing to simulate; one of a single machine costs the others' idling.
             Self::Suspend(machines) if machines.len() > 1 => seconds(600, 604_800, dice),
@@ -134,7 +170,11 @@ impl Trouble {
             Self::Partition(..) => seconds(1, 90, dice),
             Self::BlackHole(..) => dice.millis(200, 60_000),
             Self::RelayCrash(_) => seconds(0, 60, dice),
-            Self::Moves(_) | Self::ClockJump(..) | Self::NatReboot(_) | Self::CredentialsExpire => Duration::ZERO,
+            Self::Moves(_)
+            | Self::ClockJump(..)
+            | Self::NatReboot(_)
+            | Self::CredentialsExpire
+            | Self::Promote(_) => Duration::ZERO,
             // It is final.
             Self::Revoke(_) => Duration::MAX,
         }
@@ -145,11 +185,11 @@ impl Trouble {
     const fn recovery(&self) -> Recovery {
         let (back, shaken) = match self {
             // Streams may hang for 60 s, and the next try may be 60 s away.
-            Self::ServerCrash => (125, 125),
+            Self::ServerCrash(_) | Self::Succession(_) => (125, 125),
             // Then members hand it what it has lost.
-            Self::RollBack(_) => (125, 200),
-            Self::Revoke(_) => (0, 0),
-            Self::ServerDiskFull | Self::DiskFull(_) => (5, 10),
+            Self::RollBack(..) | Self::Wiped(_) => (125, 200),
+            Self::Revoke(_) | Self::Promote(_) => (0, 0),
+            Self::ServerDiskFull(_) | Self::DiskFull(_) => (5, 10),
             // Who still holds a session with a daemon that restarted, and has been silent since, learns of it only by
             // talking.
             Self::Crash(_) | Self::Doomed(..) => (20, 300),
@@ -159,7 +199,7 @@ impl Trouble {
             Self::Partition(..) | Self::BlackHole(..) => (125, 300),
             Self::NatReboot(_) => (15, 75),
             // A relay that did not answer is tried again after at most 120 s.
-            Self::RelayCrash(_) => (130, 130),
+            Self::RelayCrash(_) | Self::ServerCutOff(_) => (130, 130),
             Self::CredentialsExpire => (30, 130),
         };
         Recovery { back: Duration::from_secs(back), shaken: Duration::from_secs(shaken) }
@@ -167,7 +207,12 @@ impl Trouble {
 
     fn scope(&self) -> Scope {
         match self {
-            Self::ServerCrash | Self::ServerDiskFull | Self::RollBack(_) => Scope::Beginning,
+            Self::ServerCrash(_)
+            | Self::ServerDiskFull(_)
+            | Self::RollBack(..)
+            | Self::Succession(_)
+            | Self::Wiped(_) => Scope::Beginning,
+            Self::Promote(_) => Scope::Machines(BTreeSet::new()),
             Self::Crash(machine)
             | Self::Revoke(machine)
             | Self::Doomed(machine, _)
@@ -178,7 +223,8 @@ impl Trouble {
             | Self::NatReboot(machine) => Scope::Machines([*machine].into()),
             Self::Suspend(machines) => Scope::Machines(machines.clone()),
             Self::Partition(a, b) => Scope::Between(a.clone(), b.clone()),
-            Self::RelayCrash(_) | Self::CredentialsExpire => Scope::Relayed,
+            // Its host is a relay, too.
+            Self::RelayCrash(_) | Self::CredentialsExpire | Self::ServerCutOff(_) => Scope::Relayed,
         }
     }
 }
@@ -195,9 +241,21 @@ impl World {
             self.step_at(now + fault.lasts, Step::Mend(number));
         }
         match fault.what {
-            Trouble::ServerCrash | Trouble::RollBack(_) => self.stop_server(),
+            Trouble::ServerCrash(host) | Trouble::RollBack(host, _) | Trouble::Wiped(host) => {
+                self.stop_server(number, host);
+            }
+            Trouble::ServerCutOff(host) => {
+                let own = [self.hosts[host].address()].into();
+                let others = (0..self.stations.len()).map(station::address).chain(self.everybody()).collect();
+                self.cut_off(number, &own, &others, Direction::Both);
+            }
+            Trouble::Promote(host) => self.promote(host),
+            Trouble::Succession(host) => {
+                self.stop_server(number, self.script.sequencer);
+                self.give_chores([Chore::Promote(host)]);
+            }
             Trouble::Revoke(machine) => self.revoke(machine),
-            Trouble::ServerDiskFull => self.hosts[0].room = Room::Full,
+            Trouble::ServerDiskFull(host) => self.hosts[host].room = Room::Full,
             Trouble::Crash(machine) => self.kill(machine),
             Trouble::Doomed(machine, doom) => self.machines[machine].doom(doom),
             Trouble::DiskFull(machine) => self.machines[machine].room(Room::Full),
@@ -222,8 +280,7 @@ impl World {
             Trouble::BlackHole(machine, direction) => {
                 let own = self.publics(&[machine].into());
                 let stations = (0..self.stations.len()).map(station::address);
-                let all = (0..self.machines.len()).collect();
-                let others: BTreeSet<IpAddr> = self.publics(&all).into_iter().chain(stations).collect();
+                let others: BTreeSet<IpAddr> = stations.chain(self.everybody()).collect();
                 self.cut_off(number, &own, &others, direction);
             }
             Trouble::NatReboot(machine) => {
@@ -241,8 +298,10 @@ impl World {
                     self.stations[station].jump(now, LATER);
                     self.settle_station(station);
                 }
-                self.hosts[0].jump(now, LATER);
-                self.settle_host(0);
+                for host in 0..self.hosts.len() {
+                    self.hosts[host].jump(now, LATER);
+                    self.settle_host(host);
+                }
             }
         }
     }
@@ -260,14 +319,19 @@ impl World {
             self.review_streams();
         }
         match what {
-            Trouble::ServerCrash => self.start_server(),
-            Trouble::RollBack(lost) => {
-                if !self.hosts[0].is_up() {
-                    self.hosts[0].roll_back(lost);
+            Trouble::ServerCrash(_) | Trouble::Succession(_) => {
+                if let Some(host) = undo.host {
+                    self.start_server(host);
                 }
-                self.start_server();
             }
-            Trouble::ServerDiskFull => self.hosts[0].room = Room::Free,
+            Trouble::RollBack(host, lost) => {
+                if !self.hosts[host].is_up() {
+                    self.hosts[host].roll_back(lost);
+                }
+                self.start_server(host);
+            }
+            Trouble::Wiped(host) => return self.replace_server(host, undo.mark),
+            Trouble::ServerDiskFull(host) => self.hosts[host].room = Room::Free,
             Trouble::Crash(machine) => self.revive(machine),
             // Nothing was written meanwhile: then it is no longer doomed, as the kill comes now.
             Trouble::Doomed(machine, _) => {
@@ -294,6 +358,8 @@ impl World {
             | Trouble::Partition(..)
             | Trouble::BlackHole(..)
             | Trouble::NatReboot(_)
+            | Trouble::ServerCutOff(_)
+            | Trouble::Promote(_)
             | Trouble::CredentialsExpire => {}
         }
         if let Some(mark) = undo.mark {
@@ -307,6 +373,7 @@ impl World {
             self.break_stream(conn);
         }
         self.machines[machine].die();
+        self.script.unanswerable(machine);
         self.frozen[machine].clear();
         self.reckon(machine);
     }
@@ -342,17 +409,47 @@ impl World {
         self.settle_machine(machine);
     }
 
-    fn stop_server(&mut self) {
-        for conn in self.hosts[0].stop() {
+    fn stop_server(&mut self, number: usize, host: usize) {
+        self.script.undo[number].host = Some(host);
+        for conn in self.links_of(host) {
             self.break_stream(conn);
         }
-        self.reckon_host(0);
+        for conn in self.hosts[host].stop() {
+            self.break_stream(conn);
+        }
+        self.reckon_host(host);
     }
 
-    fn start_server(&mut self) {
-        if !self.hosts[0].is_up() {
-            self.hosts[0].start(self.now, &mut self.dice);
-            self.settle_host(0);
+    fn start_server(&mut self, host: usize) {
+        if !self.hosts[host].is_up() {
+            self.hosts[host].start(self.now, &mut self.dice);
+            self.settle_host(host);
+        }
+    }
+
+    /// Starts a server whose disk is lost; the admin lets another one order the log if it did, and takes it on anew.
+    fn replace_server(&mut self, host: usize, mark: Option<MarkId>) {
+        // Where another fault has started it again in the meantime, nothing is lost. Somebody must know the log, and be
+        // there to take over: a network whose servers are all lost at once is another trouble.
+        let heir = (host + 1) % self.hosts.len();
+        let known = self.hosts[heir].is_up() && !self.script.chores.is_busy();
+        if self.hosts[host].is_up() || !known {
+            self.start_server(host);
+            return self.give_chores(mark.map(Chore::Calm));
+        }
+        self.hosts[host].wipe();
+        self.start_server(host);
+        let promote = (self.script.sequencer == host).then_some(Chore::Promote(heir));
+        let anew = [Chore::Remove(host), Chore::Add(host)];
+        self.give_chores(promote.into_iter().chain(anew).chain(mark.map(Chore::Calm)));
+    }
+
+    /// Lets a mirror order the log. Where the old server lives and cannot be reached, nobody should.
+    fn promote(&mut self, host: usize) {
+        let old = self.script.sequencer;
+        let (from, to) = (self.hosts[old].address(), self.hosts[host].address());
+        if self.hosts[old].is_up() && self.hosts[host].is_up() && self.net.passes(from, to) && self.net.passes(to, from) {
+            self.give_chores([Chore::Promote(host)]);
         }
     }
 
@@ -370,6 +467,11 @@ impl World {
         self.review_streams();
     }
 
+    /// The addresses that all machines are seen by.
+    fn everybody(&self) -> BTreeSet<IpAddr> {
+        (0..self.machines.len()).map(|machine| self.public_address(machine)).collect()
+    }
+
     fn publics(&self, machines: &BTreeSet<usize>) -> BTreeSet<IpAddr> {
         machines.iter().map(|machine| self.public_address(*machine)).collect()
     }
@@ -383,10 +485,14 @@ impl World {
         match what {
             Trouble::BlackHole(machine, _) | Trouble::NatReboot(machine) => Scope::Machines(neighbours(*machine)),
             Trouble::RelayCrash(station) if self.services[*station] == station::Service::StunOnly => Scope::Beginning,
-            Trouble::ServerCrash
-            | Trouble::RollBack(_)
+            Trouble::ServerCrash(_)
+            | Trouble::RollBack(..)
+            | Trouble::ServerCutOff(_)
+            | Trouble::Promote(_)
+            | Trouble::Succession(_)
+            | Trouble::Wiped(_)
             | Trouble::Revoke(_)
-            | Trouble::ServerDiskFull
+            | Trouble::ServerDiskFull(_)
             | Trouble::Crash(_)
             | Trouble::Doomed(..)
             | Trouble::DiskFull(_)

@@ -70,7 +70,11 @@ impl World {
     }
 
     pub(crate) fn check_first(&mut self, index: usize) {
-        let Flow { from, to, start, first, sent, .. } = self.ledger.flows[index];
+        let Flow { from, to, start, end, first, sent, .. } = self.ledger.flows[index];
+        // Without a relay every packet of a short conversation may go the way of a path that died in silence.
+        if !self.has_relays() && end < self.now {
+            return;
+        }
         // A NAT that forgets soon has forgotten the relay, too, and only a packet from inside brings it back.
         let forgetful = is_forgetful(&self.chain(from), &self.chain(to));
         if !matches!(self.promise(index), Promise::Full(_)) || !self.must_link(from, to) || forgetful {
@@ -132,6 +136,9 @@ impl World {
         for index in 0..self.machines.len() {
             self.trace.tell(self.now, || self.machines[index].describe(self.now));
         }
+        for host in &self.hosts {
+            self.trace.tell(self.now, || host.describe());
+        }
         for (index, flow) in self.ledger.flows.iter().enumerate() {
             self.trace.tell(self.now, || format!("flow {index}: {flow:?}"));
         }
@@ -152,7 +159,7 @@ impl World {
         }
         for (index, host) in self.hosts.iter().enumerate() {
             let (known, open) = host.connections();
-            if known != open || open > members {
+            if known != open || open >= members + self.hosts.len() {
                 left.push(format!("server {index} knows {known} connections, {open} are open, of {members} members"));
             }
         }
@@ -164,11 +171,18 @@ impl World {
                 left.push(format!("relay {index} holds {held} allocations for {members} members"));
             }
         }
-        if self.streams.count() > members {
-            left.push(format!("{} streams are open of {members} members", self.streams.count()));
+        let servers = self.hosts.len();
+        if self.streams.count() > servers * (members + servers - 1) {
+            left.push(format!("{} streams are open of {members} members, {servers} servers", self.streams.count()));
+        }
+        let admin = Concern { a: 0, b: 0, start: self.now, direct: false };
+        let able = self.machines[0].life == Life::Awake && matches!(self.calm.promise(self.now, admin), Promise::Full(_));
+        if self.script.chores.is_busy() && able {
+            left.push(format!("the admin is not done: {:?}", self.script.chores));
         }
         left.extend(self.script.unanswered());
         left.extend(self.behind());
+        left.extend(self.forks());
         left
     }
 
@@ -188,19 +202,26 @@ impl World {
         }
     }
 
-    /// Machines whose log is not the server's at the end, though they have been in touch with it for long.
+    /// Servers and machines whose log is not the longest at the end, though they have been in touch for long.
     fn behind(&self) -> Vec<String> {
-        let length = self.hosts[0].log_length();
-        let members = (0..self.machines.len()).filter(|machine| !self.script.revoked.contains_key(machine));
-        let logs = members.filter_map(|machine| {
+        let length = self.hosts.iter().map(crate::server::Server::log_length).max().unwrap_or_default();
+        let calm = |machine: usize| {
             let concern = Concern { a: 0, b: machine, start: self.now, direct: false };
-            let calm = matches!(self.calm.promise(self.now, concern), Promise::Full(_));
+            matches!(self.calm.promise(self.now, concern), Promise::Full(_))
+        };
+        let members = (0..self.machines.len()).filter(|machine| !self.script.revoked.contains_key(machine));
+        let members = members.filter_map(|machine| {
             let (own, served) = self.machines[machine].log(self.now)?;
             let awake = self.machines[machine].life == Life::Awake;
-            (awake && calm && served && own != length)
+            (awake && calm(machine) && served && own != length)
                 .then(|| format!("node{machine} has {own} entries of the log, the server {length}"))
         });
-        logs.collect()
+        let hosts = self.hosts.iter().enumerate().filter(|(_, host)| host.is_up() && calm(0));
+        let hosts = hosts.filter(|(_, host)| host.log_length() != length);
+        let hosts = hosts.map(|(number, host)| {
+            format!("server {number} has {} entries of the log, another one {length}", host.log_length())
+        });
+        members.chain(hosts).collect()
     }
 
     /// Whether a pair has a way for its packets, as far as NATs and relays go. Rounds of punching are arranged inside a

@@ -60,10 +60,12 @@
 #![forbid(unsafe_code)]
 
 mod calm;
+mod chores;
 #[cfg(test)]
 mod contract;
 mod dice;
 mod fault;
+mod history;
 mod judge;
 mod ledger;
 mod line;

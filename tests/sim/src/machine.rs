@@ -327,6 +327,11 @@ impl Machine {
         Some((network.log_length, network.servers.iter().any(|server| server.connected)))
     }
 
+    /// The entries of the log on the disk, from the last snapshot on.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.disk.logs.iter().flat_map(|log| &log.entries)
+    }
+
     /// Whether an address is this machine's own in the network.
     pub(crate) fn is_own(&self, address: IpAddr) -> bool {
         self.tun.addresses.iter().any(|(own, _)| *own == address)

@@ -31,7 +31,9 @@ pub(crate) struct Scenario {
     /// Where machines may move to.
     pub(crate) spare: Vec<(Realm, IpAddr, Line)>,
     pub(crate) quality: Lines,
-    /// The public hosts; the signaling server's is the first.
+    /// Signaling servers.
+    pub(crate) servers: usize,
+    /// The public hosts; those of the signaling servers come first.
     pub(crate) services: Vec<Service>,
     pub(crate) relays: Relays,
     pub(crate) faults: Vec<Fault>,
@@ -45,7 +47,9 @@ impl Scenario {
     pub(crate) fn new(dice: &mut Dice) -> Self {
         let weather = if dice.chance(500) { Weather::Clear } else { Weather::Rough };
         let mut net = Net::new(dice.fork());
-        let (services, relays) = relays(dice);
+        let servers = dice.pick(&[1, 1, 1, 1, 1, 1, 2, 2, 3, 3]);
+        let (mut services, relays) = relays(dice);
+        services.resize(services.len().max(servers), Service::StunOnly);
         for number in 0..services.len() {
             let line = Line { delay: dice.millis(1, 5), hops: 3, ..Line::LOCAL };
             net.attach(Realm::INTERNET, station::address(number), Holder::Station(number), line);
@@ -63,8 +67,8 @@ impl Scenario {
         let (net, quality) = (builder.net, builder.quality);
         let duration = dice.time(Duration::from_secs(600), Duration::from_secs(840));
         let talkers = talkers(count, dice);
-        let faults = draw(count, services.len(), duration, dice);
-        Self { weather, net, setups, spare, quality, services, relays, faults, talkers, duration }
+        let faults = draw(count, services.len(), servers, duration, dice);
+        Self { weather, net, setups, spare, quality, servers, services, relays, faults, talkers, duration }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ginnel_node::{Family, Reply, Request, RequestId};
 use ginnel_time::Instant;
 
+use crate::chores::{Chore, Chores};
 use crate::fault::{Fault, Undo};
 use crate::ledger::{Answers, Flow, Known};
 use crate::line::Line;
@@ -37,6 +38,8 @@ pub(crate) enum Step {
     Look(usize),
     /// Everybody in reach should know that a machine is no member.
     Gone(usize),
+    /// The admin does what is to be done about servers.
+    Chore,
     /// A fault of the scenario strikes.
     Strike(usize),
     /// It is over.
@@ -62,11 +65,15 @@ pub(crate) struct Script {
     pub(crate) addresses: Vec<Option<IpAddr>>,
     /// When a machine last moved.
     pub(crate) moved: Option<Instant>,
+    pub(crate) chores: Chores,
+    /// The server that orders the log, as far as the admin has been told.
+    pub(crate) sequencer: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Wanted {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
     Network,
+    Chore,
     Invite(usize),
     Membership,
     Revocation(usize),
@@ -96,11 +103,21 @@ impl Script {
             revoked: BTreeMap::new(),
             addresses: Vec::new(),
             moved: None,
+            chores: Chores::default(),
+            sequencer: 0,
         }
     }
 }
 
 impl Script {
+    /// Nobody is left to answer what a machine was asked.
+    pub(crate) fn unanswerable(&mut self, machine: usize) {
+        if self.wanted.iter().any(|((asked, _), wanted)| *asked == machine && *wanted == Wanted::Chore) {
+            self.chores.forget_answer();
+        }
+        self.wanted.retain(|(asked, _), _| *asked != machine);
+    }
+
     /// Requests that nobody answered.
     pub(crate) fn unanswered(&self) -> Vec<String> {
         self.wanted.iter().map(|((machine, _), wanted)| format!("node{machine} never answered {wanted:?}")).collect()
@@ -111,7 +128,8 @@ impl World {
     pub(crate) fn begin(&mut self) {
         let now = self.now;
         self.step_at(now + Duration::from_millis(200), Step::Found);
-        self.step_at(now + self.patience().join, Step::Late);
+        let servers = u32::try_from(self.hosts.len()).expect("few servers");
+        self.step_at(now + self.patience().join + TAKING_ON * (servers - 1), Step::Late);
         self.step_at(now + WATCH, Step::Watch);
         self.step_at(now + WALL, Step::Wall);
     }
@@ -145,6 +163,7 @@ impl World {
             Step::Judge(flow) => self.judge(flow),
             Step::Look(flow) => self.look_again(flow),
             Step::Gone(machine) => self.check_gone(machine),
+            Step::Chore => self.next_chore(),
             Step::Strike(fault) => self.strike(fault),
             Step::Mend(fault) => self.mend(fault),
             Step::End => self.over = true,
@@ -172,11 +191,10 @@ impl World {
         let Some(wanted) = self.script.wanted.remove(&(machine, id)) else { return };
         match (wanted, reply) {
             (Wanted::Network, Ok(Reply::Up(_))) => {
-                for newcomer in 1..self.machines.len() {
-                    let request = Request::Invite { expires: Duration::from_secs(3600), name: None };
-                    self.ask(0, request, Wanted::Invite(newcomer));
-                }
+                let mirrors = (1..self.hosts.len()).map(Chore::Add);
+                self.give_chores(mirrors.chain([Chore::Invite]));
             }
+            (Wanted::Chore, reply) => self.chore_answered(reply),
             (Wanted::Invite(newcomer), Ok(Reply::Invite { ticket, .. })) => {
                 self.script.tickets.insert(newcomer, ticket);
                 let at = self.now + self.dice.millis(1, 2000);
@@ -193,6 +211,14 @@ impl World {
                 let text = format!("node{machine} answers {wanted:?} with {reply:?}");
                 self.ledger.violate(self.now, &text);
             }
+        }
+    }
+
+    /// Makes an invite for everybody who is not in yet.
+    pub(crate) fn invite_all(&mut self) {
+        for newcomer in 1..self.machines.len() {
+            let request = Request::Invite { expires: Duration::from_secs(3600), name: None };
+            self.ask(0, request, Wanted::Invite(newcomer));
         }
     }
 
@@ -259,7 +285,7 @@ impl World {
         self.ask(0, Request::Revoke { peer }, Wanted::Revocation(machine));
     }
 
-    fn ask(&mut self, machine: usize, request: Request, wanted: Wanted) {
+    pub(crate) fn ask(&mut self, machine: usize, request: Request, wanted: Wanted) {
         self.trace.tell(self.now, || format!("node{machine} is asked {request:?}"));
         let id = self.machines[machine].request(self.now, request);
         self.script.wanted.insert((machine, id), wanted);
@@ -375,6 +401,8 @@ const ICMP: u8 = 1;
 const ICMP_V6: u8 = 58;
 /// So long nobody talks before the end: an idle peer is forgotten after two minutes.
 const SILENCE: Duration = Duration::from_secs(200);
+/// What taking on a server may take, with a second try.
+const TAKING_ON: Duration = Duration::from_secs(30);
 /// Between two tellings of the wall clock.
 const WALL: Duration = Duration::from_secs(30);
 /// Between two looks at who has joined.

@@ -1,12 +1,14 @@
 //! One signaling server: the real machine, its disk, and what may befall either.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ginnel_membership::invite::Token;
 use ginnel_membership::{Founding, ServerKeys, SigningKey};
-use ginnel_signal_proto::server::{Change, Config, ConnectionId, Input, Limits, Outcome, Output, Stored, Ticket};
+use ginnel_signal_proto::server::{
+    Change, Config, ConnectionId, Input, Limits, LinkId, Outcome, Output, Stored, Ticket,
+};
 use ginnel_signal_proto::{FoundingToken, RelayCredentials, Server as Signal};
 use ginnel_time::Instant;
 use ginnel_tunnel::StaticSecret;
@@ -23,6 +25,12 @@ pub(crate) enum Effect {
     Close(ConnectionId),
     /// A store that ends after the disk's time.
     Store(Ticket, Change),
+    /// A stream to a fellow server.
+    Dial(LinkId, Vec<String>),
+    /// Bytes for a fellow server.
+    LinkWrite(LinkId, Vec<u8>),
+    /// The end of a stream to a fellow server.
+    LinkClose(LinkId),
     /// A machine broke the contract.
     Broken(String),
 }
@@ -93,10 +101,28 @@ impl Server {
     pub(crate) fn founding(&self) -> String {
         let noise = StaticSecret::from_bytes(self.keys.noise).public().to_bytes();
         let keys = ServerKeys { signing: self.keys.sequencer.sequencer_key().to_bytes(), noise };
-        let address = SocketAddr::new(station::address(self.number), STREAM_PORT).to_string();
-        let server = ginnel_membership::Server { addresses: vec![address], keys };
+        let server = ginnel_membership::Server { addresses: vec![self.name()], keys };
         let founding = Founding::new(server, Token::from_bytes(self.keys.token)).expect("one address fits");
         founding.to_string()
+    }
+
+    /// What `ginnel-signal` prints when it is asked for a fresh founding string.
+    pub(crate) fn fresh_founding(&mut self, now: Instant, dice: &mut Dice) -> String {
+        self.keys.token = dice.seed().first_chunk().copied().expect("a seed is longer than a token");
+        let token = || FoundingToken(Token::from_bytes(self.keys.token));
+        self.disk.tokens.push((token(), None));
+        let input = Input::Token(token());
+        self.signal(now, input);
+        self.founding()
+    }
+
+    /// The address that members know it by.
+    pub(crate) fn name(&self) -> String {
+        SocketAddr::new(self.address(), STREAM_PORT).to_string()
+    }
+
+    pub(crate) fn address(&self) -> IpAddr {
+        station::address(self.number)
     }
 
     /// Ends the process; tells the streams that break. What was not yet written is lost.
@@ -136,6 +162,21 @@ impl Server {
         for (_, log) in &mut self.disk.logs {
             log.truncate(log.len().saturating_sub(lost).max(1));
         }
+    }
+
+    /// Loses the whole disk; the key is kept elsewhere.
+    pub(crate) fn wipe(&mut self) {
+        self.disk = Stored::default();
+    }
+
+    /// The logs on the disk.
+    pub(crate) fn logs(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.disk.logs.iter().flat_map(|(_, log)| log)
+    }
+
+    /// Something about a stream to a fellow server.
+    pub(crate) fn link(&mut self, now: Instant, input: Input) {
+        self.signal(now, input);
     }
 
     /// Entries on the disk.
@@ -181,7 +222,7 @@ impl Server {
         if let Some(signal) = &mut self.signal {
             signal.handle_timeout(now);
         }
-        self.drain(now);
+        self.drain();
         if self.due.is_some_and(|due| due <= now) {
             self.effects.push(Effect::Broken(format!("a server's deadline does not move: {:?} at {now:?}", self.due)));
         }
@@ -202,6 +243,12 @@ impl Server {
         let odd = [Discard::FrameLength, Discard::Version, Discard::BadSeal, Discard::Malformed, Discard::OutOfOrder];
         let counted = odd.into_iter().filter_map(|discard| Some((discard, signal.counters().get(&discard)?)));
         counted.map(|(discard, count)| format!("signaling server {}: {count} x {discard}", self.number)).collect()
+    }
+
+    /// How it stands, for a report.
+    pub(crate) fn describe(&self) -> String {
+        let status = self.signal.as_ref().map(|signal| (signal.status(), signal.counters()));
+        format!("server {}, {} entries: {status:?}", self.number, self.log_length())
     }
 
     /// Connections that the machine holds, and that are open.
@@ -244,11 +291,11 @@ impl Server {
         if let Some(signal) = &mut self.signal {
             // What the server had no use for it has counted.
             let _ = signal.handle_input(now, input);
-            self.drain(now);
+            self.drain();
         }
     }
 
-    fn drain(&mut self, now: Instant) {
+    fn drain(&mut self) {
         let Some(signal) = &mut self.signal else { return };
         while let Some(output) = signal.poll_output() {
             let effect = match output {
@@ -258,13 +305,9 @@ impl Server {
                     Effect::Close(conn)
                 }
                 Output::Store { ticket, change } => Effect::Store(ticket, change),
-                Output::Dial { link, .. } => {
-                    // There is one server in this world.
-                    let why = "nobody is there".to_owned();
-                    let _ = signal.handle_input(now, Input::LinkClosed { link, why });
-                    continue;
-                }
-                Output::LinkWrite { .. } | Output::LinkClose { .. } => continue,
+                Output::Dial { link, addresses } => Effect::Dial(link, addresses),
+                Output::LinkWrite { link, bytes } => Effect::LinkWrite(link, bytes),
+                Output::LinkClose { link } => Effect::LinkClose(link),
             };
             self.effects.push(effect);
         }

@@ -1,18 +1,34 @@
-//! Streams between machines and signaling servers: reliable, ordered, cut anywhere, and breakable.
+//! Streams to signaling servers, of machines and of fellow servers: reliable, ordered, cut anywhere, and breakable.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ginnel_node::{Input, ServerId};
-use ginnel_signal_proto::server::ConnectionId;
+use ginnel_signal_proto::server::{ConnectionId, Input as HostInput, LinkId};
 use ginnel_time::Instant;
 
 use crate::dice::Dice;
 use crate::machine::Life;
+use crate::net::Realm;
 use crate::server;
-use crate::station;
 use crate::world::{Happening, World};
+
+/// Who opened a stream, and what it calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Caller {
+    /// A member's machine.
+    Machine(usize, ServerId),
+    /// A signaling server that talks to a fellow.
+    Host(usize, LinkId),
+}
+
+/// What a caller learns of its stream.
+enum Told {
+    Opened(SocketAddr),
+    Bytes(Vec<u8>),
+    Closed(&'static str),
+}
 
 /// What reaches an end of a stream.
 #[derive(Debug)]
@@ -34,9 +50,8 @@ pub(crate) enum End {
 }
 
 struct Stream {
-    machine: usize,
+    caller: Caller,
     epoch: u32,
-    server: ServerId,
     host: usize,
     /// When the last thing arrives at either end.
     up: Instant,
@@ -73,7 +88,7 @@ impl Over {
 
 pub(crate) struct Streams {
     open: BTreeMap<ConnectionId, Stream>,
-    of: BTreeMap<(usize, ServerId), ConnectionId>,
+    of: BTreeMap<Caller, ConnectionId>,
     next: u64,
     dice: Dice,
 }
@@ -90,18 +105,17 @@ impl Streams {
 }
 
 impl World {
-    pub(crate) fn connect(&mut self, machine: usize, server: ServerId, addresses: &[String]) {
+    pub(crate) fn connect(&mut self, caller: Caller, addresses: &[String]) {
         let parsed = addresses.iter().filter_map(|text| text.parse::<SocketAddr>().ok());
         let host = parsed.filter_map(|addr| self.host_at(addr.ip())).next();
         self.streams.next += 1;
         let conn = ConnectionId(self.streams.next);
-        let epoch = self.machines[machine].epoch;
-        self.streams.of.insert((machine, server), conn);
-        let reached = host.filter(|host| self.hosts[*host].is_up() && self.line_holds(machine, *host));
+        let epoch = self.epoch_of(caller);
+        self.streams.of.insert(caller, conn);
+        let reached = host.filter(|host| self.hosts[*host].is_up() && self.line_holds(caller, *host));
         let stream = Stream {
-            machine,
+            caller,
             epoch,
-            server,
             host: host.unwrap_or(0),
             up: self.now,
             down: self.now,
@@ -121,16 +135,16 @@ impl World {
         self.send_down(conn, End::Opened);
     }
 
-    pub(crate) fn write_up(&mut self, machine: usize, server: ServerId, bytes: Vec<u8>) {
+    pub(crate) fn write_up(&mut self, caller: Caller, bytes: Vec<u8>) {
         self.trace.note(self.now, 3, &bytes);
-        let Some(conn) = self.streams.of.get(&(machine, server)).copied() else { return };
+        let Some(conn) = self.streams.of.get(&caller).copied() else { return };
         for piece in self.cut(bytes) {
             self.send_up(conn, End::Up(piece));
         }
     }
 
-    pub(crate) fn disconnect(&mut self, machine: usize, server: ServerId) {
-        if let Some(conn) = self.streams.of.remove(&(machine, server)) {
+    pub(crate) fn disconnect(&mut self, caller: Caller) {
+        if let Some(conn) = self.streams.of.remove(&caller) {
             if let Some(stream) = self.streams.open.get_mut(&conn) {
                 stream.over = stream.over.client();
             }
@@ -161,7 +175,16 @@ impl World {
 
     /// The streams of one machine.
     pub(crate) fn streams_of(&self, machine: usize) -> Vec<ConnectionId> {
-        self.streams.open.iter().filter(|(_, stream)| stream.machine == machine).map(|(conn, _)| *conn).collect()
+        self.streams_by(|caller| matches!(caller, Caller::Machine(own, _) if own == machine))
+    }
+
+    /// The streams that one server has opened to its fellows.
+    pub(crate) fn links_of(&self, host: usize) -> Vec<ConnectionId> {
+        self.streams_by(|caller| matches!(caller, Caller::Host(own, _) if own == host))
+    }
+
+    fn streams_by(&self, fits: impl Fn(Caller) -> bool) -> Vec<ConnectionId> {
+        self.streams.open.iter().filter(|(_, stream)| fits(stream.caller)).map(|(conn, _)| *conn).collect()
     }
 
     /// Looks again at every stream after lines or machines have changed: those that cannot carry anything are given up in
@@ -187,11 +210,15 @@ impl World {
     pub(crate) fn stream(&mut self, conn: ConnectionId, end: End) {
         let now = self.now;
         let Some(stream) = self.streams.open.get(&conn) else { return };
-        let (machine, server, host) = (stream.machine, stream.server, stream.host);
-        let here = self.machines[machine].epoch == stream.epoch;
-        let held = here && self.streams.of.get(&(machine, server)) == Some(&conn);
+        let (caller, host) = (stream.caller, stream.host);
+        let here = self.epoch_of(caller) == stream.epoch;
+        let held = here && self.streams.of.get(&caller) == Some(&conn);
         let for_client = matches!(end, End::Opened | End::Down(_) | End::Broke(_));
-        if for_client && here && self.machines[machine].life == Life::Asleep {
+        if let Caller::Machine(machine, _) = caller
+            && for_client
+            && here
+            && self.machines[machine].life == Life::Asleep
+        {
             self.frozen[machine].push(Happening::Stream { conn, end });
             return;
         }
@@ -200,8 +227,7 @@ impl World {
                 self.plan(now + GIVES_UP, Happening::Stream { conn, end: End::Broke("nobody answered") });
             }
             End::Accepted => {
-                let setup = &self.machines[machine].setup;
-                let from = SocketAddr::new(self.net.public_address(setup.realm, setup.address), 40_000);
+                let from = SocketAddr::new(self.address_of(caller), 40_000);
                 self.hosts[host].opened(now, conn, from);
                 self.settle_host(host);
             }
@@ -218,13 +244,13 @@ impl World {
                 self.forget_stream(conn);
             }
             End::Opened if held => {
-                let remote = SocketAddr::new(station::address(host), server::STREAM_PORT);
-                self.tell_node(machine, Input::ServerOpened { server, remote });
+                let remote = SocketAddr::new(self.hosts[host].address(), server::STREAM_PORT);
+                self.tell_caller(caller, Told::Opened(remote));
             }
             End::Down(bytes) if held => {
                 self.hosts[host].flushed(now, conn, bytes.len());
                 self.settle_host(host);
-                self.tell_node(machine, Input::ServerBytes { server, bytes });
+                self.tell_caller(caller, Told::Bytes(bytes));
             }
             End::Broke(reason) => {
                 if let Some(stream) = self.streams.open.get_mut(&conn) {
@@ -235,8 +261,8 @@ impl World {
                 }
                 self.forget_stream(conn);
                 if held {
-                    self.streams.of.remove(&(machine, server));
-                    self.tell_node(machine, Input::ServerClosed { server, reason: reason.to_owned() });
+                    self.streams.of.remove(&caller);
+                    self.tell_caller(caller, Told::Closed(reason));
                 }
             }
             End::Idle => {
@@ -252,16 +278,16 @@ impl World {
     /// Forgets a stream once nobody waits for anything of it.
     fn forget_stream(&mut self, conn: ConnectionId) {
         let Some(stream) = self.streams.open.get(&conn) else { return };
-        let gone = self.machines[stream.machine].epoch != stream.epoch;
+        let gone = self.epoch_of(stream.caller) != stream.epoch;
         if stream.over == Over::Both || (stream.over == Over::Server && gone) {
             self.streams.open.remove(&conn);
         }
     }
 
-    /// Whether anything passes between a machine and a signaling server.
-    pub(crate) fn line_holds(&self, machine: usize, host: usize) -> bool {
-        let public = self.public_address(machine);
-        let there = station::address(host);
+    /// Whether anything passes between a caller and a signaling server.
+    fn line_holds(&self, caller: Caller, host: usize) -> bool {
+        let public = self.address_of(caller);
+        let there = self.hosts[host].address();
         self.net.passes(public, there) && self.net.passes(there, public)
     }
 
@@ -273,18 +299,54 @@ impl World {
 
     fn carries(&self, conn: ConnectionId) -> bool {
         self.streams.open.get(&conn).is_some_and(|stream| {
-            self.line_holds(stream.machine, stream.host) && self.machines[stream.machine].life == Life::Awake
+            let lives = match stream.caller {
+                Caller::Machine(machine, _) => self.machines[machine].life == Life::Awake,
+                Caller::Host(host, _) => self.hosts[host].is_up(),
+            };
+            lives && self.line_holds(stream.caller, stream.host)
         })
     }
 
     fn host_at(&self, address: IpAddr) -> Option<usize> {
-        (0..self.hosts.len()).find(|host| station::address(*host) == address)
+        (0..self.hosts.len()).find(|host| self.hosts[*host].address() == address)
     }
 
-    fn tell_node(&mut self, machine: usize, input: Input) {
-        if self.machines[machine].life == Life::Awake {
-            self.machines[machine].input(self.now, input);
-            self.settle_machine(machine);
+    /// The address that a server sees of a caller.
+    fn address_of(&self, caller: Caller) -> IpAddr {
+        match caller {
+            Caller::Machine(machine, _) => self.public_address(machine),
+            Caller::Host(host, _) => self.hosts[host].address(),
+        }
+    }
+
+    fn epoch_of(&self, caller: Caller) -> u32 {
+        match caller {
+            Caller::Machine(machine, _) => self.machines[machine].epoch,
+            Caller::Host(host, _) => self.hosts[host].epoch,
+        }
+    }
+
+    fn tell_caller(&mut self, caller: Caller, told: Told) {
+        match caller {
+            Caller::Machine(machine, server) if self.machines[machine].life == Life::Awake => {
+                let input = match told {
+                    Told::Opened(remote) => Input::ServerOpened { server, remote },
+                    Told::Bytes(bytes) => Input::ServerBytes { server, bytes },
+                    Told::Closed(reason) => Input::ServerClosed { server, reason: reason.to_owned() },
+                };
+                self.machines[machine].input(self.now, input);
+                self.settle_machine(machine);
+            }
+            Caller::Machine(..) => {}
+            Caller::Host(host, link) => {
+                let input = match told {
+                    Told::Opened(_) => HostInput::LinkOpened { link },
+                    Told::Bytes(bytes) => HostInput::LinkReceived { link, bytes },
+                    Told::Closed(reason) => HostInput::LinkClosed { link, why: reason.to_owned() },
+                };
+                self.hosts[host].link(self.now, input);
+                self.settle_host(host);
+            }
         }
     }
 
@@ -309,10 +371,10 @@ impl World {
 
     /// Keeps for later what a line does not carry now.
     fn held_back(&mut self, conn: ConnectionId, end: End) -> Option<End> {
-        let machine = self.streams.open.get(&conn)?.machine;
+        let caller = self.streams.open.get(&conn)?.caller;
         let host = self.streams.open.get(&conn)?.host;
         let waits = self.streams.open.get(&conn).is_some_and(|stream| !stream.held.is_empty());
-        if self.line_holds(machine, host) && !waits {
+        if self.line_holds(caller, host) && !waits {
             return Some(end);
         }
         self.streams.open.get_mut(&conn)?.held.push(end);
@@ -322,8 +384,13 @@ impl World {
     /// One way, and the repetitions that a lossy line costs.
     fn stream_delay(&mut self, conn: ConnectionId) -> Duration {
         let Some(stream) = self.streams.open.get(&conn) else { return Duration::ZERO };
-        let setup = &self.machines[stream.machine].setup;
-        let line = self.net.line(setup.realm, setup.address);
+        let line = match stream.caller {
+            Caller::Machine(machine, _) => {
+                let setup = &self.machines[machine].setup;
+                self.net.line(setup.realm, setup.address)
+            }
+            Caller::Host(host, _) => self.net.line(Realm::INTERNET, self.hosts[host].address()),
+        };
         let mut delay = line.delay + Duration::from_millis(2);
         while self.streams.dice.chance(line.loss.good.max(line.loss.bad / 4).min(500)) {
             delay += Duration::from_millis(200);

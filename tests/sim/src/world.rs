@@ -19,7 +19,7 @@ use crate::scenario::{Scenario, Weather};
 use crate::script::{Script, Step};
 use crate::server::{self, Server};
 use crate::station::{self, Service, Station};
-use crate::stream::{End, Streams};
+use crate::stream::{Caller, End, Streams};
 use crate::trace::{Telling, Trace};
 
 /// Something that is going to happen.
@@ -103,7 +103,8 @@ impl World {
         let mut dice = Dice::new(seed);
         let now = Instant::ZERO + dice.time(Duration::from_secs(1), Duration::from_secs(100_000));
         let scenario = Scenario::new(&mut dice);
-        let hosts = vec![Server::new(now, 0, scenario.relays.clone(), &mut dice)];
+        let hosts = (0..scenario.servers).map(|number| Server::new(now, number, scenario.relays.clone(), &mut dice));
+        let hosts = hosts.collect();
         let services = scenario.services.clone();
         let stations =
             services.iter().enumerate().map(|(number, service)| Station::new(now, number, service, &mut dice));
@@ -306,9 +307,13 @@ impl World {
                     self.transmit(setup.realm, packet);
                 }
                 machine::Effect::Deliver(packet) => self.deliver(machine, &packet),
-                machine::Effect::Connect(server, addresses) => self.connect(machine, server, &addresses),
-                machine::Effect::Write(server, bytes) => self.write_up(machine, server, bytes),
-                machine::Effect::Disconnect(server) => self.disconnect(machine, server),
+                machine::Effect::Connect(server, addresses) => {
+                    self.connect(Caller::Machine(machine, server), &addresses);
+                }
+                machine::Effect::Write(server, bytes) => {
+                    self.write_up(Caller::Machine(machine, server), bytes);
+                }
+                machine::Effect::Disconnect(server) => self.disconnect(Caller::Machine(machine, server)),
                 machine::Effect::Reply(id, reply) => self.replied(machine, id, reply),
                 machine::Effect::Died => {
                     self.trace.tell(self.now, || format!("node{machine} dies of its disk"));
@@ -332,6 +337,9 @@ impl World {
                     let epoch = self.hosts[host].epoch;
                     self.plan(self.disk_free, Happening::Stored { host, epoch, ticket, change });
                 }
+                server::Effect::Dial(link, addresses) => self.connect(Caller::Host(host, link), &addresses),
+                server::Effect::LinkWrite(link, bytes) => self.write_up(Caller::Host(host, link), bytes),
+                server::Effect::LinkClose(link) => self.disconnect(Caller::Host(host, link)),
                 server::Effect::Broken(text) => self.ledger.violate(self.now, &text),
             }
         }
@@ -382,7 +390,8 @@ impl World {
                 format!("node{index} {:?} behind {nats:?} on {line:?}", machine.setup)
             });
         }
-        self.trace.tell(self.now, || format!("public hosts {:?}", self.services));
+        let servers = self.hosts.len();
+        self.trace.tell(self.now, || format!("{servers} signaling servers, public hosts {:?}", self.services));
         self.trace.tell(self.now, || format!("{:?}", self.script.faults));
     }
 }

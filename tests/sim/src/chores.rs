@@ -1,0 +1,122 @@
+//! What the admin does about the servers, one thing after the other, and again after a while where it failed.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use ginnel_node::{Reply, Request};
+
+use crate::calm::MarkId;
+use crate::machine::Life;
+use crate::script::{Step, Wanted};
+use crate::world::World;
+
+/// One thing to do; servers by their number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chore {
+    /// Takes a server on.
+    Add(usize),
+    /// Takes a server out.
+    Remove(usize),
+    /// Lets a server order the log.
+    Promote(usize),
+    /// Writes something into the log: an invite that nobody will use.
+    Write,
+    /// Lets everybody in.
+    Invite,
+    /// Lets the time of recovery from a fault begin.
+    Calm(MarkId),
+}
+
+/// What is still to be done.
+#[derive(Debug, Default)]
+pub(crate) struct Chores {
+    queue: VecDeque<Chore>,
+    tries: u32,
+    asked: bool,
+}
+
+impl Chores {
+    /// Whether something waits to be done.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// The daemon that was asked is dead.
+    pub(crate) const fn forget_answer(&mut self) {
+        self.asked = false;
+    }
+}
+
+impl World {
+    pub(crate) fn give_chores(&mut self, chores: impl IntoIterator<Item = Chore>) {
+        self.script.chores.queue.extend(chores);
+        self.next_chore();
+    }
+
+    /// Does the next thing, unless one is under way.
+    pub(crate) fn next_chore(&mut self) {
+        while !self.script.chores.asked
+            && let Some(chore) = self.script.chores.queue.front().copied()
+        {
+            let now = self.now;
+            let request = match chore {
+                Chore::Add(host) => {
+                    let founding = self.hosts[host].fresh_founding(now, &mut self.dice);
+                    self.settle_host(host);
+                    Request::ServerAdd { founding }
+                }
+                Chore::Remove(host) => Request::ServerRemove { server: self.hosts[host].name() },
+                Chore::Promote(host) => Request::ServerPromote { server: self.hosts[host].name() },
+                Chore::Write => Request::Invite { expires: Duration::from_secs(3600), name: None },
+                Chore::Invite | Chore::Calm(_) => {
+                    self.finish_chore();
+                    continue;
+                }
+            };
+            if self.machines[0].life != Life::Awake {
+                return self.step_at(now + AGAIN, Step::Chore);
+            }
+            self.script.chores.asked = true;
+            return self.ask(0, request, Wanted::Chore);
+        }
+    }
+
+    /// Takes the answer to what was asked for last.
+    pub(crate) fn chore_answered(&mut self, reply: Result<Reply, String>) {
+        self.script.chores.asked = false;
+        let Some(chore) = self.script.chores.queue.front().copied() else { return };
+        let again = self.script.chores.tries > 0;
+        let done = match (chore, &reply) {
+            (_, Ok(_)) => true,
+            // The try before was done after all.
+            (Chore::Add(_), Err(text)) => again && text.contains("has this server already"),
+            (Chore::Remove(_), Err(text)) => again && text.contains("no server"),
+            (_, Err(_)) => false,
+        };
+        if done {
+            self.finish_chore();
+            return self.next_chore();
+        }
+        self.script.chores.tries += 1;
+        if self.script.chores.tries >= MOST_TRIES {
+            self.ledger.violate(self.now, &format!("the admin has tried in vain: {chore:?}, {reply:?}"));
+            self.finish_chore();
+        }
+        self.step_at(self.now + AGAIN, Step::Chore);
+    }
+
+    fn finish_chore(&mut self) {
+        self.script.chores.tries = 0;
+        match self.script.chores.queue.pop_front() {
+            Some(Chore::Promote(host)) => self.script.sequencer = host,
+            Some(Chore::Invite) => self.invite_all(),
+            Some(Chore::Calm(mark)) => self.calm.end(self.now, mark),
+            Some(Chore::Add(_) | Chore::Remove(_) | Chore::Write) | None => {}
+        }
+    }
+}
+
+/// When a person tries again.
+const AGAIN: Duration = Duration::from_secs(15);
+/// No fault keeps the admin from it for so long.
+const MOST_TRIES: u32 = 40;
