@@ -19,8 +19,6 @@ pub(crate) enum Chore {
     Remove(usize),
     /// Lets a server order the log.
     Promote(usize),
-    /// Writes something into the log: an invite that nobody will use.
-    Write,
     /// Lets everybody in.
     Invite,
     /// Lets the time of recovery from a fault begin.
@@ -67,7 +65,6 @@ impl World {
                 }
                 Chore::Remove(host) => Request::ServerRemove { server: self.hosts[host].name() },
                 Chore::Promote(host) => Request::ServerPromote { server: self.hosts[host].name() },
-                Chore::Write => Request::Invite { expires: Duration::from_secs(3600), name: None },
                 Chore::Invite | Chore::Calm(_) => {
                     self.finish_chore();
                     continue;
@@ -111,7 +108,7 @@ impl World {
             Some(Chore::Promote(host)) => self.script.sequencer = host,
             Some(Chore::Invite) => self.invite_all(),
             Some(Chore::Calm(mark)) => self.calm.end(self.now, mark),
-            Some(Chore::Add(_) | Chore::Remove(_) | Chore::Write) | None => {}
+            Some(Chore::Add(_) | Chore::Remove(_)) | None => {}
         }
     }
 }

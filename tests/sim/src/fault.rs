@@ -117,6 +117,8 @@ fn server_trouble(servers: usize, dice: &mut Dice) -> Trouble {
         52..66 => Trouble::ServerCutOff(host),
         66..76 => Trouble::Promote(host),
         76..88 => Trouble::Succession(host),
+        // The server that the genesis names would found the network a second time when it is taken on anew.
+        _ if host == 0 => Trouble::ServerCrash(host),
         _ => Trouble::Wiped(host),
     }
 }
@@ -170,11 +172,9 @@ impl Trouble {
             Self::Partition(..) => seconds(1, 90, dice),
             Self::BlackHole(..) => dice.millis(200, 60_000),
             Self::RelayCrash(_) => seconds(0, 60, dice),
-            Self::Moves(_)
-            | Self::ClockJump(..)
-            | Self::NatReboot(_)
-            | Self::CredentialsExpire
-            | Self::Promote(_) => Duration::ZERO,
+            Self::Moves(_) | Self::ClockJump(..) | Self::NatReboot(_) | Self::CredentialsExpire | Self::Promote(_) => {
+                Duration::ZERO
+            }
             // It is final.
             Self::Revoke(_) => Duration::MAX,
         }
@@ -448,7 +448,8 @@ impl World {
     fn promote(&mut self, host: usize) {
         let old = self.script.sequencer;
         let (from, to) = (self.hosts[old].address(), self.hosts[host].address());
-        if self.hosts[old].is_up() && self.hosts[host].is_up() && self.net.passes(from, to) && self.net.passes(to, from) {
+        if self.hosts[old].is_up() && self.hosts[host].is_up() && self.net.passes(from, to) && self.net.passes(to, from)
+        {
             self.give_chores([Chore::Promote(host)]);
         }
     }

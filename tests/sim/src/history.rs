@@ -12,7 +12,8 @@ impl World {
         let mut known: BTreeMap<u64, (String, &Vec<u8>)> = BTreeMap::new();
         let mut parted = BTreeMap::new();
         let hosts = self.hosts.iter().enumerate();
-        let servers = hosts.flat_map(|(number, host)| host.logs().map(move |entry| (format!("server {number}"), entry)));
+        let servers =
+            hosts.flat_map(|(number, host)| host.logs().map(move |entry| (format!("server {number}"), entry)));
         let machines = self.machines.iter().enumerate();
         let members =
             machines.flat_map(|(number, machine)| machine.entries().map(move |entry| (format!("node{number}"), entry)));
@@ -25,6 +26,9 @@ impl World {
         }
         // The first place tells it; all later ones follow from it.
         let first = parted.into_iter().next();
-        first.map(|(place, who)| format!("two histories: {who} hold other entries in place {place}")).into_iter().collect()
+        first
+            .map(|(place, who)| format!("two histories: {who} hold other entries in place {place}"))
+            .into_iter()
+            .collect()
     }
 }

@@ -176,7 +176,8 @@ impl World {
             left.push(format!("{} streams are open of {members} members, {servers} servers", self.streams.count()));
         }
         let admin = Concern { a: 0, b: 0, start: self.now, direct: false };
-        let able = self.machines[0].life == Life::Awake && matches!(self.calm.promise(self.now, admin), Promise::Full(_));
+        let able =
+            self.machines[0].life == Life::Awake && matches!(self.calm.promise(self.now, admin), Promise::Full(_));
         if self.script.chores.is_busy() && able {
             left.push(format!("the admin is not done: {:?}", self.script.chores));
         }

@@ -1,4 +1,4 @@
-//! A deterministic world for the real machines: nodes, data planes, signaling server, relay and STUN in virtual time,
+//! A deterministic world for the real machines: nodes, data planes, signaling servers, relays and STUN in virtual time,
 //! behind simulated NATs and on simulated lines, all decided by one number.
 //!
 //! # What is real and what is not
@@ -15,6 +15,8 @@
 //!   (evenly or in bursts), duplicate, reorder, corrupt and jitter.
 //! - A world has 2 to 16 machines (few have more than 5), 0 to 3 relays, ten virtual minutes or more, and at least two
 //!   faults.
+//! - It has one signaling server, or two or three: one orders the log, the others mirror it over links of their own, and
+//!   every member talks to all. The founder takes the mirrors on before anybody else comes in.
 //!
 //! # What goes wrong, and what must hold again by when
 //! For `back` nothing is promised after the fault has ended; until `shaken` a conversation gets on within 20 s; then
@@ -22,9 +24,13 @@
 //!
 //! | fault | concerns | back | shaken | because |
 //! |---|---|---|---|---|
-//! | the signaling server is killed | conversations that begin | 125 s | 125 s | a stream hangs for 60 s, the next try may be 60 s off |
+//! | a signaling server is killed | conversations that begin | 125 s | 125 s | a stream hangs for 60 s, the next try may be 60 s off |
 //! | it loses its newest entries, and gets them back from members | conversations that begin | 125 s | 200 s | likewise |
 //! | its disk is full | conversations that begin | 5 s | 10 s | nobody writes to talk |
+//! | its host reaches nobody | relayed and beginning ones | 130 s | 130 s | as for a relay |
+//! | it loses its disk and keeps its key, and the admin takes it on anew | conversations that begin | 125 s | 200 s | as for lost entries |
+//! | the server that orders the log is killed, and the admin lets a mirror take over | conversations that begin | 125 s | 125 s | as for a server that is killed |
+//! | the admin lets a mirror take over from a server that lives | nobody | | | |
 //! | a machine is revoked | its pairs | for ever | | it is no member |
 //! | a daemon is killed, at any time or in the middle of a write | its pairs | 20 s | 300 s | who has been silent learns of it by talking |
 //! | a machine's disk is full | its pairs | 5 s | 10 s | likewise |
@@ -42,7 +48,7 @@
 //! | a packet arrives at most once, unchanged, only where it was sent, and never at one its sender knows for no member | always |
 //! | no counter is used twice under one key for two packets | always |
 //! | everybody joins | 30 s, in rough weather 90 s |
-//! | a conversation's first packet arrives | 1 s, in rough weather 10 s; without a relay 4 s more |
+//! | a conversation's first packet arrives | 1 s, in rough weather 10 s; without a relay 4 s more, if it lasts that long |
 //! | a conversation goes on | no gap above 5 s, in rough weather 15 s |
 //! | a pair that the theory of NATs entitles to it is direct, both ways | 3 s after a conversation began, 6 s with a NAT that minds early packets, rough: 60 s and at one of two looks |
 //! | a pair that no path can join is not linked | always |
@@ -50,7 +56,9 @@
 //! | nothing is dropped that honest machines never send; forged datagrams where lines corrupt | always |
 //! | a revoked machine is known to be one by all whom the server reaches, undisturbed | 5 s, rough: 15 s |
 //! | nobody is given a packet of one that it knows for no member | always |
-//! | every log is the server's | at the end, where the server is reached |
+//! | every log is as long as the longest of a server | at the end, where a server is reached |
+//! | no two machines or servers hold different entries for one place of the log | at the end |
+//! | what the admin does about servers is done | 40 tries, 15 s apart |
 //! | sockets, peers, streams, allocations are back at their rest | after 200 s of silence |
 //!
 //! The oracle gives its verdict on every conversation when it is old enough and every 20 s: it must be direct, must be
