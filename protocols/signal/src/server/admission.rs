@@ -195,9 +195,14 @@ impl Server {
         match (network.key_state(&session.key), session.standing) {
             (_, Standing::Mirror) => {
                 let key = SequencerKey::from_bytes(session.key.to_bytes());
-                if session.until.is_none() && !network.log.is_server(&key) {
-                    let text = "the log no longer names this key as a server's";
-                    self.lines.dismiss(conn, Refusal::NotAllowed, text);
+                match (network.log.is_server(&key), session.until) {
+                    (false, None) => {
+                        let text = "the log no longer names this key as a server's";
+                        self.lines.dismiss(conn, Refusal::NotAllowed, text);
+                    }
+                    // It was one before, and is one again.
+                    (true, Some(_)) => self.lines.show_all(conn),
+                    (true, None) | (false, Some(_)) => {}
                 }
             }
             (KeyState::Revoked, _) => {

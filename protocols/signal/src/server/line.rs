@@ -242,6 +242,13 @@ impl Lines {
         }
     }
 
+    /// Shows a connection the log without an end.
+    pub(crate) fn show_all(&mut self, conn: ConnectionId) {
+        if let Some(Line { phase: Phase::Open { session, .. }, .. }) = self.lines.get_mut(&conn) {
+            session.until = None;
+        }
+    }
+
     /// The address a connection comes from.
     pub(crate) fn from(&self, conn: ConnectionId) -> Option<SocketAddr> {
         self.lines.get(&conn).map(|line| line.from)

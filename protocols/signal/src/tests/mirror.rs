@@ -10,8 +10,8 @@ use ginnel_membership::{Capabilities, Name};
 use super::fleet::{Fleet, record_of, token};
 use super::world::{UNIX, key, limits, member_record};
 use crate::client::Credentials;
-use crate::message::{ClientMessage, Placing, Refusal, Request, ServerMessage, Standing};
-use crate::server::{ConnectionId, Discard, FORWARD_PATIENCE, Limits, TAKEOVER_PATIENCE};
+use crate::message::{ClientMessage, FoundingToken, Placing, Refusal, Request, ServerMessage, Standing};
+use crate::server::{ConnectionId, Discard, FORWARD_PATIENCE, Limits, Stored, TAKEOVER_PATIENCE};
 
 fn update(founded: &Founded, member: u8, number: u64) -> Vec<u8> {
     let name = Name::new(&format!("name{number}")).unwrap();
@@ -387,6 +387,29 @@ fn server_that_was_dismissed_sees_the_log_no_further_than_its_dismissal() {
     assert!(matches!(&fleet.messages(conn)[..], [ServerMessage::Entries { entries, .. }] if entries.len() == 1));
     conn = fleet.connect(0, founded.network, Credentials::Mirror { key: key(0x77) });
     assert_eq!(fleet.refusal(conn).0, Refusal::NotAllowed);
+}
+
+#[test]
+fn server_that_was_dismissed_and_taken_on_anew_sees_all_of_the_log_on_the_link_that_it_has() {
+    let (mut fleet, founded) = Fleet::founded(3, 1);
+    let admin = fleet.admin(0, &founded);
+    let number = fleet.replay(0, founded.network).next_servers();
+    let servers: Vec<_> = (0..2).map(record_of).collect();
+    let change = ServersChange { number, sequencer: record_of(0).keys.sequencer(), servers };
+    fleet.append(admin, build::servers_record(&founded.network, &founded.admin, change).unwrap());
+    fleet.kill(2);
+    fleet.hosts[2].disk.stored = Stored { tokens: vec![(FoundingToken(token(2)), None)], ..Stored::default() };
+    fleet.start(2);
+    let conn = fleet.connect(2, founded.network, fleet.founder(2, &founded));
+    fleet.send(conn, ClientMessage::Found { genesis: founded.genesis.clone() });
+    fleet.advance(Duration::from_secs(5));
+    assert_eq!(fleet.head(2, founded.network).0, 4, "its own dismissal is the last that it sees");
+    let back = promotion(&fleet, &founded, 0, 3);
+    fleet.append(admin, back);
+    fleet.append(admin, invite(&founded, 201));
+    fleet.advance(Duration::from_secs(1));
+    assert_eq!(fleet.head(0, founded.network).0, 6);
+    assert_eq!(fleet.head(2, founded.network), fleet.head(0, founded.network));
 }
 
 #[test]
