@@ -103,6 +103,8 @@ impl Whole {
                         }
                     }
                     Effect::Store(ticket, change) => self.host.stored(self.now, ticket, change),
+                    // There is no fellow.
+                    Effect::Dial(..) | Effect::LinkWrite(..) | Effect::LinkClose(_) => {}
                     Effect::Close(_) | Effect::Broken(_) => {}
                 }
             }
