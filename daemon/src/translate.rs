@@ -168,10 +168,10 @@ pub fn failure(asked: &api::Request, failure: Failure) -> Result<api::Reply, Api
     }
     let exit = match failure.code {
         FailureCode::Failed => Exit::Failed,
-        FailureCode::Usage => Exit::Usage,
+        FailureCode::Usage | FailureCode::Ambiguous => Exit::Usage,
         FailureCode::Denied => Exit::Denied,
         FailureCode::NotJoined => Exit::NotJoined,
-        FailureCode::NoSuch => Exit::NotFound,
+        FailureCode::NoSuch | FailureCode::NoSuchNetwork => Exit::NotFound,
         FailureCode::TimedOut => Exit::NoAnswer,
     };
     let code = cause(asked, failure.code);
@@ -184,6 +184,8 @@ fn cause(asked: &api::Request, code: FailureCode) -> &'static str {
     match code {
         FailureCode::Failed => "failed",
         FailureCode::Usage => "usage",
+        FailureCode::Ambiguous => "several-networks",
+        FailureCode::NoSuchNetwork => "no-such-network",
         // The caller's own rights were judged before: it is this machine that may not.
         FailureCode::Denied => "not-an-admin",
         FailureCode::NotJoined if matches!(asked, api::Request::Up(up) if up.invite_or_founding.is_some()) => {

@@ -230,8 +230,10 @@ pub struct UpRequest {
     /// together with an invite.
     pub network: Option<String>,
     /// IPv4 range of the network that a founding string founds, as `100.72.0.0/16`; one is chosen when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub range: Option<String>,
     /// Whether the network's IPv4 addresses are used on this machine, in place of IPv6 alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ipv4: Option<bool>,
     /// Whether to refuse connections that peers of any network open to this machine.
     pub shields_up: Option<bool>,

@@ -415,8 +415,12 @@ pub enum FailureCode {
     Denied,
     /// This machine is in no network.
     NotJoined,
-    /// No such peer, invite or network.
+    /// No such peer, invite, server or admin.
     NoSuch,
+    /// No network of this machine is called so.
+    NoSuchNetwork,
+    /// It fits several networks of this machine.
+    Ambiguous,
     /// No answer in time.
     TimedOut,
 }

@@ -60,8 +60,15 @@ impl Node {
             return;
         }
         if let Some(text) = self.overlap(at) {
-            self.decline(at, FailureCode::Usage, text, OVERLAP_HINT);
-            return;
+            let founded = self.networks.get_mut(at).filter(|n| matches!(n.saved.stage, Stage::Founding { .. }));
+            let Some(network) = founded else {
+                self.decline(at, FailureCode::Usage, text, OVERLAP_HINT);
+                return;
+            };
+            // The only key of a network that exists by now: it is kept, and its members are reached by IPv6.
+            tracing::warn!("{text}; its IPv4 is not used here");
+            network.saved.ipv4 = Ipv4Use::Off;
+            self.persist();
         }
         let Some(network) = self.networks.owner_mut(id) else { return };
         let (invite, founder) = match &network.saved.stage {
@@ -226,11 +233,12 @@ impl Node {
                 other.title()
             ));
         }
+        let name = network.state.name().map_or_else(|| network.title(), |name| name.as_str().to_owned());
         let range = network.ipv4_range().filter(|_| network.saved.ipv4 == Ipv4Use::On)?;
         let other = self.networks.clash(Some(at), range)?;
         Some(format!(
             "the network {} has the IPv4 range {}/16, as the network {} has, which this machine is in",
-            network.title(),
+            name,
             range.network_address(),
             other.title()
         ))

@@ -34,12 +34,28 @@ impl<'a> Sought<'a> {
         self.ip.is_some() || self.network.is_none_or(|network| network == title)
     }
 
+    /// A member goes by its label as well; a peer of the configuration file by its whole name alone.
+    fn is_name_of(&self, peer: &Peer) -> bool {
+        let name = &peer.profile.name;
+        name == self.text || (peer.profile.network().is_some() && name == self.label)
+    }
+
     fn is_key(&self, key: &MemberKey) -> bool {
         self.text.len() >= MIN_ID && key.to_string().starts_with(self.text)
     }
 }
 
 impl Node {
+    /// The network of a request about a member that cannot be undone: with several networks it has to be named, by
+    /// `--network` or in the member's full name or address.
+    pub(crate) fn network_of_lost_member(&self, wanted: Option<&str>, text: &str) -> Result<NetworkNumber, Failure> {
+        let sought = Sought::new(text);
+        if wanted.is_none() && sought.network.is_none() && sought.ip.is_none() {
+            self.networks.choose_strictly(None)?;
+        }
+        self.network_of_member(wanted, text)
+    }
+
     /// The network of a request about a member: the one that is named, or the only one with such a member.
     pub(crate) fn network_of_member(&self, wanted: Option<&str>, text: &str) -> Result<NetworkNumber, Failure> {
         let fitting = self.networks.fitting(wanted)?;
@@ -68,7 +84,7 @@ impl Node {
         let peers = || self.peers.values().filter(in_reach);
         let mut found: Vec<&Peer> = match sought.ip {
             Some(ip) => peers().filter(|peer| peer.profile.allowed.contains(&host(ip))).collect(),
-            None => peers().filter(|peer| peer.profile.name == text || peer.profile.name == sought.label).collect(),
+            None => peers().filter(|peer| sought.is_name_of(peer)).collect(),
         };
         if found.is_empty() && sought.ip.is_none() {
             found = peers().filter(|peer| peer.profile.member.is_some_and(|member| sought.is_key(&member))).collect();
@@ -83,19 +99,23 @@ impl Node {
 }
 
 impl Network {
-    /// The live member by name, full name, address or the start of its key.
+    /// The live member by name, full name or address, else by the start of its key where no other key begins so.
     pub(crate) fn find_member(&self, text: &str) -> Option<(MemberKey, String)> {
         let sought = Sought::new(text);
         if !sought.may_be_in(&self.title()) {
             return None;
         }
         // A revocation that waits to be ordered can be asked for again.
-        let mut live = self.state.members().filter(|member| member.standing() == Standing::Live);
-        live.find(|member| match sought.ip {
+        let live = || self.state.members().filter(|member| member.standing() == Standing::Live);
+        let by_name = live().find(|member| match sought.ip {
             Some(ip) => member.ipv4().map(IpAddr::V4) == Some(ip) || IpAddr::V6(member.ipv6()) == ip,
-            None => member.name().as_str() == sought.label || sought.is_key(&member.key()),
-        })
-        .map(|member| (member.key(), member.name().as_str().to_owned()))
+            None => member.name().as_str() == sought.label,
+        });
+        let member = by_name.or_else(|| {
+            let mut by_key = live().filter(|member| sought.is_key(&member.key()));
+            by_key.next().filter(|_| by_key.next().is_none())
+        })?;
+        Some((member.key(), member.name().as_str().to_owned()))
     }
 }
 

@@ -36,7 +36,7 @@ impl Node {
         for id in gone {
             self.remove_peer(id);
         }
-        let crowd = Crowd::of(wanted.len().max(self.by_member.len()));
+        let crowd = Crowd::of(wanted.len());
         for peer in wanted {
             self.admit_member(time, at, &peer, crowd);
         }
@@ -143,7 +143,8 @@ impl Node {
                     return Scope::Everybody;
                 }
                 if let Some(peer) = network.state.peer(&me, key).filter(|_| running) {
-                    self.admit_member(time, at, &peer, Crowd::of(self.by_member.len()));
+                    let crowd = Crowd::of(network.installed + 1);
+                    self.admit_member(time, at, &peer, crowd);
                 }
                 Scope::Some
             }
@@ -179,14 +180,13 @@ impl Node {
     /// Tells the names of the members; in a large network only of those that this machine has lately had links with.
     pub(crate) fn tell_names(&mut self) {
         let mut names = Vec::new();
-        let many = self.by_member.len() > FEW_PEERS;
-        for network in self.networks.iter().filter(|network| network.saved.switch == Switch::Up) {
+        for network in self.networks.iter().filter(|network| network.is_running()) {
             let title = network.title();
             let mut tell = |member: &Member| {
                 let usable = addresses_of(member).into_iter().filter(|ip| network.saved.ipv4.allows(*ip));
                 names.push((format!("{}.{title}.internal", member.name()), usable.collect()));
             };
-            if many {
+            if network.is_large() {
                 let known = std::iter::once(network.key()).chain(network.saved.recent.members());
                 known
                     .filter(|key| network.state.is_live(key))

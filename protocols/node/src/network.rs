@@ -24,8 +24,7 @@ use crate::io::{Failure, FailureCode, Output, Reply, ServerId};
 use crate::link::{Link, LinkStatus};
 use crate::members::addresses_of;
 use crate::networks::{Ipv4Use, MAX_NETWORKS, NetworkNumber};
-use crate::node::Node;
-use crate::node::StoredLog;
+use crate::node::{FEW_PEERS, Node, StoredLog};
 use crate::peer::IdentityId;
 use crate::report::LogLine;
 use crate::requests::describe;
@@ -65,6 +64,8 @@ pub(crate) struct Network {
     pub(crate) held_back: BTreeSet<MemberKey>,
     /// The length that the log had where the stored one begins.
     pub(crate) stored_from: u64,
+    /// Members that are peers of this machine.
+    pub(crate) installed: usize,
 }
 
 impl Network {
@@ -75,6 +76,16 @@ impl Network {
 
     pub(crate) fn is_member(&self) -> bool {
         self.state.is_live(&self.key())
+    }
+
+    /// Whether it has so many members that routes, names and agents are not kept for each.
+    pub(crate) const fn is_large(&self) -> bool {
+        self.installed > FEW_PEERS
+    }
+
+    /// Whether this machine is reachable in the network: a member of it, with its switch up.
+    pub(crate) fn is_running(&self) -> bool {
+        self.saved.switch == Switch::Up && self.is_member()
     }
 
     /// What is wrong with a server that claims this head, if anything.
@@ -105,7 +116,7 @@ impl Network {
     }
 
     pub(crate) fn own_addresses(&self) -> Vec<IpAddr> {
-        if self.saved.switch == Switch::Down {
+        if !self.is_running() {
             return Vec::new();
         }
         let own = self.state.member(&self.key()).map(addresses_of).unwrap_or_default();
@@ -201,6 +212,7 @@ impl Node {
     /// Takes up the networks of the state folder.
     pub(crate) fn resume_networks(&mut self, now: Instant, saved: Saved, logs: &[StoredLog]) {
         self.shields = saved.shields;
+        self.set_shields();
         // All are entered before any of them can want the state written.
         for saved in saved.networks.into_iter().take(MAX_NETWORKS) {
             self.enter_network(now, saved);
@@ -275,6 +287,7 @@ impl Node {
             next_keys_tried: false,
             held_back: BTreeSet::new(),
             stored_from: 0,
+            installed: 0,
         });
         self.add_identity(IdentityId::Network(at), secret, tag);
         at
@@ -301,12 +314,12 @@ impl Node {
                 link.retry = Some(now);
             }
         }
-        self.set_shields();
         self.plan_greetings(now, at, Reason::Started);
         self.network_timeout(now);
     }
 
-    fn set_shields(&mut self) {
+    /// Tells the data plane whether the shields are up. They are the whole machine's, whatever networks come and go.
+    pub(crate) fn set_shields(&mut self) {
         let shields = match self.shields {
             SavedShields::Up => Shields::Up,
             SavedShields::Down => Shields::Down,
@@ -390,12 +403,16 @@ impl Node {
         let Some(network) = self.networks.remove(at) else { return };
         for waiting in &network.waiting {
             let reply = match waiting.wish {
-                Wish::Leave { .. } => Ok(Reply::Done),
+                Wish::Leave { .. } => Ok(Reply::Left { network: network.title() }),
                 Wish::Up | Wish::Append { .. } => {
                     Err(Failure::new(FailureCode::NotJoined, "this machine has left the network meanwhile", ""))
                 }
             };
             self.outputs.push_back(Output::Reply { id: waiting.request, reply });
+        }
+        if let Some(recruit) = &network.recruit {
+            let failure = Failure::new(FailureCode::NotJoined, "this machine has left the network meanwhile", "");
+            self.outputs.push_back(Output::Reply { id: recruit.request(), reply: Err(failure) });
         }
         let gone: Vec<PeerId> =
             self.peers.values().filter(|peer| peer.profile.network() == Some(at)).map(|peer| peer.id).collect();
@@ -403,10 +420,6 @@ impl Node {
             self.remove_peer(id);
         }
         self.remove_identity(IdentityId::Network(at));
-        if self.networks.len() == 0 && self.shields == SavedShields::Up {
-            self.shields = SavedShields::Down;
-            self.set_shields();
-        }
         self.persist();
         self.outputs.push_back(Output::ForgetLog(network.saved.id()));
         self.tell_names();

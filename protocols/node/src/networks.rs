@@ -108,8 +108,8 @@ impl Networks {
     /// the only one that this machine has been let into.
     ///
     /// # Errors
-    /// [`FailureCode::NotJoined`] without any network, [`FailureCode::NoSuch`] for a name that fits none, and
-    /// [`FailureCode::Usage`] with the names to choose from where several fit.
+    /// [`FailureCode::NotJoined`] without any network, [`FailureCode::NoSuchNetwork`] for a name that fits none, and
+    /// [`FailureCode::Ambiguous`] with the names to choose from where several fit.
     pub(crate) fn choose(&self, wanted: Option<&str>) -> Result<NetworkNumber, Failure> {
         let numbers = self.fitting(wanted)?;
         match numbers.as_slice() {
@@ -153,7 +153,7 @@ impl Networks {
             none if none.is_empty() => {
                 let text = format!("this machine is in no network {wanted}");
                 let hint = format!("it is in {}", self.titles(&self.numbers()));
-                Err(Failure::new(FailureCode::NoSuch, text, hint))
+                Err(Failure::new(FailureCode::NoSuchNetwork, text, hint))
             }
             one if one.len() == 1 => Ok(one),
             several => Err(self.ambiguous(&several)),
@@ -163,7 +163,7 @@ impl Networks {
     /// The failure of a request that fits several networks.
     pub(crate) fn ambiguous(&self, fitting: &[NetworkNumber]) -> Failure {
         let text = format!("this machine is in several networks: {}", self.titles(fitting));
-        Failure::new(FailureCode::Usage, text, "name the one that is meant with --network NAME")
+        Failure::new(FailureCode::Ambiguous, text, "name the one that is meant with --network NAME")
     }
 
     fn titles(&self, numbers: &[NetworkNumber]) -> String {
@@ -171,10 +171,12 @@ impl Networks {
         titles.join(", ")
     }
 
-    /// Another network of this machine that takes IPv4 addresses out of `range`.
+    /// Another network of this machine that takes IPv4 addresses out of `range`. One that has not let this machine in takes
+    /// none yet.
     pub(crate) fn clash(&self, at: Option<NetworkNumber>, range: Ipv4Range) -> Option<&Network> {
         let others = self.iter().filter(|network| Some(network.number) != at);
-        others.filter(|network| network.saved.ipv4 == Ipv4Use::On).find(|network| network.ipv4_range() == Some(range))
+        let settled = others.filter(|network| network.saved.ipv4 == Ipv4Use::On && !network.is_pending());
+        settled.into_iter().find(|network| network.ipv4_range() == Some(range))
     }
 
     /// Another network of this machine with the same IPv6 prefix, which takes a collision of two hashes.
@@ -191,14 +193,16 @@ impl Networks {
         std::iter::once(first).chain(others).find(|range| self.clash(None, *range).is_none())
     }
 
-    /// Gives a network whose own name another one has here a name for this machine alone. The one that had the name first
-    /// keeps it.
+    /// Gives a network whose own name another one has here, or that is one of [`RESERVED_TITLES`], a name for this machine
+    /// alone. The one that had the name first keeps it; one that has not let this machine in has none.
     ///
     /// Answers whether there is a new one.
     pub(crate) fn settle_title(&mut self, at: NetworkNumber) -> bool {
-        let Some(network) = self.get(at) else { return false };
+        let Some(network) = self.get(at).filter(|network| !network.is_pending()) else { return false };
         let Some(name) = network.state.name().filter(|_| network.saved.alias.is_none()).cloned() else { return false };
-        let taken = |name: &str| self.iter().any(|other| other.number != at && other.title() == name);
+        let taken = |name: &str| {
+            is_reserved_title(name) || self.iter().any(|other| other.number != at && other.title() == name)
+        };
         if !taken(name.as_str()) {
             return false;
         }
@@ -237,8 +241,46 @@ pub(crate) fn not_joined() -> Failure {
     Failure::new(FailureCode::NotJoined, "this machine is in no network", "`ginnel up INVITE` joins one")
 }
 
+/// Whether a network of this name would answer for names under `.internal` that others rely on.
+pub(crate) fn is_reserved_title(name: &str) -> bool {
+    RESERVED_TITLES.contains(&name) || Name::new(name).is_ok_and(|name| name.is_reserved())
+}
+
+/// Labels below `.internal` that clouds, container engines and clusters use, sorted.
+const RESERVED_TITLES: [&str; 18] = [
+    "amazonaws",
+    "azure",
+    "c",
+    "cloud",
+    "cloudapp",
+    "cluster",
+    "compute",
+    "consul",
+    "containers",
+    "docker",
+    "ec2",
+    "google",
+    "googleapis",
+    "kubernetes",
+    "lima",
+    "metadata",
+    "orb",
+    "svc",
+];
 /// Networks that one machine may be in.
 pub(crate) const MAX_NETWORKS: usize = 16;
 /// Digits of a key or id that a user must give at least.
 pub(crate) const MIN_ID: usize = 4;
 const MAX_LABEL: usize = 63;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_titles_are_sorted_labels() {
+        assert!(RESERVED_TITLES.is_sorted());
+        assert!(RESERVED_TITLES.iter().all(|label| Name::new(label).is_ok() && is_reserved_title(label)));
+        assert!(is_reserved_title("localhost") && !is_reserved_title("home"));
+    }
+}

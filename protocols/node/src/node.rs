@@ -32,7 +32,7 @@ use crate::networks::{Ipv4Use, MAX_NETWORKS, NetworkNumber, Networks};
 use crate::peer::{IdentityId, Jars, Peer, Profile, Ways};
 use crate::ping::{PING, PONG};
 use crate::report::PeerSource;
-use crate::saved::{BadState, Saved, SavedNetwork, SavedShields, Switch};
+use crate::saved::{BadState, Saved, SavedNetwork, SavedShields};
 use crate::stamp::Stamper;
 
 /// What a node is made from.
@@ -537,6 +537,9 @@ impl Node {
         self.forward(Command::AddPeer { peer: peer.id, allowed, roam, persistent_keepalive });
         if let Some((number, _)) = peer.profile.membership() {
             let own = self.networks.get(number).map(Network::own_addresses).unwrap_or_default();
+            if let Some(network) = self.networks.get_mut(number) {
+                network.installed += 1;
+            }
             self.forward(Command::SetOwn { peer: peer.id, own });
         }
         self.by_key.insert((peer.profile.identity, peer.profile.key), peer.id);
@@ -567,10 +570,11 @@ impl Node {
 
     /// In a large network, gives up what is kept for a peer that nobody has asked for lately.
     pub(crate) fn doze(&mut self, id: PeerId) {
-        if self.peers.len() <= FEW_PEERS {
+        let network = self.peers.get(&id).and_then(|peer| self.networks.get(peer.profile.network()?));
+        if !network.is_some_and(Network::is_large) {
             return;
         }
-        if let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.is_idle() && peer.profile.member.is_some())
+        if let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.is_idle())
             && let Ways::Agent { .. } = peer.ways
         {
             peer.ways = Ways::Dormant;
@@ -592,6 +596,9 @@ impl Node {
         self.awake.remove(&id);
         if let Some(member) = peer.profile.membership() {
             self.by_member.remove(&member);
+            if let Some(network) = self.networks.get_mut(member.0) {
+                network.installed = network.installed.saturating_sub(1);
+            }
         }
         self.indices.retain(|_, used| *used != IndexUse::Attempt(id) && *used != IndexUse::Session(id));
         self.pending_answers.retain(|pending| pending.peer != id);
@@ -657,26 +664,24 @@ impl Node {
         for network in self.networks.iter() {
             state.addresses.extend(network.own_addresses().into_iter().map(host));
         }
-        let members = self.by_member.len();
-        if members > FEW_PEERS {
-            // One route for all of a network: a kernel would take long over as many routes as members.
-            for network in self.networks.iter().filter(|network| network.saved.switch == Switch::Up) {
-                let range = network.state.ipv4_range().filter(|_| network.saved.ipv4 == Ipv4Use::On);
-                let range = range.map(|range| (IpAddr::V4(range.network_address()), 16));
-                let whole = range.into_iter().chain([(IpAddr::V6(ipv6_prefix(&network.saved.id())), 64)]);
-                let own = network.own_addresses();
-                state.routes.extend(whole.map(|prefix| tun_route(prefix, &own)));
-            }
-            let configured = self.peers.values().take_while(|peer| peer.profile.member.is_none());
-            let prefixes = configured.flat_map(|peer| peer.profile.allowed.iter().copied());
-            state.routes.extend(prefixes.map(|prefix| tun_route(prefix, &[])));
-        } else {
-            let own: BTreeMap<NetworkNumber, Vec<IpAddr>> =
-                self.networks.iter().map(|network| (network.number, network.own_addresses())).collect();
-            for peer in self.peers.values() {
-                let own = peer.profile.network().and_then(|at| own.get(&at)).map_or(&[][..], Vec::as_slice);
-                state.routes.extend(peer.profile.allowed.iter().map(|prefix| tun_route(*prefix, own)));
-            }
+        // One route for all of a large network: a kernel would take long over as many routes as members.
+        for network in self.networks.iter().filter(|network| network.is_large() && network.is_running()) {
+            let range = network.state.ipv4_range().filter(|_| network.saved.ipv4 == Ipv4Use::On);
+            let range = range.map(|range| (IpAddr::V4(range.network_address()), 16));
+            let whole = range.into_iter().chain([(IpAddr::V6(ipv6_prefix(&network.saved.id())), 64)]);
+            let own = network.own_addresses();
+            state.routes.extend(whole.map(|prefix| tun_route(prefix, &own)));
+        }
+        let small = self.networks.iter().filter(|network| !network.is_large());
+        let own: BTreeMap<NetworkNumber, Vec<IpAddr>> =
+            small.map(|network| (network.number, network.own_addresses())).collect();
+        for peer in self.peers.values() {
+            let own = match peer.profile.network().map(|at| own.get(&at)) {
+                Some(Some(own)) => own.as_slice(),
+                Some(None) => continue,
+                None => &[],
+            };
+            state.routes.extend(peer.profile.allowed.iter().map(|prefix| tun_route(*prefix, own)));
         }
         state.routes.sort_unstable();
         state.routes.dedup();

@@ -53,7 +53,7 @@ impl Node {
                 self.networks.choose(wanted).and_then(|at| self.void_invite(now, id, at, &invite))
             }
             Request::Revoke { peer } => {
-                self.network_of_member(wanted, &peer).and_then(|at| self.revoke(now, id, at, &peer))
+                self.network_of_lost_member(wanted, &peer).and_then(|at| self.revoke(now, id, at, &peer))
             }
             Request::Log => self.networks.choose(wanted).and_then(|at| self.log(at)).map(Some),
             Request::ServerAdd { founding } => {
@@ -250,10 +250,13 @@ impl Node {
 
 impl Network {
     /// What the network is called here: its own name, one with a number where another network has that; the start of its
-    /// id while the genesis is unknown.
+    /// id before this machine is let in.
     pub(crate) fn title(&self) -> String {
         if let Some(alias) = &self.saved.alias {
             return alias.clone();
+        }
+        if self.is_pending() {
+            return self.saved.id().to_string()[..8].to_owned();
         }
         self.state.name().map_or_else(|| self.saved.id().to_string()[..8].to_owned(), |name| name.as_str().to_owned())
     }

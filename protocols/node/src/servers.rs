@@ -26,6 +26,11 @@ pub(crate) struct Recruit {
 }
 
 impl Recruit {
+    /// Who waits for the outcome.
+    pub(crate) const fn request(&self) -> RequestId {
+        self.request
+    }
+
     /// How to come in at the server.
     fn credentials(&self) -> Credentials {
         Credentials::Founder { token: self.token.clone(), key: self.key.clone() }

@@ -10,7 +10,7 @@ use ginnel_time::Instant;
 use ginnel_tunnel::StaticSecret;
 
 use crate::io::{Failure, FailureCode, Reply, RequestId, UpOutcome, UpReport};
-use crate::networks::{Ipv4Use, MAX_NETWORKS, NetworkNumber, not_joined};
+use crate::networks::{Ipv4Use, MAX_NETWORKS, NetworkNumber, is_reserved_title, not_joined};
 use crate::node::Node;
 use crate::recent::Recent;
 use crate::saved::{SavedNetwork, SavedShields, Secret, Stage, Switch};
@@ -96,10 +96,18 @@ impl Node {
     }
 
     /// Starts every network, as `down` without a name stops every one. Joins under way are not waited for.
+    ///
+    /// # Errors
+    /// [`FailureCode::TimedOut`] when this machine has not been let into any of them yet; [`FailureCode::NotJoined`] when
+    /// it was put out of some, after the others were started.
     fn up_all(&mut self, now: Instant, shields: Option<Shields>) -> Result<Reply, Failure> {
         self.note_shields(shields);
-        let mut outcomes = Vec::new();
+        let (mut outcomes, mut refused) = (Vec::new(), Vec::new());
         for network in self.networks.iter_mut() {
+            if network.refused.is_some() || network.state.is_revoked(&network.key()) {
+                refused.push(network.title());
+                continue;
+            }
             let before = std::mem::replace(&mut network.saved.switch, Switch::Up);
             let outcome = if before == Switch::Down { UpOutcome::Started } else { UpOutcome::Unchanged };
             outcomes.push((network.number, outcome));
@@ -110,6 +118,11 @@ impl Node {
             self.sync_members(at);
             self.start_network(now, at);
             reports.extend(self.up_report(at, outcome));
+        }
+        if let Some(first) = refused.first() {
+            let text = format!("this machine was put out of {}; its other networks run", refused.join(", "));
+            let hint = format!("`ginnel leave --network {first}`, then join with an invite");
+            return Err(Failure::new(FailureCode::NotJoined, text, hint));
         }
         if reports.is_empty() {
             let text = "this machine is no member of any of its networks yet";
@@ -135,10 +148,12 @@ impl Node {
     }
 
     fn note_shields(&mut self, shields: Option<Shields>) {
-        match shields {
-            Some(Shields::Up) => self.shields = SavedShields::Up,
-            Some(Shields::Down) => self.shields = SavedShields::Down,
-            None => {}
+        if let Some(shields) = shields {
+            self.shields = match shields {
+                Shields::Up => SavedShields::Up,
+                Shields::Down => SavedShields::Down,
+            };
+            self.set_shields();
         }
     }
 
@@ -225,6 +240,10 @@ impl Node {
         let name = Name::new(settings.title.as_deref().unwrap_or(DEFAULT_TITLE)).map_err(|error| {
             Failure::new(FailureCode::Usage, format!("the network's name cannot be used: {error}"), "choose another")
         })?;
+        if is_reserved_title(name.as_str()) {
+            let text = format!("{name}.internal is used by other programs");
+            return Err(Failure::new(FailureCode::Usage, text, "give the network another name"));
+        }
         let server = founding.server().clone();
         let ipv4 = settings.ipv4.unwrap_or(Ipv4Use::On);
         let asked = settings.range.as_deref().map(|text| self.usable_range(text, ipv4)).transpose()?;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use ginnel_forward::{Command, Config as ForwardConfig, Datagrams, Forward, SendArena, TunBatch, WritePlan};
+use ginnel_forward::{Command, Config as ForwardConfig, Datagrams, Forward, SendArena, Shields, TunBatch, WritePlan};
 use ginnel_membership::invite::Token;
 use ginnel_membership::{Founding, NetworkId, ServerKeys, SigningKey};
 use ginnel_path::SocketId;
@@ -108,6 +108,8 @@ pub(crate) struct Machine {
     pub(crate) delivered: Vec<Vec<u8>>,
     pub(crate) notices: Vec<Notice>,
     pub(crate) writes: u64,
+    /// What the data plane was last told about them.
+    pub(crate) shields: Option<Shields>,
     /// Handshake initiations that reached it.
     initiations: Vec<Vec<u8>>,
     starts: u8,
@@ -204,6 +206,7 @@ impl World {
                 delivered: Vec::new(),
                 notices: Vec::new(),
                 writes: 0,
+                shields: None,
                 initiations: Vec::new(),
                 starts: 0,
             });
@@ -676,6 +679,9 @@ impl World {
     pub(crate) fn command(&mut self, number: usize, command: Command) {
         let now = self.now;
         let machine = &mut self.machines[number];
+        if let Command::SetShields(shields) = command {
+            machine.shields = Some(shields);
+        }
         machine.forward.handle_command(now, command, &mut machine.buffers.plan, &mut machine.buffers.arena);
         self.flush(number);
     }
