@@ -122,8 +122,8 @@ impl Server {
                     (KeyState::Member | KeyState::Admin, _) => Ok(place),
                     (KeyState::Revoked, _) => Err(revoked()),
                     // Whoever makes this server a mirror may be in entries that have yet to come.
-                    (KeyState::Unknown, Role::Mirror) => Ok(place),
-                    (KeyState::Unknown, Role::Sequencer) => Err(not_a_member()),
+                    (KeyState::Unknown, Role::Mirror) if network.may_fill(key) => Ok(place),
+                    (KeyState::Unknown, Role::Mirror | Role::Sequencer) => Err(not_a_member()),
                 }
             }
             Some((_, TokenUse::Founding(_) | TokenUse::Founded(_))) => {
@@ -174,6 +174,7 @@ impl Server {
         self.lines.say(conn, &ServerMessage::Welcome(welcome));
         self.take_place(conn, &session);
         self.deliver(conn);
+        self.note_presence(session.network);
         if session.standing == Standing::Mirror {
             self.hasten(session.network, &SequencerKey::from_bytes(session.key.to_bytes()));
         }
@@ -182,6 +183,9 @@ impl Server {
     /// Makes a connection the one of its key; an older one of the same key is dismissed.
     pub(super) fn take_place(&mut self, conn: ConnectionId, session: &Session) {
         let Some(network) = self.networks.get_mut(&session.network) else { return };
+        if session.standing == Standing::Founder && network.key_state(&session.key) == KeyState::Unknown {
+            network.filler = Some(session.key);
+        }
         if let Some(older) = network.enter(conn, session.key, session.standing) {
             self.lines.dismiss(older, Refusal::Replaced, "the same key came in on a newer connection");
         }
@@ -224,7 +228,7 @@ impl Server {
                 }
             }
             // A mirror that is filled learns only in the end who fills it.
-            (KeyState::Unknown, Standing::Founder) if network.log.role() == Role::Mirror => {}
+            (KeyState::Unknown, Standing::Founder) if network.log.role() == Role::Mirror && network.may_fill(&session.key) => {}
             (KeyState::Unknown, Standing::Member | Standing::Founder | Standing::Admin) => {
                 self.dismiss(conn, not_a_member());
             }

@@ -16,7 +16,8 @@ use super::line::Session;
 use super::log::{Proposed, Role, Settled};
 use super::network::{Account, Course, Forward, Network, Service, Stage, Waiting};
 use super::refill::moved;
-use super::{Change, ConnectionId, Server, Storing};
+use super::room::{entry_len, room_for};
+use super::{Change, ConnectionId, Discard, Server, Storing};
 use crate::message::{ClientMessage, Placing, Refusal, Request, ServerMessage, Standing, printable};
 
 /// Why a record does not get in.
@@ -28,14 +29,19 @@ impl Server {
             return self.lines.dismiss(conn, Refusal::RateLimited, "too many appends wait for their answers");
         }
         let asker = self.answers.ask(conn);
-        if let Err((code, text)) = self.submit(session, record, asker) {
+        let outcome = if session.standing == Standing::Mirror {
+            Err((Refusal::NotAllowed, "a server hands records on and appends none".to_owned()))
+        } else {
+            self.submit(session, record, asker)
+        };
+        if let Err((code, text)) = outcome {
             self.answer(asker, Placing::Refused { code, text });
         }
     }
 
     pub(super) fn take_forward(&mut self, conn: ConnectionId, session: &Session, number: u64, record: Vec<u8>) {
         let asker = Asker::Mirror { conn, number };
-        let outcome = if session.standing == Standing::Mirror {
+        let outcome = if session.standing == Standing::Mirror && session.until.is_none() {
             self.submit(session, record, asker)
         } else {
             Err((Refusal::NotAllowed, "only a server of the network hands records on".to_owned()))
@@ -58,18 +64,24 @@ impl Server {
         let Some(network) = self.networks.get_mut(&session.network) else {
             return refusal(Refusal::UnknownNetwork, "the network is not founded yet");
         };
-        let charged = match session.standing {
-            Standing::Mirror => network.charge_forward(now),
-            Standing::Member | Standing::Joiner | Standing::Founder | Standing::Admin => {
-                network.charge(now, session.account(), Service::Append, limits)
-            }
+        let service = match session.standing {
+            Standing::Mirror => Service::Forward,
+            Standing::Member | Standing::Joiner | Standing::Founder | Standing::Admin => Service::Append,
         };
-        if charged == Taken::Empty {
-            return refusal(Refusal::RateLimited, "too many appends; try again in a few seconds");
+        let too_many = "too many appends; try again in a few seconds";
+        if network.charge(now, session.account(), service, limits) == Taken::Empty {
+            return refusal(Refusal::RateLimited, too_many);
         }
         if let Some(sequence) = network.log.find(&record) {
             self.answer(asker, Placing::Placed { sequence });
             return Ok(());
+        }
+        let signed = match SignedRecord::decode(&record) {
+            Ok(signed) => signed,
+            Err(malformed) => return Err(explain(network, &record, &Rejection::from(malformed))),
+        };
+        if network.charge_append(now, &signed, limits) == Taken::Empty {
+            return refusal(Refusal::RateLimited, too_many);
         }
         match network.log.role() {
             Role::Sequencer => self.enqueue(session.network, record, vec![asker]),
@@ -113,9 +125,8 @@ impl Server {
             let limits = self.config.limits.clone();
             let Some(network) = self.networks.get_mut(&id).filter(|network| network.may_order()) else { return };
             let Some(Waiting { record, mut askers }) = network.queue.pop_front() else { return };
-            let proposed = if network.log.length() >= room_for(&record, limits.log_entries)
-                || network.log.bytes().saturating_add(record.len()) > limits.log_bytes
-            {
+            let bytes = network.log.bytes().saturating_add(entry_len(&record));
+            let proposed = if !room_for(&record, &limits).holds(network.log.length(), bytes) {
                 Err((Refusal::TooLarge, "the network's log is as long as this server allows".to_owned()))
             } else {
                 let proposed = network.log.propose(unix, &record, ticket, &mut askers);
@@ -185,11 +196,31 @@ impl Server {
                     forward.stage = Stage::Placed(sequence);
                 }
             }
-            Placing::Placed { .. } | Placing::Refused { .. } => {
+            Placing::Placed { .. } => {
+                if let Some(forward) = network.forwards.remove(&number) {
+                    self.confirm(id, forward);
+                }
+            }
+            Placing::Refused { .. } => {
                 if let Some(forward) = network.forwards.remove(&number) {
                     self.answer_all(forward.askers, &outcome);
                 }
             }
+        }
+    }
+
+    /// Answers those who asked for a record that the sequencer says is in the log, by what the log here says.
+    fn confirm(&mut self, id: NetworkId, forward: Forward) {
+        let Some(network) = self.networks.get(&id) else { return };
+        if let Some(sequence) = network.log.find(&forward.record) {
+            return self.answer_all(forward.askers, &Placing::Placed { sequence });
+        }
+        tracing::error!(network = %id, "the sequencer says that it placed a record, and its log says otherwise");
+        self.count(Discard::FalsePlace);
+        self.answer_all(forward.askers, &no_sequencer());
+        if let Some(link) = self.sequencer_link(id).filter(|link| self.is_up(*link)) {
+            self.hold_off(link);
+            self.drop_link(link, "it says what its log does not");
         }
     }
 
@@ -229,14 +260,13 @@ impl Server {
         let mut done = Vec::new();
         network.forwards.retain(|_, forward| match forward.stage {
             Stage::Placed(sequence) if sequence < length => {
-                done.push((std::mem::take(&mut forward.askers), sequence));
+                let (record, askers) = (std::mem::take(&mut forward.record), std::mem::take(&mut forward.askers));
+                done.push(Forward { record, askers, ..*forward });
                 false
             }
             Stage::Placed(_) | Stage::Held | Stage::Sent => true,
         });
-        for (askers, sequence) in done {
-            self.answer_all(askers, &Placing::Placed { sequence });
-        }
+        done.into_iter().for_each(|forward| self.confirm(id, forward));
     }
 
     /// Moves what waits to where it belongs after the log may have moved to another sequencer.
@@ -297,6 +327,8 @@ impl Server {
             return;
         }
         network.unpublished = None;
+        network.disk_failures = 0;
+        network.review_filler();
         self.finish_forwards(id);
         self.publish(id, from);
         self.finish_refills(id);
@@ -355,28 +387,6 @@ pub(super) fn explain(network: &Network, record: &[u8], rejection: &Rejection) -
 pub(super) fn no_sequencer() -> Placing {
     let text = "the server that orders this network's log cannot be reached; try again later".to_owned();
     Placing::Refused { code: Refusal::NoSequencer, text }
-}
-
-/// How long a log may be to take a record. No member can fill the log with its updates so that nobody is let in, and
-/// no full log keeps a member from being revoked.
-fn room_for(record: &[u8], entries: usize) -> u64 {
-    let entries = entries as u64;
-    match SignedRecord::decode(record).as_ref().map(SignedRecord::record) {
-        Ok(Record::MemberUpdate(_)) => entries / 4 * 3,
-        Ok(Record::Revoke(_)) => entries.saturating_add(entries / 4).saturating_add(1),
-        Ok(
-            Record::Genesis(_)
-            | Record::Invite(_)
-            | Record::InviteVoid(_)
-            | Record::Member(_)
-            | Record::Lease(_)
-            | Record::AdminChange(_)
-            | Record::Servers(_)
-            | Record::Policy(_)
-            | Record::Checkpoint(_),
-        )
-        | Err(_) => entries,
-    }
 }
 
 /// Whether the bytes are a record that makes the session's key a member.

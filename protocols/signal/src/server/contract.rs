@@ -256,6 +256,9 @@ pub enum Discard {
     /// An entry that its network's sequencer did not sign.
     #[error("log entry that does not verify")]
     BadEntry,
+    /// A record that the sequencer says it placed, and that its log does not hold.
+    #[error("record that is not where the sequencer says")]
+    FalsePlace,
     /// Two histories of one network, both signed by its sequencer.
     #[error("two histories of one network")]
     Fork,

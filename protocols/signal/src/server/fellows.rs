@@ -40,6 +40,10 @@ pub(crate) struct Link {
     head: Option<Head>,
     /// What is asked and not answered.
     asked: Option<Request>,
+    /// The end of what was handed in over this link.
+    handed: u64,
+    /// Until when nothing more is asked after an answer that brought nothing.
+    idle: Instant,
 }
 
 enum Phase {
@@ -83,6 +87,8 @@ impl Server {
                 since: self.now,
                 head: None,
                 asked: None,
+                handed: 0,
+                idle: self.now,
             };
             self.links.insert(link, state);
             self.dial(link);
@@ -193,6 +199,20 @@ impl Server {
         let Some(network) = self.networks.get(&id) else { return true };
         let mut links = network.links.values().filter_map(|link| self.links.get(link));
         links.all(|link| link.head.is_some() || link.failures > 0)
+    }
+
+    /// Whether every fellow has said how long its log is.
+    pub(super) fn has_heard_all(&self, id: NetworkId) -> bool {
+        let Some(network) = self.networks.get(&id) else { return true };
+        let mut links = network.links.values().filter_map(|link| self.links.get(link));
+        links.all(|link| link.head.is_some())
+    }
+
+    /// Whether a fellow has said how long its log is.
+    pub(super) fn has_heard_any(&self, id: NetworkId) -> bool {
+        let Some(network) = self.networks.get(&id) else { return false };
+        let mut links = network.links.values().filter_map(|link| self.links.get(link));
+        links.any(|link| link.head.is_some())
     }
 
     /// Dials every fellow of a network that has been asked in vain, and the new ones.
@@ -324,6 +344,7 @@ impl Server {
                 };
                 link.since = self.now;
                 link.head = Some(welcome.head);
+                link.handed = 0;
                 tracing::info!(%network, server = ?link.far.keys.sequencer(), "linked to a fellow server");
                 self.set_due(id, None);
                 self.sync(id);
@@ -336,6 +357,7 @@ impl Server {
                     self.reconcile(network);
                 }
                 self.send_forwards(network);
+                self.note_presence(network);
                 self.settle_network(network);
             }
             ServerMessage::Entries { first, entries, head } => {
@@ -343,7 +365,11 @@ impl Server {
                 link.asked = None;
                 self.take_far_entries(id, network, first, &entries);
             }
-            ServerMessage::Forwarded { number, outcome } => self.forwarded(network, number, outcome),
+            ServerMessage::Forwarded { number, outcome } => {
+                if self.sequencer_link(network) == Some(id) {
+                    self.forwarded(network, number, outcome);
+                }
+            }
             ServerMessage::Refused { request, code, text } => {
                 tracing::debug!(%network, ?request, ?code, text, "a fellow server refuses");
                 if link.asked == Some(request) {
@@ -367,7 +393,7 @@ impl Server {
             // The log grows with the disk's answer, which asks for more.
             Ok(Taking::Storing) => {}
             Ok(Taking::Nothing | Taking::Beyond) => {
-                self.sync(id);
+                self.sync_or_wait(id);
                 self.settle_network(network);
             }
             // Another sequencer's entries make sense only after the one that made it so, in a place that is taken here.
@@ -392,6 +418,23 @@ impl Server {
         true
     }
 
+    /// Goes on after an answer that brought no entries: at once where the other has taken what was handed in, and else once
+    /// in [`ASK_AGAIN`], whatever the other says its head is.
+    fn sync_or_wait(&mut self, id: LinkId) {
+        let now = self.now;
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let took = link.handed > 0 && link.head.is_some_and(|head| head.length >= link.handed);
+        if took || link.idle <= now {
+            if !took {
+                link.idle = now + ASK_AGAIN;
+            }
+            return self.sync(id);
+        }
+        link.asked.get_or_insert(Request::Fetch);
+        let due = link.idle;
+        self.set_due(id, Some(due));
+    }
+
     /// Fetches what this server lacks, or hands in what the other lacks.
     fn sync(&mut self, id: LinkId) {
         let now = self.now;
@@ -404,6 +447,7 @@ impl Server {
             return self.set_due(id, network.paused);
         }
         let own = network.log.head();
+        let mut handed = 0;
         let (asked, message) = if head.length > own.length {
             if !network.log.is_idle() {
                 return;
@@ -414,44 +458,24 @@ impl Server {
             (Request::Fetch, ClientMessage::Fetch { from: head.length.saturating_sub(LOOK_BACK) })
         } else if head.length < own.length {
             let entries = network.log.chunk(head.length, MAX_REFILL);
+            handed = head.length.saturating_add(entries.len() as u64);
             (Request::Refill, ClientMessage::Refill { first: head.length, entries })
         } else {
             return;
         };
         if let Some(link) = self.links.get_mut(&id) {
             link.asked = Some(asked);
+            link.handed = link.handed.max(handed);
         }
         self.tell_link(id, message);
     }
 
     /// Makes the next rest of a link a long one.
-    fn hold_off(&mut self, id: LinkId) {
+    pub(super) fn hold_off(&mut self, id: LinkId) {
         if let Some(link) = self.links.get_mut(&id) {
             link.failures = link.failures.max(LONG);
             link.since = self.now;
         }
-    }
-
-    /// Sees whether this server may go on, as sequencer, after what its fellows had to say.
-    pub(super) fn settle_network(&mut self, id: NetworkId) {
-        let (now, lags) = (self.now, self.lags(id));
-        let Some(network) = self.networks.get_mut(&id) else { return };
-        let length = network.log.length();
-        if let Some(settling) = &mut network.settling
-            && settling.until <= now
-        {
-            let more = lags && (length > settling.length || settling.length == u64::MAX);
-            if more {
-                settling.length = length;
-                settling.until = now + SETTLE_MORE;
-                self.agenda.insert((settling.until, id));
-            } else {
-                network.settling = None;
-                self.reconcile(id);
-                self.pump(id);
-            }
-        }
-        self.settle_takeover(id);
     }
 
     /// Lets what a network waits for come to its end.
@@ -498,6 +522,3 @@ const LOOK_BACK: u64 = 64;
 
 /// How long to wait before something refused is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
-
-/// How much longer the pause after a start lasts while a fellow is handing back entries.
-const SETTLE_MORE: Duration = Duration::from_secs(5);

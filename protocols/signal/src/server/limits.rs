@@ -37,8 +37,13 @@ pub struct Limits {
     pub network_mail: Rate,
     /// Appends by one member, or by all joiners of one invite: 2 a second, 100 at once.
     pub appends: Rate,
+    /// Records that one mirror hands on: 50 a second, 500 at once.
+    pub forwards: Rate,
     /// Appends to one network, those that mirrors hand on included: 100 a second, 2,000 at once.
     pub network_appends: Rate,
+    /// Revocations signed by one admin that go beyond the network's rate: 5 a second, 50 at once. They still count in the
+    /// rate of whoever hands them in.
+    pub revocations: Rate,
     /// `Refill` from one member or server: 20 a second, 200 at once.
     pub refills: Rate,
     /// `Fetch` and `FetchSnapshot` from one member or by one invite: 50 a second, 1,000 at once, which is 64 MB.
@@ -46,9 +51,10 @@ pub struct Limits {
     /// Networks in all: 1,024.
     pub networks: usize,
     /// Entries of one network's log: 400,000, room for 100,000 members by one invite each and as many updates. Members'
-    /// updates may fill three quarters of it, revocations go a quarter beyond.
+    /// updates may fill three quarters of it, invites and those who join by them seven eighths; leases and invites taken
+    /// back fill it, and what admins decide goes a quarter beyond: revocations, servers, admins, policies, checkpoints.
     pub log_entries: usize,
-    /// Bytes of the entries of one network's log: 192 MiB.
+    /// Bytes of the entries of one network's log: 192 MiB, in the same shares.
     pub log_bytes: usize,
     /// Bytes of mail held for members that are away or slow, over all networks: 32 MiB.
     pub held_mail: usize,
@@ -57,7 +63,10 @@ pub struct Limits {
     /// Bytes written to clients that have not taken them yet, over all connections: 64 MiB; over it the client that has
     /// left most unread is cut off. One client is cut off at [`MAX_UNSENT`](super::MAX_UNSENT) in any case.
     pub unsent: usize,
-    /// For how long after its start a server puts no record into the order of a log that it had before: 2 s.
+    /// For how long a server that has started puts no record into the order of a log that it had before, from the moment
+    /// when the first client of the network comes: 10 s. Three fifths of it are enough where somebody said how long its log
+    /// is and nobody's is longer, and none of it where every member and every fellow server has said so. A log that was
+    /// handed in whole waits six times as long for members who hold more.
     pub settle: Duration,
 }
 
@@ -92,7 +101,9 @@ impl Default for Limits {
             mail: Rate::new(32, 512),
             network_mail: Rate::new(2000, 20_000),
             appends: Rate::new(2, 100),
+            forwards: Rate::new(50, 500),
             network_appends: Rate::new(100, 2000),
+            revocations: Rate::new(5, 50),
             refills: Rate::new(20, 200),
             fetches: Rate::new(50, 1000),
             networks: 1024,
@@ -101,7 +112,7 @@ impl Default for Limits {
             held_mail: 32 << 20,
             held_mail_per_network: 16 << 20,
             unsent: 64 << 20,
-            settle: Duration::from_secs(2),
+            settle: Duration::from_secs(10),
         }
     }
 }

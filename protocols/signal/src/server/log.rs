@@ -132,7 +132,9 @@ impl Log {
             return Err(BadGenesis::OtherNetwork.into());
         }
         let charter = check_genesis(genesis, Some(&id))?;
-        let (sequencer, entry) = Sequencer::found(key.clone(), unix, genesis)?;
+        // The founder's own time, so that a server that founded this network before, and lost it, makes the same entry again.
+        let time = unix.min(charter.time);
+        let (sequencer, entry) = Sequencer::found(key.clone(), time, genesis)?;
         let mut log = Self::empty(id, key, sequencer, genesis.to_vec(), charter);
         let encoded = entry.encode();
         log.settle(&entry, encoded.clone().into());

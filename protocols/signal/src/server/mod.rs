@@ -16,8 +16,9 @@
 //!
 //! Two entries signed for one place are a fork, which every member would take for fraud. So that an honest server never
 //! makes one,
-//! * a sequencer orders nothing for [`Limits::settle`] after its start, and no longer than needed beyond that while a
-//!   fellow hands back entries that its disk has lost;
+//! * a sequencer that has started orders nothing for [`Limits::settle`] after the first client has come, and no longer than
+//!   needed beyond that while a client or a fellow hands back entries that its disk has lost; the pause is short where all
+//!   who may hold such entries have said that they do not;
 //! * it asks its fellows in that time, and so learns where the log was moved to another sequencer;
 //! * a mirror that an admins' record makes the sequencer asks the old one to order that record, and orders it itself only
 //!   where the old one cannot be reached.
@@ -37,6 +38,8 @@ mod network;
 mod post;
 mod refill;
 mod request;
+mod room;
+mod settling;
 mod takeover;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,7 +69,7 @@ use answers::Answers;
 use fellows::Link;
 use line::{Arrival, Lines};
 use log::{Log, Role};
-use network::{Network, Settling};
+use network::Network;
 
 /// One signaling server: every connection, every network's log, and the mail that waits.
 ///
@@ -169,15 +172,9 @@ impl Server {
 
     /// Lets every network take its place among its servers.
     fn begin(&mut self) {
-        let pause = self.config.limits.settle;
         let ids: Vec<NetworkId> = self.networks.keys().copied().collect();
         for id in ids {
-            let Some(network) = self.networks.get_mut(&id) else { continue };
-            if network.log.role() == Role::Sequencer && !pause.is_zero() {
-                let until = self.now + pause;
-                network.settling = Some(Settling { until, length: u64::MAX });
-                self.agenda.insert((until, id));
-            }
+            self.settle_at_start(id);
             self.reconcile(id);
         }
     }

@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ginnel_membership::state::InviteStanding;
-use ginnel_membership::{InviteKey, MemberKey, NetworkId, SequencerKey, Server as ServerRecord};
+use ginnel_membership::{
+    InviteKey, MemberKey, NetworkId, Record, SequencerKey, Server as ServerRecord, SignedRecord,
+};
 use ginnel_time::Instant;
 
 use super::answers::Asker;
 use super::limits::{Bucket, Limits, Rate, Taken};
 use super::log::{Log, Role};
 use super::post::{Piece, Post};
+use super::settling::Settling;
 use super::{ConnectionId, LinkId};
 use crate::message::Standing;
 
@@ -21,7 +24,7 @@ pub(crate) struct Network {
     /// Records handed on to the sequencer, by this server's numbers.
     pub(crate) forwards: BTreeMap<u64, Forward>,
     pub(crate) course: Course,
-    /// Until when nothing is ordered, so that entries that this server's disk has lost can come back first.
+    /// While it lasts nothing is ordered, so that entries that this server's disk has lost can come back first.
     pub(crate) settling: Option<Settling>,
     /// A record that makes this server the sequencer, while it makes sure that the old one is gone.
     pub(crate) takeover: Option<Takeover>,
@@ -31,8 +34,12 @@ pub(crate) struct Network {
     pub(crate) refillers: BTreeSet<ConnectionId>,
     /// The first entry on disk that clients have not been told of, while more are on their way.
     pub(crate) unpublished: Option<u64>,
+    /// The key that proved the founding string and is not in the log: the entries that name it may have yet to come.
+    pub(crate) filler: Option<MemberKey>,
     /// Until when no entries are taken because the disk has failed.
     pub(crate) paused: Option<Instant>,
+    /// How often the disk has failed entries of others since it last took some.
+    pub(crate) disk_failures: u32,
     /// Everybody who proved a key of this network, joiners included.
     connections: BTreeMap<ConnectionId, MemberKey>,
     /// The newest connection of each key that is no mere joiner.
@@ -79,14 +86,6 @@ pub(crate) enum Stage {
     Placed(u64),
 }
 
-/// The pause after a start.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Settling {
-    pub(crate) until: Instant,
-    /// How long the log was when `until` was last moved.
-    pub(crate) length: u64,
-}
-
 /// The pause before taking over.
 pub(crate) struct Takeover {
     pub(crate) record: Vec<u8>,
@@ -106,6 +105,10 @@ pub(crate) enum Account {
 pub(crate) enum Service {
     Mail,
     Append,
+    /// What a mirror hands on.
+    Forward,
+    /// A revocation that an admin signed.
+    Revocation,
     Refill,
     Fetch,
 }
@@ -113,6 +116,8 @@ pub(crate) enum Service {
 struct Rates {
     mail: Bucket,
     appends: Bucket,
+    forwards: Bucket,
+    revocations: Bucket,
     refills: Bucket,
     fetches: Bucket,
 }
@@ -147,7 +152,9 @@ impl Network {
             links: BTreeMap::new(),
             refillers: BTreeSet::new(),
             unpublished: None,
+            filler: None,
             paused: None,
+            disk_failures: 0,
             connections: BTreeMap::new(),
             present: BTreeMap::new(),
             rates: BTreeMap::new(),
@@ -167,6 +174,19 @@ impl Network {
             && self.settling.is_none()
             && self.log.is_idle()
             && self.course != Course::Moved
+    }
+
+    /// Whether a key that the log does not name may hand in the log by the founding string: the first that does, until the
+    /// log names it. Later holders of the string have no more rights than anybody.
+    pub(crate) fn may_fill(&self, key: &MemberKey) -> bool {
+        self.filler.as_ref().map_or(self.log.length() == 0, |filler| filler == key)
+    }
+
+    /// Forgets whom the log has come to name: what that key may do is in the log from here on.
+    pub(crate) fn review_filler(&mut self) {
+        if self.filler.is_some_and(|filler| self.key_state(&filler) != KeyState::Unknown) {
+            self.filler = None;
+        }
     }
 
     /// The fellow servers that this server should have links to.
@@ -259,31 +279,53 @@ impl Network {
         self.present.get(key).copied()
     }
 
-    /// Takes one use of a service out of `account`'s rate, and of the network's where there is one.
+    /// Takes one use of a service out of `account`'s rate; of mail out of the network's, too.
     pub(crate) fn charge(&mut self, now: Instant, account: Account, service: Service, limits: &Limits) -> Taken {
         let fresh = |rate: Rate| Bucket::new(now, rate);
         let rates = self.rates.entry(account).or_insert_with(|| Rates {
             mail: fresh(limits.mail),
             appends: fresh(limits.appends),
+            forwards: fresh(limits.forwards),
+            revocations: fresh(limits.revocations),
             refills: fresh(limits.refills),
             fetches: fresh(limits.fetches),
         });
         let of_account = match service {
             Service::Mail => rates.mail.take(now),
             Service::Append => rates.appends.take(now),
+            Service::Forward => rates.forwards.take(now),
+            Service::Revocation => rates.revocations.take(now),
             Service::Refill => rates.refills.take(now),
             Service::Fetch => rates.fetches.take(now),
         };
         match (of_account, service) {
-            (Taken::Empty, _) | (Taken::Granted, Service::Refill | Service::Fetch) => of_account,
             (Taken::Granted, Service::Mail) => self.mail.take(now),
-            (Taken::Granted, Service::Append) => self.charge_forward(now),
+            (
+                Taken::Granted,
+                Service::Append | Service::Forward | Service::Revocation | Service::Refill | Service::Fetch,
+            )
+            | (Taken::Empty, _) => of_account,
         }
     }
 
-    /// Takes one append out of the network's rate alone: a mirror has charged its client's.
-    pub(crate) fn charge_forward(&mut self, now: Instant) -> Taken {
+    /// Takes one append out of the network's rate. A revocation that enough admins signed is not held up by it: those
+    /// admins' own rates bound it.
+    pub(crate) fn charge_append(&mut self, now: Instant, record: &SignedRecord, limits: &Limits) -> Taken {
+        if self.is_admins_revocation(record)
+            && record
+                .signers()
+                .all(|admin| self.charge(now, Account::Key(*admin), Service::Revocation, limits) == Taken::Granted)
+        {
+            return Taken::Granted;
+        }
         self.appends.take(now)
+    }
+
+    fn is_admins_revocation(&self, record: &SignedRecord) -> bool {
+        let state = self.log.state();
+        matches!(record.record(), Record::Revoke(_))
+            && record.signers().all(|signer| state.is_admin(signer))
+            && state.verify_revocation(&record.encode()).is_ok()
     }
 
     /// Keeps mail for somebody who is away or slow.
@@ -315,7 +357,8 @@ impl Network {
     pub(crate) fn sweep(&mut self, now: Instant) -> bool {
         self.post.expire(now);
         self.rates.retain(|_, rates| {
-            let buckets = [&mut rates.mail, &mut rates.appends, &mut rates.refills, &mut rates.fetches];
+            let Rates { mail, appends, forwards, revocations, refills, fetches } = rates;
+            let buckets = [mail, appends, forwards, revocations, refills, fetches];
             !buckets.into_iter().all(|bucket| bucket.is_full(now))
         });
         !self.post.is_empty() || !self.rates.is_empty()

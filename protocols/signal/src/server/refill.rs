@@ -12,7 +12,7 @@ use super::limits::Taken;
 use super::line::Session;
 use super::log::{Accepted, Log, Unfit};
 use super::network::{Course, KeyState, Network, Service};
-use super::{Change, ConnectionId, Discard, Outcome, Server, Storing, TokenUse};
+use super::{Change, ConnectionId, Discard, Outcome, Server, Storing, TokenUse, room};
 use crate::message::{FoundingToken, Placing, Refusal, Request, ServerMessage, Standing};
 
 /// What a run of entries did.
@@ -91,7 +91,8 @@ impl Server {
         refill: Vec<Vec<u8>>,
     ) {
         let change = Change::Adopt { network: log.id(), token, genesis };
-        let network = Network::new(log, self.now, &self.config.limits);
+        let mut network = Network::new(log, self.now, &self.config.limits);
+        self.settle_adopted(&mut network);
         self.install(conn, place, network, change, refill);
     }
 
@@ -129,6 +130,7 @@ impl Server {
         let session = self.lines.session(conn).cloned();
         if let Some(session) = &session {
             self.take_place(conn, session);
+            self.note_presence(id);
         }
         match (request, session) {
             (Request::Refill, Some(session)) => self.take_refill(conn, &session, 0, refill),
@@ -162,6 +164,11 @@ impl Server {
         let refusal = |code, text: &str| Err((code, text.to_owned()));
         let (id, now) = (session.network, self.now);
         let Some(network) = self.networks.get_mut(&id) else { return self.adopt_log(conn, session, first, entries) };
+        if let Some(until) = session.until {
+            // Whatever it could bring is of a time in which it was no server, or known.
+            let head = network.log.head_at(until);
+            return Ok(Some(ServerMessage::Entries { first: head.length, entries: Vec::new(), head }));
+        }
         if network.charge(now, session.account(), Service::Refill, &self.config.limits) == Taken::Empty {
             return refusal(Refusal::RateLimited, "too many entries handed in; try again in a few seconds");
         }
@@ -176,9 +183,14 @@ impl Server {
                 if let Some(network) = self.networks.get_mut(&id) {
                     network.refillers.insert(conn);
                 }
+                self.note_handed_in(session);
                 Ok(None)
             }
-            Ok(Taking::Nothing | Taking::Beyond) => Ok(self.refill_answer(id)),
+            Ok(Taking::Beyond) => {
+                self.note_beyond(id, first.saturating_add(entries.len() as u64));
+                Ok(self.refill_answer(id))
+            }
+            Ok(Taking::Nothing) => Ok(self.refill_answer(id)),
             Err(unfit) => Err(self.judge_unfit(id, &unfit)),
         }
     }
@@ -214,8 +226,8 @@ impl Server {
         for (sequence, encoded) in (first..).zip(entries) {
             let ticket = self.ticket();
             let Some(network) = self.networks.get_mut(&id) else { break };
-            let most = limits.log_entries.saturating_add(limits.log_entries / 4).saturating_add(1) as u64;
-            if sequence >= most || network.log.bytes().saturating_add(encoded.len()) > limits.log_bytes {
+            let bytes = network.log.bytes().saturating_add(encoded.len());
+            if !room::most(&limits).holds(sequence, bytes) {
                 return Err(Unfit::TooLarge);
             }
             match network.log.accept(sequence, encoded, ticket)? {
@@ -278,7 +290,8 @@ impl Server {
     /// Tells those who handed entries in that the disk did not take them.
     pub(super) fn fail_refills(&mut self, id: NetworkId) {
         let Some(network) = self.networks.get_mut(&id) else { return };
-        network.paused = Some(self.now + DISK_PAUSE);
+        network.paused = Some(self.now + DISK_PAUSE * (1 << network.disk_failures.min(MAX_DOUBLINGS)));
+        network.disk_failures = network.disk_failures.saturating_add(1);
         for conn in std::mem::take(&mut network.refillers) {
             self.lines.refuse(conn, Request::Refill, Refusal::Storage, NO_DISK);
         }
@@ -302,8 +315,10 @@ pub(super) const NO_DISK: &str = "the server could not write to its disk";
 /// Entries of one network that wait for the disk before no more are handed in.
 const MAX_BACKLOG: usize = 1024;
 
-/// How long no entries are taken after a disk that failed: undoing them means to read the whole log anew.
+/// How long no entries are taken after a disk that failed, and twice as long after each further failure: undoing them means
+/// to read the whole log anew, and nobody is served meanwhile.
 const DISK_PAUSE: Duration = Duration::from_secs(5);
+const MAX_DOUBLINGS: u32 = 4;
 
 /// Most bytes of the entries of one `Refill`, counting 3 more for each.
 pub const MAX_REFILL: usize = super::line::MAX_CLIENT_FRAME - 256;

@@ -49,6 +49,7 @@ impl Server {
             head = network.log.head_at(until);
         }
         self.lines.say(conn, &ServerMessage::Entries { first: from, entries, head });
+        self.note_length(session, from);
     }
 
     fn take_fetch_snapshot(&mut self, conn: ConnectionId, session: &Session, offset: u64) {

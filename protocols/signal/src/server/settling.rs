@@ -1,0 +1,213 @@
+//! The pause before a sequencer orders anything: after a start, and after a log came from elsewhere.
+//!
+//! A disk that lost its newest entries, or was restored from a backup, looks like any other. So every start is taken for
+//! such a one: nothing is ordered until those who may hold more of the log have had the time to say so and to hand it in.
+//! A client says how long its log is by its `Fetch`, a fellow server by its welcome.
+//!
+//! ```text
+//! start ──first client or fellow comes──> counting ──> over, as soon as
+//!     every live member and every fellow has spoken, and nobody has more
+//!     3/5 of the time are over, somebody has spoken, every fellow was asked, and nobody has more
+//!     the time is over, and nobody who has more is still handing it in
+//! ```
+//!
+//! The time counts from the first who comes and not from the start, since after a long outage clients come back late, but
+//! about together: they have waited in the same steps since they lost the server.
+//!
+//! What a client says is its word. One that lies or is silent makes the pause a few seconds longer; only entries that this
+//! server itself has signed, and that its log lacks, make it as long as they keep coming.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ginnel_membership::state::Member;
+use ginnel_membership::{MemberKey, NetworkId};
+use ginnel_time::Instant;
+
+use super::Server;
+use super::line::Session;
+use super::network::Network;
+use crate::message::Standing;
+
+/// The pause of one network.
+#[derive(Clone, Debug)]
+pub(crate) struct Settling {
+    /// Since when somebody has been here to be heard.
+    came: Option<Instant>,
+    /// The end at the earliest, unless everybody has spoken.
+    hold: Instant,
+    /// How long the log was when the pause was last made longer for the sake of somebody who has more.
+    length: u64,
+    /// Members that said how long their log is.
+    heard: BTreeSet<MemberKey>,
+    /// The longest log that a client spoke of.
+    longest: u64,
+    /// Clients that hand in entries and have not said how long their log is, and until when they are waited for.
+    handing: BTreeMap<MemberKey, Instant>,
+}
+
+/// How far those who might hold more of the log have been heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    Nobody,
+    Some,
+    All,
+}
+
+impl Settling {
+    pub(crate) const fn new(hold: Instant) -> Self {
+        Self {
+            came: None,
+            hold,
+            length: u64::MAX,
+            heard: BTreeSet::new(),
+            longest: 0,
+            handing: BTreeMap::new(),
+        }
+    }
+
+    /// When the pause is over, as far as is known; `None` while nobody is here.
+    fn end(&self, heard: Heard, more: More, settle: Duration) -> Option<Instant> {
+        let came = self.came?;
+        let handed = self.handing.values().max().copied().unwrap_or(came);
+        let end = match (more, heard) {
+            (More::Nowhere, Heard::All) => return Some(handed),
+            (More::Nowhere, Heard::Some) => came + settle / 5 * 3,
+            (More::Somewhere, _) | (More::Nowhere, Heard::Nobody) => came + settle,
+        };
+        Some(end.max(self.hold).max(handed))
+    }
+}
+
+/// Whether somebody has more of the log than this server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum More {
+    Nowhere,
+    Somewhere,
+}
+
+impl Server {
+    /// Begins the pause after a start.
+    pub(super) fn settle_at_start(&mut self, id: NetworkId) {
+        let (now, pause, own) = (self.now, self.config.limits.settle, self.config.sequencer.sequencer_key());
+        if let Some(network) = self.networks.get_mut(&id)
+            && network.log.orderer() == own
+            && network.log.length() > 0
+            && !pause.is_zero()
+        {
+            network.settling = Some(Settling::new(now));
+        }
+    }
+
+    /// Begins the pause of a log that a client brings whole, where this server orders it: the disk has lost it.
+    pub(super) fn settle_adopted(&self, network: &mut Network) {
+        let (pause, own) = (self.config.limits.settle, self.config.sequencer.sequencer_key());
+        if network.log.orderer() == own && !pause.is_zero() {
+            network.settling = Some(Settling::new(self.now + pause * ADOPTED));
+        }
+    }
+
+    /// Somebody of the network is here.
+    pub(super) fn note_presence(&mut self, id: NetworkId) {
+        let now = self.now;
+        let Some(settling) = self.networks.get_mut(&id).and_then(|network| network.settling.as_mut()) else { return };
+        if settling.came.is_none() {
+            settling.came = Some(now);
+            self.settle_network(id);
+        }
+    }
+
+    /// A client says how long its log is.
+    pub(super) fn note_length(&mut self, session: &Session, length: u64) {
+        let Some(network) = self.networks.get_mut(&session.network) else { return };
+        let Some(settling) = &mut network.settling else { return };
+        match session.standing {
+            Standing::Member => {
+                settling.heard.insert(session.key);
+            }
+            Standing::Founder | Standing::Admin => {}
+            // A joiner has no log yet, and a mirror is asked on the link to it.
+            Standing::Joiner | Standing::Mirror => return,
+        }
+        settling.handing.remove(&session.key);
+        settling.longest = settling.longest.max(length);
+        self.settle_network(session.network);
+    }
+
+    /// A client shows entries beyond the log's end; they may be nothing but its word.
+    pub(super) fn note_beyond(&mut self, id: NetworkId, length: u64) {
+        let Some(settling) = self.networks.get_mut(&id).and_then(|network| network.settling.as_mut()) else { return };
+        settling.longest = settling.longest.max(length);
+    }
+
+    /// A client handed in entries that this server signed and has lost.
+    pub(super) fn note_handed_in(&mut self, session: &Session) {
+        let (now, pause, own) = (self.now, self.config.limits.settle, self.config.sequencer.sequencer_key());
+        let Some(network) = self.networks.get_mut(&session.network) else { return };
+        if network.log.orderer() != own || pause.is_zero() {
+            return;
+        }
+        let settling = network.settling.get_or_insert_with(|| Settling::new(now));
+        settling.came.get_or_insert(now);
+        if !settling.heard.contains(&session.key) {
+            settling.handing.insert(session.key, now + pause);
+        }
+        self.settle_network(session.network);
+    }
+
+    /// Sees whether this server may go on, as sequencer, after what others had to say.
+    pub(super) fn settle_network(&mut self, id: NetworkId) {
+        let (now, pause, own) = (self.now, self.config.limits.settle, self.config.sequencer.sequencer_key());
+        let (lags, heard) = (self.lags(id), self.heard(id));
+        let Some(network) = self.networks.get_mut(&id) else { return };
+        let (length, elsewhere) = (network.log.length(), network.log.orderer() != own);
+        if let Some(settling) = &mut network.settling {
+            let more = if lags || settling.longest > length { More::Somewhere } else { More::Nowhere };
+            match settling.end(heard, more, pause) {
+                _ if elsewhere => self.end_settling(id),
+                None => {}
+                Some(end) if end > now => {
+                    self.agenda.insert((end, id));
+                }
+                Some(_) if more == More::Somewhere && (length > settling.length || settling.length == u64::MAX) => {
+                    settling.length = length;
+                    settling.hold = now + SETTLE_MORE;
+                    self.agenda.insert((settling.hold, id));
+                }
+                Some(_) => self.end_settling(id),
+            }
+        }
+        self.settle_takeover(id);
+    }
+
+    fn end_settling(&mut self, id: NetworkId) {
+        if let Some(network) = self.networks.get_mut(&id) {
+            network.settling = None;
+        }
+        self.reconcile(id);
+        self.pump(id);
+    }
+
+    /// How far members and fellow servers have said how long their logs are.
+    fn heard(&self, id: NetworkId) -> Heard {
+        let Some(network) = self.networks.get(&id) else { return Heard::Nobody };
+        let Some(settling) = &network.settling else { return Heard::Nobody };
+        let state = network.log.state();
+        let mut members = state.members().map(Member::key).filter(|member| state.is_live(member)).peekable();
+        let complete =
+            members.peek().is_some() && self.has_heard_all(id) && members.all(|member| settling.heard.contains(&member));
+        if complete {
+            Heard::All
+        } else if self.has_asked_all(id) && (!settling.heard.is_empty() || self.has_heard_any(id)) {
+            Heard::Some
+        } else {
+            Heard::Nobody
+        }
+    }
+}
+
+/// How many times as long the pause is for a log that a client brought.
+const ADOPTED: u32 = 6;
+
+/// How much longer the pause lasts while somebody has more, and hands it in.
+const SETTLE_MORE: Duration = Duration::from_secs(5);
