@@ -30,6 +30,15 @@ pub(crate) struct Dialler {
     events: mpsc::Sender<Event>,
     loopback: Loopback,
     open: BTreeMap<LinkId, Line>,
+    dials: u64,
+}
+
+/// One dial of a link. What a stream that was given up has left in the queue of events carries another number than that of
+/// the dial that came after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Dial {
+    pub(crate) link: LinkId,
+    number: u64,
 }
 
 /// Whether this server may dial its own machine.
@@ -40,6 +49,7 @@ pub(crate) enum Loopback {
 }
 
 struct Line {
+    number: u64,
     writer: mpsc::UnboundedSender<Written>,
     task: AbortHandle,
 }
@@ -48,16 +58,24 @@ impl Dialler {
     pub(crate) fn new(events: mpsc::Sender<Event>, public: &[IpAddr]) -> Self {
         let local = public.iter().any(|address| reach(*address) == Reach::Loopback);
         let loopback = if local { Loopback::Allowed } else { Loopback::Refused };
-        Self { events, loopback, open: BTreeMap::new() }
+        Self { events, loopback, open: BTreeMap::new(), dials: 0 }
     }
 
     /// Starts to open a stream; an event says how it went.
     pub(crate) fn dial(&mut self, link: LinkId, addresses: Vec<String>) {
         let (writer, written) = mpsc::unbounded_channel();
-        let task = tokio::spawn(run(link, addresses, self.loopback, written, self.events.clone()));
-        if let Some(before) = self.open.insert(link, Line { writer, task: task.abort_handle() }) {
+        self.dials += 1;
+        let dial = Dial { link, number: self.dials };
+        let task = tokio::spawn(run(dial, addresses, self.loopback, written, self.events.clone()));
+        let line = Line { number: dial.number, writer, task: task.abort_handle() };
+        if let Some(before) = self.open.insert(link, line) {
             before.task.abort();
         }
+    }
+
+    /// Whether an event is of the stream that the machine knows by its link.
+    pub(crate) fn is_current(&self, dial: Dial) -> bool {
+        self.open.get(&dial.link).is_some_and(|line| line.number == dial.number)
     }
 
     /// Writes to a stream. The machine asks no more of a fellow before it has answered, which bounds what waits.
@@ -83,7 +101,7 @@ impl Drop for Dialler {
 }
 
 async fn run(
-    link: LinkId,
+    dial: Dial,
     addresses: Vec<String>,
     loopback: Loopback,
     written: mpsc::UnboundedReceiver<Written>,
@@ -92,12 +110,12 @@ async fn run(
     let why = match timeout(CONNECT, connect(&addresses, loopback)).await {
         Err(_) => format!("no answer from {} within {} s", addresses.join(", "), CONNECT.as_secs()),
         Ok(Err(error)) => format!("{error:#}"),
-        Ok(Ok(stream)) => match events.send(Event::LinkOpened { link }).await {
-            Ok(()) => carry(link, stream, written, &events).await,
+        Ok(Ok(stream)) => match events.send(Event::LinkOpened(dial)).await {
+            Ok(()) => carry(dial, stream, written, &events).await,
             Err(_) => return,
         },
     };
-    let _ = events.send(Event::LinkClosed { link, why }).await;
+    let _ = events.send(Event::LinkClosed { dial, why }).await;
 }
 
 /// A stream, and what it lives in.
@@ -110,7 +128,7 @@ struct Stream {
 
 /// Carries bytes both ways until the stream ends; says why it did.
 async fn carry(
-    link: LinkId,
+    dial: Dial,
     stream: Stream,
     mut written: mpsc::UnboundedReceiver<Written>,
     events: &mpsc::Sender<Event>,
@@ -125,7 +143,7 @@ async fn carry(
     };
     let reading = async {
         while let Ok(Some(chunk)) = receive.read_chunk(MAX_CHUNK, true).await {
-            if events.send(Event::LinkReceived { link, bytes: chunk.bytes.to_vec() }).await.is_err() {
+            if events.send(Event::LinkReceived { dial, bytes: chunk.bytes.to_vec() }).await.is_err() {
                 break;
             }
         }
@@ -267,6 +285,23 @@ mod tests {
         for outside in ["203.0.113.7", "10.0.0.1", "2001:db8::1"] {
             assert!(may_dial(outside.parse().unwrap(), Loopback::Refused), "{outside}");
         }
+    }
+
+    #[tokio::test]
+    async fn streams_that_were_given_up_are_told_from_the_next_dial() {
+        let (events, mut queue) = mpsc::channel(8);
+        let mut dialler = Dialler::new(events, &["127.0.0.1".parse().unwrap()]);
+        let link = LinkId(3);
+        dialler.dial(link, vec!["no-port".to_owned()]);
+        // Its end waits in the queue when the link is given up and dialled anew.
+        let Some(Event::LinkClosed { dial, .. }) = queue.recv().await else { panic!("no end") };
+        assert!(dialler.is_current(dial));
+        dialler.close(link);
+        assert!(!dialler.is_current(dial), "given up");
+        dialler.dial(link, vec!["no-port".to_owned()]);
+        assert!(!dialler.is_current(dial), "of the dial before");
+        let Some(Event::LinkClosed { dial: next, .. }) = queue.recv().await else { panic!("no end") };
+        assert!(dialler.is_current(next));
     }
 
     #[tokio::test]

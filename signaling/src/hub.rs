@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ginnel_signal_proto::server::{ConnectionId, Input, LinkId, Outcome, Output, Server, Ticket};
+use ginnel_signal_proto::server::{ConnectionId, Input, Outcome, Output, Server, Ticket};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
-use crate::dial::Dialler;
+use crate::dial::{Dial, Dialler};
 use crate::storage::Writer;
 use crate::sys;
 
@@ -25,11 +25,11 @@ pub(crate) enum Event {
     /// Changes came to their end on the disk.
     Stored(Vec<(Ticket, Outcome)>),
     /// A stream to a fellow server is open.
-    LinkOpened { link: LinkId },
+    LinkOpened(Dial),
     /// Bytes came from a fellow server.
-    LinkReceived { link: LinkId, bytes: Vec<u8> },
+    LinkReceived { dial: Dial, bytes: Vec<u8> },
     /// A stream to a fellow server ended, or could not be opened.
-    LinkClosed { link: LinkId, why: String },
+    LinkClosed { dial: Dial, why: String },
 }
 
 /// What a connection's writer is given. The machine bounds what waits: it drops a client that does not read.
@@ -107,9 +107,16 @@ impl Hub {
                     self.input(Input::Stored { ticket, outcome });
                 }
             }
-            Event::LinkOpened { link } => self.input(Input::LinkOpened { link }),
-            Event::LinkReceived { link, bytes } => self.input(Input::LinkReceived { link, bytes }),
-            Event::LinkClosed { link, why } => self.input(Input::LinkClosed { link, why }),
+            Event::LinkOpened(dial) => self.link_input(dial, Input::LinkOpened { link: dial.link }),
+            Event::LinkReceived { dial, bytes } => self.link_input(dial, Input::LinkReceived { link: dial.link, bytes }),
+            Event::LinkClosed { dial, why } => self.link_input(dial, Input::LinkClosed { link: dial.link, why }),
+        }
+    }
+
+    /// The machine takes what comes for the dial before, which it has given up, for news of the one under way.
+    fn link_input(&mut self, dial: Dial, input: Input) {
+        if self.dialler.is_current(dial) {
+            self.input(input);
         }
     }
 

@@ -1,14 +1,16 @@
 //! The database: every network's log and every founding token, on disk before anybody is told.
 //!
-//! SQLite in `signal.db`, journal in WAL mode, synced at every commit. Version 2 (`user_version`):
+//! SQLite in `signal.db`, journal in WAL mode, synced at every commit. Version 3 (`user_version`):
 //!
 //! | table | columns |
 //! |---|---|
-//! | `entry` | `network` (32 bytes), `sequence` (from 0 without gaps), `bytes` (the encoded entry) |
+//! | `entry` | `network` (32 bytes), `sequence` (from 0 without gaps), `bytes` (the encoded entry), `trust` (what is known of its record: 0 nothing, 1 it took effect, 2 it meant nothing), `checksum` (the first 16 bytes of SHA-256 over network, sequence as 8 bytes big-endian, trust as one byte, and the encoded entry) |
 //! | `token` | `bytes` (16), `made` (Unix seconds), `network` (the one that it founded, or by which this server became its mirror, or null) |
 //! | `adopted` | `network` (32 bytes), `genesis` (the encoded record): networks that this server mirrors, whose log may have yet to come |
+//! | `removed` | as `entry`: what was taken out of a mirrored log from a damaged entry on, to be fetched anew; nothing reads it but people |
 //!
-//! Version 1 had no `adopted`; it is brought to version 2 when it is opened.
+//! Version 1 had no `adopted`, version 2 neither `removed` nor the last two columns of `entry`; both are brought to version
+//! 3 when they are opened, with checksums over what is there.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -17,10 +19,12 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use anyhow::{Context as _, bail};
+use aws_lc_rs::digest;
 use ginnel_membership::NetworkId;
 use ginnel_membership::invite::Token;
+use ginnel_membership::sequencer::Trust;
 use ginnel_signal_proto::FoundingToken;
-use ginnel_signal_proto::server::{Change, Outcome, Stored, Ticket};
+use ginnel_signal_proto::server::{Change, Outcome, Stored, StoredEntry, Ticket};
 use rusqlite::{Connection, params};
 
 /// The open database.
@@ -57,16 +61,16 @@ impl Storage {
         self.connection.busy_timeout(std::time::Duration::from_secs(5))?;
         let transaction = self.connection.transaction()?;
         match transaction.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))? {
-            0 => {
-                transaction.execute_batch(SCHEMA)?;
-                transaction.execute_batch(SCHEMA_2)?;
-                transaction.pragma_update(None, "user_version", VERSION)?;
-            }
-            1 => {
-                transaction.execute_batch(SCHEMA_2)?;
-                transaction.pragma_update(None, "user_version", VERSION)?;
-            }
             VERSION => {}
+            older @ 0..VERSION => {
+                for (version, schema) in (1..).zip(SCHEMAS) {
+                    if version > older {
+                        transaction.execute_batch(schema)?;
+                    }
+                }
+                add_checksums(&transaction)?;
+                transaction.pragma_update(None, "user_version", VERSION)?;
+            }
             newer => bail!("it is of version {newer}; this program reads version {VERSION}; use a newer ginnel-signal"),
         }
         transaction.commit()?;
@@ -76,13 +80,21 @@ impl Storage {
     /// Everything that is stored.
     pub(crate) fn load(&self) -> anyhow::Result<Stored> {
         let mut stored = Stored::default();
-        let mut query = self.connection.prepare("SELECT network, bytes FROM entry ORDER BY network, sequence")?;
+        let mut query = self
+            .connection
+            .prepare("SELECT network, sequence, bytes, trust, checksum FROM entry ORDER BY network, sequence")?;
         let mut rows = query.query([])?;
         while let Some(row) = rows.next()? {
-            let network = NetworkId::from_bytes(row.get(0)?);
+            let (network, sequence) = (NetworkId::from_bytes(row.get(0)?), row.get::<_, i64>(1)?);
+            let (bytes, mark) = (row.get::<_, Vec<u8>>(2)?, row.get::<_, i64>(3)?);
+            if row.get_ref(4)?.as_blob()? != checksum(&network, sequence, mark, &bytes) {
+                tracing::error!(%network, sequence, "a log entry is damaged on disk");
+                stored.damaged.insert((network, u64::try_from(sequence)?));
+            }
+            let entry = StoredEntry { bytes, trust: trust(mark) };
             match stored.logs.last_mut() {
-                Some((last, entries)) if *last == network => entries.push(row.get(1)?),
-                Some(_) | None => stored.logs.push((network, vec![row.get(1)?])),
+                Some((last, entries)) if *last == network => entries.push(entry),
+                Some(_) | None => stored.logs.push((network, vec![entry])),
             }
         }
         let mut query = self.connection.prepare("SELECT bytes, network FROM token ORDER BY made, bytes")?;
@@ -137,14 +149,19 @@ impl Storage {
 
     /// Whether a change is on disk.
     fn holds(&self, change: &Change) -> bool {
-        let (network, sequence, bytes, query) = match change {
-            Change::Found { network, entry, .. } => (network, 0, entry, ENTRY_STORED),
-            Change::Append { network, sequence, entry } => (network, *sequence, entry, ENTRY_STORED),
-            Change::Adopt { network, genesis, .. } => (network, 0, genesis, GENESIS_STORED),
+        let row = |query, network: &NetworkId, sequence: u64, bytes: &[u8]| {
+            let sequence = i64::try_from(sequence).unwrap_or(i64::MAX);
+            let found = self.connection.query_row(query, params![network.as_bytes(), sequence, bytes], |row| row.get(0));
+            found.unwrap_or(false)
         };
-        let sequence = i64::try_from(sequence).unwrap_or(i64::MAX);
-        let found = self.connection.query_row(query, params![network.as_bytes(), sequence, bytes], |row| row.get(0));
-        found.unwrap_or(false)
+        match change {
+            Change::Found { network, entry, .. } => row(ENTRY_STORED, network, 0, &entry.bytes),
+            Change::Append { network, sequence, entry } | Change::Mend { network, sequence, entry } => {
+                row(ENTRY_STORED, network, *sequence, &entry.bytes)
+            }
+            Change::Adopt { network, genesis, .. } => row(GENESIS_STORED, network, 0, genesis),
+            Change::Cut { network, length } => row(LOG_CUT, network, *length, &[]),
+        }
     }
 
     /// Starts the thread that writes; `done` is called with each commit's outcomes.
@@ -193,6 +210,12 @@ fn put(transaction: &Connection, change: &Change) -> rusqlite::Result<()> {
             transaction.execute(query, params![network.as_bytes(), genesis]).map(|_| ())
         }
         Change::Append { network, sequence, entry } => insert(transaction, network, *sequence, entry),
+        Change::Mend { network, sequence, entry } => mend(transaction, network, *sequence, entry),
+        Change::Cut { network, length } => {
+            let row = params![network.as_bytes(), position(*length)?];
+            transaction.execute("INSERT OR REPLACE INTO removed SELECT * FROM entry WHERE network = ?1 AND sequence >= ?2", row)?;
+            transaction.execute("DELETE FROM entry WHERE network = ?1 AND sequence >= ?2", row).map(|_| ())
+        }
     }
 }
 
@@ -204,20 +227,84 @@ fn use_token(transaction: &Connection, token: &FoundingToken, network: &NetworkI
     }
 }
 
-fn insert(transaction: &Connection, network: &NetworkId, sequence: u64, entry: &[u8]) -> rusqlite::Result<()> {
-    let sequence = i64::try_from(sequence).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(1, i64::MAX))?;
+fn insert(transaction: &Connection, network: &NetworkId, sequence: u64, entry: &StoredEntry) -> rusqlite::Result<()> {
     // One row, unless the log's length is another than the entry thinks.
-    let query = "INSERT INTO entry (network, sequence, bytes) SELECT ?1, ?2, ?3
+    let query = "INSERT INTO entry (network, sequence, bytes, trust, checksum) SELECT ?1, ?2, ?3, ?4, ?5
                  WHERE (SELECT COUNT(*) FROM entry WHERE network = ?1 AND sequence >= ?2 - 1) = MIN(?2, 1)";
-    match transaction.prepare_cached(query)?.execute(params![network.as_bytes(), sequence, entry])? {
+    write(transaction, query, network, sequence, entry)
+}
+
+fn mend(transaction: &Connection, network: &NetworkId, sequence: u64, entry: &StoredEntry) -> rusqlite::Result<()> {
+    let query = "UPDATE entry SET bytes = ?3, trust = ?4, checksum = ?5 WHERE network = ?1 AND sequence = ?2";
+    write(transaction, query, network, sequence, entry)
+}
+
+fn write(
+    transaction: &Connection,
+    query: &str,
+    network: &NetworkId,
+    sequence: u64,
+    entry: &StoredEntry,
+) -> rusqlite::Result<()> {
+    let (sequence, mark) = (position(sequence)?, mark(entry.trust));
+    let sum = checksum(network, sequence, mark, &entry.bytes);
+    match transaction.prepare_cached(query)?.execute(params![network.as_bytes(), sequence, entry.bytes, mark, sum])? {
         1 => Ok(()),
         rows => Err(rusqlite::Error::StatementChangedRows(rows)),
     }
 }
 
-const VERSION: i64 = 2;
-const SCHEMA: &str = "
-    CREATE TABLE entry (
+fn position(sequence: u64) -> rusqlite::Result<i64> {
+    i64::try_from(sequence).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(1, i64::MAX))
+}
+
+/// Gives every entry that has none a checksum.
+fn add_checksums(transaction: &Connection) -> rusqlite::Result<()> {
+    let mut query = transaction.prepare("SELECT network, sequence, bytes, trust FROM entry WHERE checksum IS NULL")?;
+    let mut update = transaction.prepare("UPDATE entry SET checksum = ?3 WHERE network = ?1 AND sequence = ?2")?;
+    let mut sums = Vec::new();
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let (network, sequence) = (NetworkId::from_bytes(row.get(0)?), row.get(1)?);
+        sums.push((network, sequence, checksum(&network, sequence, row.get(3)?, row.get_ref(2)?.as_blob()?)));
+    }
+    for (network, sequence, sum) in sums {
+        update.execute(params![network.as_bytes(), sequence, sum])?;
+    }
+    Ok(())
+}
+
+fn checksum(network: &NetworkId, sequence: i64, mark: i64, bytes: &[u8]) -> [u8; 16] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(network.as_bytes());
+    context.update(&sequence.to_be_bytes());
+    context.update(&[mark.to_le_bytes()[0]]);
+    context.update(bytes);
+    *context.finish().as_ref().first_chunk().expect("SHA-256 has 32 bytes")
+}
+
+const fn mark(trust: Trust) -> i64 {
+    match trust {
+        // What others brought is judged anew, as if nothing were known.
+        Trust::Stored | Trust::Refilled => 0,
+        Trust::Effective => 1,
+        Trust::Skipped => 2,
+    }
+}
+
+/// A row that knows nothing may hold what others brought.
+const fn trust(mark: i64) -> Trust {
+    match mark {
+        1 => Trust::Effective,
+        2 => Trust::Skipped,
+        _ => Trust::Stored,
+    }
+}
+
+const VERSION: i64 = 3;
+/// What each version added.
+const SCHEMAS: [&str; 3] = [
+    "CREATE TABLE entry (
         network BLOB NOT NULL,
         sequence INTEGER NOT NULL,
         bytes BLOB NOT NULL,
@@ -227,15 +314,25 @@ const SCHEMA: &str = "
         bytes BLOB NOT NULL PRIMARY KEY,
         made INTEGER NOT NULL,
         network BLOB
-    ) WITHOUT ROWID, STRICT;";
-/// What version 2 has beside version 1.
-const SCHEMA_2: &str = "
-    CREATE TABLE adopted (
+    ) WITHOUT ROWID, STRICT;",
+    "CREATE TABLE adopted (
         network BLOB NOT NULL PRIMARY KEY,
         genesis BLOB NOT NULL
-    ) WITHOUT ROWID, STRICT;";
+    ) WITHOUT ROWID, STRICT;",
+    "ALTER TABLE entry ADD COLUMN trust INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE entry ADD COLUMN checksum BLOB;
+    CREATE TABLE removed (
+        network BLOB NOT NULL,
+        sequence INTEGER NOT NULL,
+        bytes BLOB NOT NULL,
+        trust INTEGER NOT NULL,
+        checksum BLOB,
+        PRIMARY KEY (network, sequence)
+    ) WITHOUT ROWID, STRICT;",
+];
 
 const ENTRY_STORED: &str = "SELECT EXISTS (SELECT 1 FROM entry WHERE network = ?1 AND sequence = ?2 AND bytes = ?3)";
+const LOG_CUT: &str = "SELECT NOT EXISTS (SELECT 1 FROM entry WHERE network = ?1 AND sequence >= ?2 AND ?3 = x'')";
 const GENESIS_STORED: &str = "SELECT EXISTS (SELECT 1 FROM adopted WHERE network = ?1 AND ?2 = 0 AND genesis = ?3)";
 
 /// Changes in one commit.
@@ -253,13 +350,17 @@ mod tests {
         Token::from_bytes([n; 16])
     }
 
+    fn effective(bytes: Vec<u8>) -> StoredEntry {
+        StoredEntry { bytes, trust: Trust::Effective }
+    }
+
     fn found(ticket: u64, token_number: u8) -> (Ticket, Change) {
         let token = FoundingToken(token(token_number));
-        (Ticket(ticket), Change::Found { network: NETWORK, token, entry: vec![0] })
+        (Ticket(ticket), Change::Found { network: NETWORK, token, entry: effective(vec![0]) })
     }
 
     fn append(ticket: u64, sequence: u64) -> (Ticket, Change) {
-        (Ticket(ticket), Change::Append { network: NETWORK, sequence, entry: vec![sequence as u8] })
+        (Ticket(ticket), Change::Append { network: NETWORK, sequence, entry: effective(vec![sequence as u8]) })
     }
 
     fn outcomes(storage: &mut Storage, changes: &[(Ticket, Change)]) -> Vec<Outcome> {
@@ -281,7 +382,8 @@ mod tests {
         assert_eq!(outcomes(&mut storage, &[found(7, 7), found(8, 9)]), [Failed, Failed]);
         drop(storage);
         let stored = Storage::open(&path).unwrap().load().unwrap();
-        assert_eq!(stored.logs, [(NETWORK, vec![vec![0], vec![1], vec![2], vec![3]])]);
+        assert_eq!(stored.logs, [(NETWORK, (0..4).map(|n| effective(vec![n])).collect())]);
+        assert!(stored.damaged.is_empty());
         assert_eq!(stored.tokens, [(FoundingToken(token(7)), Some(NETWORK))]);
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
     }
@@ -304,7 +406,8 @@ mod tests {
         };
         limit(&storage, pages + 1);
         let large = |ticket, sequence| {
-            (Ticket(ticket), Change::Append { network: NETWORK, sequence, entry: vec![sequence as u8; 3000] })
+            let entry = effective(vec![sequence as u8; 3000]);
+            (Ticket(ticket), Change::Append { network: NETWORK, sequence, entry })
         };
         let mut stored = 0;
         for round in 0..10 {
@@ -338,23 +441,55 @@ mod tests {
         drop(storage);
         let stored = Storage::open(&path).unwrap().load().unwrap();
         assert_eq!(stored.adopted, [(NETWORK, vec![9, 9])]);
-        assert_eq!(stored.logs, [(NETWORK, vec![vec![0]])]);
+        assert_eq!(stored.logs, [(NETWORK, vec![effective(vec![0])])]);
         assert_eq!(stored.tokens, [(FoundingToken(token(7)), Some(NETWORK))]);
     }
 
     #[test]
-    fn databases_of_version_1_are_brought_along() {
+    fn older_databases_are_brought_along() {
+        for version in [1, 2] {
+            let parent = tempfile::tempdir().unwrap();
+            let path = parent.path().join("signal.db");
+            let old = Connection::open(&path).unwrap();
+            SCHEMAS[..version].iter().for_each(|schema| old.execute_batch(schema).unwrap());
+            old.pragma_update(None, "user_version", version as i64).unwrap();
+            let row = params![NETWORK.as_bytes(), vec![7_u8]];
+            old.execute("INSERT INTO entry (network, sequence, bytes) VALUES (?1, 0, ?2)", row).unwrap();
+            drop(old);
+            let mut storage = Storage::open(&path).unwrap();
+            assert_eq!(outcomes(&mut storage, &[append(1, 1)]), [Outcome::Durable]);
+            let stored = Storage::open(&path).unwrap().load().unwrap();
+            assert_eq!(stored.logs, [(NETWORK, vec![vec![7].into(), effective(vec![1])])]);
+            assert!(stored.damaged.is_empty(), "what was there has a checksum");
+        }
+    }
+
+    #[test]
+    fn damaged_rows_are_noticed_mended_and_taken_out() {
+        use Outcome::{Durable, Failed};
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("signal.db");
-        let old = Connection::open(&path).unwrap();
-        old.execute_batch(SCHEMA).unwrap();
-        old.pragma_update(None, "user_version", 1).unwrap();
-        let row = params![NETWORK.as_bytes(), vec![7_u8]];
-        old.execute("INSERT INTO entry (network, sequence, bytes) VALUES (?1, 0, ?2)", row).unwrap();
-        drop(old);
         let mut storage = Storage::open(&path).unwrap();
-        assert_eq!(outcomes(&mut storage, &[append(1, 1)]), [Outcome::Durable]);
-        assert_eq!(storage.load().unwrap().logs, [(NETWORK, vec![vec![7], vec![1]])]);
+        storage.add_token(&token(7), 5).unwrap();
+        outcomes(&mut storage, &[found(0, 7), append(1, 1), append(2, 2), append(3, 3)]);
+        for harm in ["bytes = x'99'", "trust = 2", "checksum = x'00'"] {
+            let query = format!("UPDATE entry SET {harm} WHERE sequence = 2");
+            storage.connection.execute(&query, []).unwrap();
+            assert_eq!(storage.load().unwrap().damaged.into_iter().collect::<Vec<_>>(), [(NETWORK, 2)], "{harm}");
+            let mend = |sequence| Change::Mend { network: NETWORK, sequence, entry: effective(vec![2]) };
+            assert_eq!(outcomes(&mut storage, &[(Ticket(4), mend(2)), (Ticket(5), mend(4))]), [Durable, Failed]);
+            let stored = storage.load().unwrap();
+            assert!(stored.damaged.is_empty());
+            assert_eq!(stored.logs[0].1[2], effective(vec![2]));
+        }
+        for _ in 0..2 {
+            let cut = (Ticket(6), Change::Cut { network: NETWORK, length: 2 });
+            assert_eq!(outcomes(&mut storage, &[cut, append(7, 3), append(8, 2), append(9, 3)]), [
+                Durable, Failed, Durable, Durable
+            ]);
+        }
+        let kept: i64 = storage.connection.query_row("SELECT COUNT(*) FROM removed", [], |row| row.get(0)).unwrap();
+        assert_eq!(kept, 2, "nothing is thrown away");
     }
 
     #[test]
@@ -362,10 +497,10 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("signal.db");
         let storage = Storage::open(&path).unwrap();
-        storage.connection.pragma_update(None, "user_version", 3).unwrap();
+        storage.connection.pragma_update(None, "user_version", 4).unwrap();
         drop(storage);
         let error = format!("{:#}", Storage::open(&path).err().unwrap());
-        assert!(error.contains("version 3") && error.contains("newer ginnel-signal"), "{error}");
+        assert!(error.contains("version 4") && error.contains("newer ginnel-signal"), "{error}");
     }
 
     #[test]

@@ -284,6 +284,9 @@ impl Server {
                     Some(_) | None => self.effects.push(Effect::Broken("a log has a gap".to_owned())),
                 }
             }
+            Change::Mend { .. } | Change::Cut { .. } => {
+                self.effects.push(Effect::Broken("a sound disk is repaired".to_owned()));
+            }
         }
     }
 

@@ -1,8 +1,10 @@
 //! What a server is set up with, told, and wants done.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ginnel_membership::sequencer::Trust;
 use ginnel_membership::{MemberKey, NetworkId, ServerKeys, SigningKey};
 use zeroize::Zeroizing;
 
@@ -37,12 +39,30 @@ pub type RelayIssuer = Box<dyn Fn(u64, &MemberKey) -> RelayCredentials + Send + 
 /// What a server starts from: what its driver stored.
 #[derive(Clone, Debug, Default)]
 pub struct Stored {
-    /// Every network's log: encoded entries in order.
-    pub logs: Vec<(NetworkId, Vec<Vec<u8>>)>,
+    /// Every network's log: its entries in order.
+    pub logs: Vec<(NetworkId, Vec<StoredEntry>)>,
+    /// Entries that are not as they were stored, by their sequence.
+    pub damaged: BTreeSet<(NetworkId, u64)>,
     /// Every founding token, with the network that it founded, or by which this server became its mirror.
     pub tokens: Vec<(FoundingToken, Option<NetworkId>)>,
     /// The genesis records of networks that this server became a mirror of; the log may be missing yet.
     pub adopted: Vec<(NetworkId, Vec<u8>)>,
+}
+
+/// A log entry as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEntry {
+    /// The encoded entry.
+    pub bytes: Vec<u8>,
+    /// What is known of its record: spares the server to judge it again at the next start.
+    pub trust: Trust,
+}
+
+impl From<Vec<u8>> for StoredEntry {
+    /// An encoded entry of which nothing else is known.
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes, trust: Trust::Stored }
+    }
 }
 
 /// A connection, as the driver numbers it; a number is never used twice.
@@ -181,8 +201,8 @@ pub enum Change {
         network: NetworkId,
         /// The token that it uses up.
         token: FoundingToken,
-        /// The encoded entry 0.
-        entry: Vec<u8>,
+        /// Entry 0.
+        entry: StoredEntry,
     },
     /// One more entry.
     Append {
@@ -190,8 +210,24 @@ pub enum Change {
         network: NetworkId,
         /// The entry's sequence: the number of entries that the log has without it.
         sequence: u64,
-        /// The encoded entry.
-        entry: Vec<u8>,
+        /// The entry.
+        entry: StoredEntry,
+    },
+    /// An entry anew, in place of one that was damaged on the disk.
+    Mend {
+        /// The network.
+        network: NetworkId,
+        /// The entry's sequence.
+        sequence: u64,
+        /// The entry.
+        entry: StoredEntry,
+    },
+    /// Nothing of a log from a damaged entry on: this server only mirrors the log, and fetches it anew.
+    Cut {
+        /// The network.
+        network: NetworkId,
+        /// How many entries stay.
+        length: u64,
     },
     /// The genesis record of a network that this server shall mirror, and with it the use of a founding token.
     Adopt {

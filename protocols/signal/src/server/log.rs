@@ -7,13 +7,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use ginnel_membership::record::{BadGenesis, Genesis, check_genesis, network_id};
+use ginnel_membership::sequencer::Trust;
 use ginnel_membership::{
     Applied, Break, Entry, Malformed, NetworkId, Placed, Record, Refusal as Rejection, Sequencer, SequencerKey,
     Server as ServerRecord, SignedRecord, SigningKey, State,
 };
 
-use super::Ticket;
 use super::answers::Asker;
+use super::{StoredEntry, Ticket};
 use crate::frame::MAX_MESSAGE;
 use crate::message::{Head, ServerMessage};
 
@@ -27,10 +28,10 @@ pub(crate) struct Log {
     charter: Genesis,
     /// Encoded entries that are on disk.
     entries: Vec<Box<[u8]>>,
+    /// What is known of each one's record.
+    trusts: Vec<Trust>,
     bytes: usize,
     head: [u8; 32],
-    /// Where each record stands, by its last bytes, which are a signature's.
-    placed: BTreeMap<[u8; 32], u64>,
     /// The servers by the last entry on disk that changed them, and those that were, with the length of what they saw.
     listed: Vec<SequencerKey>,
     former: BTreeMap<SequencerKey, u64>,
@@ -44,6 +45,8 @@ struct Coming {
     ticket: Ticket,
     entry: Entry,
     encoded: Box<[u8]>,
+    /// Whether it took effect, or will.
+    trust: Trust,
     askers: Vec<Asker>,
 }
 
@@ -72,7 +75,7 @@ pub(crate) enum Proposed {
     /// It has been in the log before.
     Known(u64),
     /// It is to be stored.
-    New { sequence: u64, entry: Vec<u8> },
+    New { sequence: u64, entry: StoredEntry },
 }
 
 /// What became of an entry that another server made.
@@ -83,7 +86,7 @@ pub(crate) enum Accepted {
     /// Entries before it are missing.
     Beyond,
     /// It is to be stored.
-    New,
+    New(StoredEntry),
 }
 
 /// Why an entry is not taken.
@@ -95,7 +98,7 @@ pub(crate) enum Unfit {
     Bad(String),
     /// It and the log claim one place.
     Fork {
-        /// Whether the entry hands the log to another sequencer.
+        /// Whether the entry proves that admins moved the log to another sequencer in a place that this server filled.
         moved: bool,
     },
     /// The log is as long as this server takes.
@@ -127,7 +130,7 @@ impl Log {
         key: SigningKey,
         unix: u64,
         genesis: &[u8],
-    ) -> Result<(Self, Vec<u8>), Rejection> {
+    ) -> Result<(Self, StoredEntry), Rejection> {
         if network_id(genesis) != id {
             return Err(BadGenesis::OtherNetwork.into());
         }
@@ -137,8 +140,8 @@ impl Log {
         let (sequencer, entry) = Sequencer::found(key.clone(), time, genesis)?;
         let mut log = Self::empty(id, key, sequencer, genesis.to_vec(), charter);
         let encoded = entry.encode();
-        log.settle(&entry, encoded.clone().into());
-        Ok((log, encoded))
+        log.settle(&entry, encoded.clone().into(), Trust::Effective);
+        Ok((log, StoredEntry { bytes: encoded, trust: Trust::Effective }))
     }
 
     /// Takes up a network whose log is elsewhere.
@@ -149,19 +152,21 @@ impl Log {
     }
 
     /// Takes up a stored log, which this server verified entry by entry when it stored it.
-    pub(crate) fn restore(id: NetworkId, key: SigningKey, stored: Vec<Vec<u8>>) -> Result<Self, BadLog> {
+    pub(crate) fn restore(id: NetworkId, key: SigningKey, stored: Vec<StoredEntry>) -> Result<Self, BadLog> {
         let bad = |sequence, why: String| BadLog { network: id, sequence, why };
         let mut decoded = Vec::with_capacity(stored.len());
-        for (sequence, encoded) in (0..).zip(&stored) {
-            decoded.push(Entry::decode(encoded).map_err(|why| bad(sequence, why.to_string()))?);
+        for (sequence, entry) in (0..).zip(&stored) {
+            decoded.push(Entry::decode(&entry.bytes).map_err(|why| bad(sequence, why.to_string()))?);
         }
         let Some(first) = decoded.first() else { return Err(bad(0, "the log is empty".to_owned())) };
         let genesis = first.record.clone();
         let charter = check_genesis(&genesis, Some(&id)).map_err(|why| bad(0, why.to_string()))?;
-        let sequencer = Sequencer::resume(key.clone(), id, &decoded).map_err(|why| bad(0, why.to_string()))?;
+        let trusted = decoded.iter().zip(stored.iter().map(|entry| entry.trust));
+        let resumed = Sequencer::resume_with(key.clone(), id, trusted);
+        let (sequencer, trusts) = resumed.map_err(|why| bad(0, why.to_string()))?;
         let mut log = Self::empty(id, key, sequencer, genesis, charter);
-        for (entry, encoded) in decoded.iter().zip(stored) {
-            log.settle(entry, encoded.into());
+        for ((entry, stored), trust) in decoded.iter().zip(stored).zip(trusts) {
+            log.settle(entry, stored.bytes.into(), trust);
         }
         Ok(log)
     }
@@ -176,25 +181,26 @@ impl Log {
             genesis,
             charter,
             entries: Vec::new(),
+            trusts: Vec::new(),
             bytes: 0,
             head: id.to_bytes(),
-            placed: BTreeMap::new(),
             own: None,
             batch: VecDeque::new(),
             batch_bytes: 0,
         }
     }
 
-    fn settle(&mut self, entry: &Entry, encoded: Box<[u8]>) {
-        if let Ok(Record::Servers(body)) = servers_record(&entry.record) {
+    fn settle(&mut self, entry: &Entry, encoded: Box<[u8]>, trust: Trust) {
+        // What meant nothing has named nobody.
+        if trust == Trust::Effective
+            && let Ok(Record::Servers(body)) = servers_record(&entry.record)
+        {
             let now: Vec<SequencerKey> = body.servers.iter().map(|server| server.keys.sequencer()).collect();
             let gone = self.listed.iter().filter(|key| !now.contains(key));
             self.former.extend(gone.map(|key| (*key, entry.sequence + 1)));
             self.listed = now;
         }
-        if let Some(tail) = entry.record.last_chunk() {
-            self.placed.entry(*tail).or_insert(entry.sequence);
-        }
+        self.trusts.push(trust);
         self.bytes += encoded.len();
         self.entries.push(encoded);
         self.head = entry.hash();
@@ -231,8 +237,10 @@ impl Log {
             Placed::New(entry) => {
                 let (sequence, encoded) = (entry.sequence, entry.encode());
                 let askers = std::mem::take(askers);
-                self.own = Some(Coming { ticket, entry, encoded: encoded.clone().into(), askers });
-                Proposed::New { sequence, entry: encoded }
+                // Judged just before it was made.
+                let trust = Trust::Effective;
+                self.own = Some(Coming { ticket, entry, encoded: encoded.clone().into(), trust, askers });
+                Proposed::New { sequence, entry: StoredEntry { bytes: encoded, trust } }
             }
         }
     }
@@ -247,21 +255,30 @@ impl Log {
         if sequence > next || (sequence == next && self.own.is_some()) {
             return Ok(Accepted::Beyond);
         }
+        let own = self.key.sequencer_key();
+        // This server orders nothing that means nothing, so such an entry of its own office is a thief's.
+        if sequence == next
+            && self.state().sequencer() == Some(own)
+            && let Err(rejection) = self.state().judge(entry.time, &entry.record)
+        {
+            return Err(Unfit::Bad(format!("this server did not order it: {rejection}")));
+        }
         match self.sequencer.apply(&entry) {
             Ok(Applied::Known) => Ok(Accepted::Known),
-            Ok(Applied::Changed(_) | Applied::Skipped(_)) => {
-                self.batch_bytes += encoded.len();
-                self.batch.push_back(Coming { ticket, entry, encoded: encoded.into(), askers: Vec::new() });
-                Ok(Accepted::New)
-            }
+            Ok(Applied::Changed(_)) => Ok(self.coming(entry, encoded, ticket, Trust::Effective)),
+            Ok(Applied::Skipped(_)) => Ok(self.coming(entry, encoded, ticket, Trust::Skipped)),
             Err(Break::Fork { .. }) => {
-                let own = self.key.sequencer_key();
-                let record = servers_record(&entry.record);
-                let moved = matches!(record, Ok(Record::Servers(body)) if body.sequencer != own);
+                let moved = self.state().office_of(sequence) == Some(own) && self.state().is_handover(&entry);
                 Err(Unfit::Fork { moved })
             }
             Err(why) => Err(Unfit::Bad(why.to_string())),
         }
+    }
+
+    fn coming(&mut self, entry: Entry, encoded: &[u8], ticket: Ticket, trust: Trust) -> Accepted {
+        self.batch_bytes += encoded.len();
+        self.batch.push_back(Coming { ticket, entry, encoded: encoded.into(), trust, askers: Vec::new() });
+        Accepted::New(StoredEntry { bytes: encoded.to_vec(), trust })
     }
 
     /// An entry reached the disk; `None` where `ticket` names none, or not the one whose turn it is.
@@ -277,7 +294,7 @@ impl Log {
         } else {
             return None;
         };
-        self.settle(&coming.entry, coming.encoded);
+        self.settle(&coming.entry, coming.encoded, coming.trust);
         Some(Settled { sequence: coming.entry.sequence, askers: coming.askers })
     }
 
@@ -286,13 +303,10 @@ impl Log {
         if !self.batch.is_empty() {
             self.batch.clear();
             self.batch_bytes = 0;
-            let entries: Vec<Entry> = self
-                .entries
-                .iter()
-                .map(|encoded| Entry::decode(encoded).expect("settled entries are our own encoding"))
-                .collect();
-            let resumed = Sequencer::resume(self.key.clone(), self.id, &entries);
-            self.sequencer = resumed.expect("settled entries were applied before");
+            let decode = |encoded: &Box<[u8]>| Entry::decode(encoded).expect("settled entries are our own encoding");
+            let entries = self.entries.iter().map(decode).zip(self.trusts.iter().copied());
+            let resumed = Sequencer::resume_with(self.key.clone(), self.id, entries);
+            self.sequencer = resumed.expect("settled entries were applied before").0;
         }
         self.own.take().map(|own| own.askers).unwrap_or_default()
     }
@@ -303,11 +317,15 @@ impl Log {
         own.map(|own| own.askers.push(asker)).is_some()
     }
 
-    /// The sequence of a record that is on disk.
+    /// The sequence of a record that took effect and is on disk.
     pub(crate) fn find(&self, record: &[u8]) -> Option<u64> {
-        let sequence = *self.placed.get(record.last_chunk()?)?;
-        let encoded = self.entries.get(usize::try_from(sequence).ok()?)?;
-        Entry::decode(encoded).is_ok_and(|entry| entry.record == record).then_some(sequence)
+        self.sequencer.find(record).filter(|sequence| *sequence < self.length())
+    }
+
+    /// An entry as it is to be on disk.
+    pub(crate) fn stored(&self, sequence: u64) -> Option<StoredEntry> {
+        let place = usize::try_from(sequence).ok()?;
+        Some(StoredEntry { bytes: self.entries.get(place)?.to_vec(), trust: *self.trusts.get(place)? })
     }
 
     /// Entries from `from` on, as many as fit into one message of the server.

@@ -37,6 +37,7 @@ mod log;
 mod network;
 mod post;
 mod refill;
+mod repair;
 mod request;
 mod room;
 mod settling;
@@ -56,7 +57,7 @@ use crate::noise;
 pub use append::FORWARD_PATIENCE;
 pub use contract::{
     Change, Config, ConnectionId, Discard, Input, LINK_REST_MAX, LinkId, Outcome, Output, RelayIssuer, Status, Stored,
-    Ticket,
+    StoredEntry, Ticket,
 };
 pub use limits::{Limits, Rate};
 pub use line::{MAX_CLIENT_FRAME, MAX_UNSENT, PROOF_DEADLINE};
@@ -106,6 +107,8 @@ enum TokenUse {
 /// What a ticket stands for.
 enum Storing {
     Entry(NetworkId),
+    /// What was damaged on the disk; the next start tries again.
+    Repair,
     /// A network founded or taken up, and the entries to put into it then.
     Genesis {
         network: Box<Network>,
@@ -133,9 +136,11 @@ impl Server {
     /// # Errors
     /// [`BadLog`] where a stored log does not replay.
     pub fn new(seed: [u8; 32], config: Config, stored: Stored, now: Instant, unix: u64) -> Result<Self, BadLog> {
-        let mut networks = BTreeMap::new();
+        let (mut networks, mut changes) = (BTreeMap::new(), Vec::new());
         for (id, entries) in stored.logs {
-            let log = Log::restore(id, config.sequencer.clone(), entries)?;
+            let all = stored.damaged.range((id, 0)..=(id, u64::MAX));
+            let damaged: Vec<u64> = all.map(|(_, sequence)| *sequence).collect();
+            let log = repair::restore(id, &config.sequencer, entries, &damaged, &mut changes)?;
             networks.insert(id, Network::new(log, now, &config.limits));
         }
         for (id, genesis) in stored.adopted {
@@ -166,6 +171,10 @@ impl Server {
             counters: BTreeMap::new(),
             now,
         };
+        for change in changes {
+            let ticket = server.ticket();
+            server.store_under(ticket, Storing::Repair, change);
+        }
         server.begin();
         Ok(server)
     }
@@ -311,6 +320,7 @@ impl Server {
             Storing::Genesis { network, token, conn, refill } => {
                 self.installed(*network, token, conn, &refill, outcome);
             }
+            Storing::Repair => {}
             Storing::Entry(id) => {
                 let network = self.networks.get_mut(&id).ok_or(Discard::UnknownTicket)?;
                 match outcome {

@@ -234,9 +234,9 @@ impl Server {
                 Accepted::Known => {}
                 Accepted::Beyond if taking == Taking::Nothing => return Ok(Taking::Beyond),
                 Accepted::Beyond => break,
-                Accepted::New => {
+                Accepted::New(entry) => {
                     taking = Taking::Storing;
-                    let change = Change::Append { network: id, sequence, entry: encoded.clone() };
+                    let change = Change::Append { network: id, sequence, entry };
                     self.store_under(ticket, Storing::Entry(id), change);
                 }
             }

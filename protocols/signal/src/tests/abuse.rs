@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ginnel_membership::ServerKeys;
 use ginnel_membership::build;
+use ginnel_membership::record::Policy;
 use proptest::prelude::*;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
@@ -325,25 +326,53 @@ fn held_mail_is_bounded_over_all() {
 }
 
 #[test]
-fn full_log_takes_no_more_but_revocations() {
-    let limits = Limits { log_entries: 4, ..limits() };
+fn full_log_is_still_governed_and_takes_no_more_of_all_else() {
+    let limits = Limits { log_entries: 8, ..limits() };
     let (mut world, founded) = World::founded_with(limits, 1);
     let one = world.member(founded.network, 1);
-    let name = ginnel_membership::Name::new("other").unwrap();
-    let suites = ginnel_membership::Capabilities::BOTH_SUITES;
-    let update = build::update_record(&founded.network, &key(1), 1, name, suites, build::NewKeys::None);
-    world.send(one, ClientMessage::Append { record: update });
-    assert_eq!(code(&world.take(one, 1)[0]), Refusal::TooLarge, "updates leave room for others");
     let admin = world.connect(founded.network, Credentials::Member { key: founded.admin.clone() });
-    let invite = |n| build::invite_record(&founded.network, &founded.admin, key(n).invite_key(), UNIX + 60, None);
-    world.send(admin, ClientMessage::Append { record: invite(200) });
-    assert_eq!(world.take(admin, 3)[1], ServerMessage::Appended { sequence: 3 });
-    world.send(admin, ClientMessage::Append { record: invite(201) });
-    assert_eq!(code(&world.take(admin, 1)[0]), Refusal::TooLarge);
-    let record = build::revoke_record(&founded.network, &founded.admin, key(1).member_key());
-    world.send(admin, ClientMessage::Append { record });
-    assert_eq!(world.take(admin, 2)[0], ServerMessage::Appended { sequence: 4 });
+    world.welcome(admin);
+    let (network, member) = (founded.network, key(1).member_key());
+    let update = |number| {
+        let name = ginnel_membership::Name::new(&format!("other{number}")).unwrap();
+        let suites = ginnel_membership::Capabilities::BOTH_SUITES;
+        build::update_record(&network, &key(1), number, name, suites, build::NewKeys::None)
+    };
+    let invite = |n| build::invite_record(&network, &founded.admin, key(n).invite_key(), UNIX + 60, None);
+    let lease = |world: &World, time| {
+        let (length, head) = world.replay(network).head();
+        build::lease_record(&network, &founded.admin, (length, head), time)
+    };
+    let policy = |number| {
+        let policy = Policy { number, ..Policy::default() };
+        build::policy_record(&network, &founded.admin, policy).unwrap()
+    };
+    let append = |world: &mut World, conn, record| {
+        world.send(conn, ClientMessage::Append { record });
+        let messages: Vec<_> = world.peers.get_mut(&conn).unwrap().messages.drain(..).collect();
+        let mut answers = messages.into_iter().filter(|message| !matches!(message, ServerMessage::Entries { .. }));
+        match answers.next() {
+            Some(ServerMessage::Appended { sequence }) => Ok(sequence),
+            Some(refused) => Err(code(&refused)),
+            None => panic!("no answer"),
+        }
+    };
+    for number in 1..=3 {
+        assert_eq!(append(&mut world, one, update(number)), Ok(2 + number));
+    }
+    assert_eq!(append(&mut world, one, update(4)), Err(Refusal::TooLarge), "updates leave room for newcomers");
+    assert_eq!(append(&mut world, admin, invite(200)), Ok(6));
+    assert_eq!(append(&mut world, admin, invite(201)), Err(Refusal::TooLarge), "newcomers leave room for leases");
+    let record = lease(&world, UNIX + 1);
+    assert_eq!(append(&mut world, admin, record), Ok(7));
+    let record = lease(&world, UNIX + 2);
+    assert_eq!(append(&mut world, admin, record), Err(Refusal::TooLarge), "leases leave room for what admins decide");
+    assert_eq!(append(&mut world, admin, policy(1)), Ok(8));
+    let record = build::revoke_record(&network, &founded.admin, member);
+    assert_eq!(append(&mut world, admin, record), Ok(9));
     assert_eq!(world.refusal(one), Refusal::Revoked);
+    assert_eq!(append(&mut world, admin, policy(2)), Ok(10));
+    assert_eq!(append(&mut world, admin, policy(3)), Err(Refusal::TooLarge), "there is an end to everything");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use rand_core::SeedableRng as _;
 use super::world::{Disk, UNIX, address, config_of, key, limits, member_record};
 use crate::client::{self, Broken, Client, Credentials};
 use crate::message::{ClientMessage, FoundingToken, Refusal, ServerMessage, Standing, Welcome};
-use crate::server::{ConnectionId, Input, Limits, LinkId, Outcome, Output, Server, Stored};
+use crate::server::{ConnectionId, Input, Limits, LinkId, Outcome, Output, Server, Stored, StoredEntry};
 
 pub(super) struct Fleet {
     pub(super) now: Instant,
@@ -213,7 +213,7 @@ impl Fleet {
     }
 
     /// What a host's disk holds of a network.
-    pub(super) fn stored(&mut self, host: usize, network: NetworkId) -> &mut Vec<Vec<u8>> {
+    pub(super) fn stored(&mut self, host: usize, network: NetworkId) -> &mut Vec<StoredEntry> {
         let logs = &mut self.hosts[host].disk.stored.logs;
         if !logs.iter().any(|(id, _)| *id == network) {
             logs.push((network, Vec::new()));
@@ -221,12 +221,19 @@ impl Fleet {
         &mut logs.iter_mut().find(|(id, _)| *id == network).unwrap().1
     }
 
+    /// The encoded entries on a host's disk.
+    pub(super) fn log(&self, host: usize, network: NetworkId) -> Vec<Vec<u8>> {
+        let logs = self.hosts[host].disk.stored.logs.iter();
+        let entries = logs.filter(|(id, _)| *id == network).flat_map(|(_, log)| log);
+        entries.map(|entry| entry.bytes.clone()).collect()
+    }
+
     /// The log on a host's disk, replayed as a node replays it.
     pub(super) fn replay(&self, host: usize, network: NetworkId) -> State {
         let mut state = State::new(network);
         for (_, log) in self.hosts[host].disk.stored.logs.iter().filter(|(id, _)| *id == network) {
             for entry in log {
-                state.apply(&Entry::decode(entry).unwrap()).unwrap();
+                state.apply(&Entry::decode(&entry.bytes).unwrap()).unwrap();
             }
         }
         state

@@ -57,7 +57,7 @@ fn processor_seconds() -> f64 {
 fn serve(members: u32) {
     let (founded, log) = log_of(members);
     let bytes: usize = log.iter().map(Vec::len).sum();
-    let stored = Stored { logs: vec![(founded.network, log.clone())], ..Stored::default() };
+    let stored = Stored { logs: vec![(founded.network, log.iter().cloned().map(Into::into).collect())], ..Stored::default() };
     let before = resident();
     let start = processor_seconds();
     let server = Server::new([1; 32], config(limits()), stored.clone(), Instant::ZERO, UNIX).unwrap();

@@ -316,7 +316,7 @@ fn damaged_or_foreign_logs_are_not_served() {
     let (world, _) = World::founded(1);
     let start = |stored| Server::new([1; 32], config(limits()), stored, world.now, UNIX).map(|_| ());
     let mut damaged = world.disk.stored.clone();
-    damaged.logs[0].1[1][60] ^= 1;
+    damaged.logs[0].1[1].bytes[60] ^= 1;
     assert!(start(damaged).is_err());
     let mut shortened = world.disk.stored.clone();
     shortened.logs[0].1.remove(1);

@@ -115,7 +115,7 @@ fn entries_handed_in_and_fetches_have_their_rates() {
     let rate = Rate { per_second: 1, burst: 3 };
     let (mut world, founded) = World::founded_with(Limits { refills: rate, fetches: rate, ..limits() }, 2);
     let one = world.member(founded.network, 1);
-    let log = world.disk.stored.logs[0].1.clone();
+    let log = world.log();
     for message in [
         ClientMessage::Refill { first: 0, entries: log },
         ClientMessage::Fetch { from: 0 },
@@ -138,7 +138,7 @@ fn entries_handed_in_and_fetches_have_their_rates() {
 fn garbage_handed_in_changes_nothing_and_is_counted() {
     let (mut world, founded) = World::founded(2);
     let one = world.member(founded.network, 1);
-    let log = world.disk.stored.logs[0].1.clone();
+    let log = world.log();
     let mut shifted = log[4].clone();
     shifted[8] = 5;
     for first in [6, u64::MAX] {
@@ -154,7 +154,7 @@ fn garbage_handed_in_changes_nothing_and_is_counted() {
     }
     world.send(one, ClientMessage::Refill { first: 3, entries: Vec::new() });
     assert!(matches!(&world.take(one, 1)[0], ServerMessage::Entries { first: 5, .. }));
-    assert_eq!(world.disk.stored.logs[0].1, log);
+    assert_eq!(world.log(), log);
     assert_eq!(world.server.counters().get(&Discard::BadEntry), Some(&4));
     let largest = ClientMessage::Refill { first: 9, entries: vec![vec![0; 100]; MAX_REFILL / 103] };
     world.send(one, largest);
@@ -165,7 +165,7 @@ fn garbage_handed_in_changes_nothing_and_is_counted() {
 #[test]
 fn logs_longer_than_allowed_are_neither_ordered_nor_handed_in() {
     let (world, founded) = World::founded(2);
-    let log = world.disk.stored.logs[0].1.clone();
+    let log = world.log();
     let bytes: usize = log.iter().map(Vec::len).sum();
     let most = Limits { log_bytes: bytes + 100, ..limits() };
     let mut world = World::with(most, world.disk.stored);
@@ -173,8 +173,11 @@ fn logs_longer_than_allowed_are_neither_ordered_nor_handed_in() {
     let record = invite(&world, &founded, 150);
     world.send(admin, ClientMessage::Append { record });
     assert_eq!(refused(&world.take(admin, 2)[1]), (Request::Append, Refusal::TooLarge));
+    let record = build::revoke_record(&founded.network, &founded.admin, key(1).member_key());
+    world.send(admin, ClientMessage::Append { record });
+    assert_eq!(world.take(admin, 2)[0], ServerMessage::Appended { sequence: 5 }, "bytes are shared out as entries are");
 
-    for most in [Limits { log_entries: 2, ..limits() }, Limits { log_bytes: bytes - 1, ..limits() }] {
+    for most in [Limits { log_entries: 2, ..limits() }, Limits { log_bytes: bytes / 10 * 8, ..limits() }] {
         let mut stored = world.disk.stored.clone();
         stored.logs[0].1.truncate(3);
         let mut short = World::with(most, stored);
@@ -206,7 +209,7 @@ fn mail_of_one_network_has_a_rate_and_a_share_of_the_room() {
 fn slow_clients_together_are_cut_before_they_fill_the_memory() {
     let limits = Limits { unsent: 300_000, ..limits() };
     let (mut world, founded) = World::founded_with(limits, 6);
-    let log: usize = world.disk.stored.logs[0].1.iter().map(Vec::len).sum();
+    let log: usize = world.log().iter().map(Vec::len).sum();
     let quick = world.member(founded.network, 6);
     let slow: Vec<ConnectionId> = (1..=5).map(|n| world.member(founded.network, n)).collect();
     for conn in &slow {
@@ -256,7 +259,7 @@ fn joiner_hands_in_nothing_but_its_own_record() {
     world.send(admin, ClientMessage::Append { record });
     let joiner = world.connect(founded.network, Credentials::Joiner { invite: key(200), key: key(50) });
     assert_eq!(world.welcome(joiner), Standing::Joiner);
-    world.send(joiner, ClientMessage::Refill { first: 0, entries: world.disk.stored.logs[0].1.clone() });
+    world.send(joiner, ClientMessage::Refill { first: 0, entries: world.log() });
     assert_eq!(refused(&world.take(joiner, 1)[0]), (Request::Refill, Refusal::NotAllowed));
     world.send(joiner, ClientMessage::Append { record: member_record(&founded.network, &key(200), 51) });
     assert_eq!(refused(&world.take(joiner, 1)[0]), (Request::Append, Refusal::NotAllowed));

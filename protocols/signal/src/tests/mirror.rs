@@ -8,10 +8,10 @@ use ginnel_membership::record::ServersChange;
 use ginnel_membership::{Capabilities, Name};
 
 use super::fleet::{Fleet, record_of, token};
-use super::world::{UNIX, key, limits, member_record};
+use super::world::{UNIX, config_of, key, limits, member_record};
 use crate::client::Credentials;
 use crate::message::{ClientMessage, FoundingToken, Placing, Refusal, Request, ServerMessage, Standing};
-use crate::server::{ConnectionId, Discard, FORWARD_PATIENCE, Limits, Stored, TAKEOVER_PATIENCE};
+use crate::server::{ConnectionId, Discard, FORWARD_PATIENCE, Limits, Server, Stored, TAKEOVER_PATIENCE};
 
 fn update(founded: &Founded, member: u8, number: u64) -> Vec<u8> {
     let name = Name::new(&format!("name{number}")).unwrap();
@@ -189,7 +189,7 @@ fn rolled_back_sequencer_gets_its_log_back_before_it_orders_anything() {
 fn members_fill_a_lone_server_that_has_forgotten_and_forks_are_refused() {
     let pause = Limits { settle: Duration::from_secs(2), ..limits() };
     let (mut fleet, founded) = Fleet::founded_with(1, 2, pause);
-    let full = fleet.stored(0, founded.network).clone();
+    let full = fleet.log(0, founded.network);
     fleet.kill(0);
     fleet.stored(0, founded.network).truncate(3);
     fleet.start(0);
@@ -201,7 +201,7 @@ fn members_fill_a_lone_server_that_has_forgotten_and_forks_are_refused() {
         if entries.is_empty() && head.length == 5)),
         "{messages:?}"
     );
-    assert_eq!(*fleet.stored(0, founded.network), full);
+    assert_eq!(fleet.log(0, founded.network), full);
     fleet.send(one, ClientMessage::Refill { first: 1, entries: full[1..].to_vec() });
     assert_eq!(fleet.messages(one).len(), 1, "what is known is no news to anybody");
 
@@ -233,7 +233,7 @@ fn members_fill_a_lone_server_that_has_forgotten_and_forks_are_refused() {
 #[test]
 fn sequencer_that_lost_everything_but_its_key_is_filled_by_a_founder() {
     let (mut fleet, founded) = Fleet::founded(1, 1);
-    let full = fleet.stored(0, founded.network).clone();
+    let full = fleet.log(0, founded.network);
     fleet.kill(0);
     fleet.hosts[0].disk.stored.logs.clear();
     fleet.hosts[0].disk.stored.tokens[0].1 = None;
@@ -241,15 +241,15 @@ fn sequencer_that_lost_everything_but_its_key_is_filled_by_a_founder() {
     let conn = fleet.connect(0, founded.network, fleet.founder(0, &founded));
     fleet.send(conn, ClientMessage::Refill { first: 0, entries: full.clone() });
     fleet.advance(Duration::from_secs(1));
-    assert_eq!(*fleet.stored(0, founded.network), full);
+    assert_eq!(fleet.log(0, founded.network), full);
     fleet.append(conn, invite(&founded, 201));
     assert_eq!(fleet.answers(conn), [ServerMessage::Appended { sequence: 3 }]);
 }
 
 #[test]
 fn mirror_is_adopted_once_filled_by_its_founder_and_restarts_as_a_mirror() {
-    let (mut fleet, founded) = Fleet::founded(1, 1);
-    let full = fleet.stored(0, founded.network).clone();
+    let (fleet, founded) = Fleet::founded(1, 1);
+    let full = fleet.log(0, founded.network);
     let mut other = Fleet::new(2);
     let conn = other.connect(1, founded.network, other.founder(1, &founded));
     other.send(conn, ClientMessage::Found { genesis: founded.genesis.clone() });
@@ -261,7 +261,7 @@ fn mirror_is_adopted_once_filled_by_its_founder_and_restarts_as_a_mirror() {
     other.send(conn, ClientMessage::Refill { first: 0, entries: full.clone() });
     let messages = other.messages(conn);
     assert!(matches!(messages.last(), Some(ServerMessage::Entries { head, .. }) if head.length == 3), "{messages:?}");
-    assert_eq!(*other.stored(1, founded.network), full);
+    assert_eq!(other.log(1, founded.network), full);
     let stranger = other.connect(1, founded.network, Credentials::Founder { token: token(0), key: key(9) });
     assert_eq!(other.refusal(stranger).0, Refusal::TokenUnknown);
     let joiner = other.connect(1, founded.network, Credentials::Joiner { invite: key(101), key: key(77) });
@@ -501,7 +501,7 @@ fn sequencer_that_was_cut_off_when_the_log_moved_stops_ordering() {
     fleet.cut.clear();
     fleet.kill(0);
     let head = fleet.head(0, founded.network);
-    let log = fleet.stored(1, founded.network).clone();
+    let log = fleet.log(1, founded.network);
     fleet.start(0);
     let one = fleet.member(0, founded.network, 1);
     fleet.send(one, ClientMessage::Refill { first: 5, entries: log[5..].to_vec() });
@@ -536,4 +536,47 @@ fn sequencer_that_asks_its_fellows_at_its_start_learns_that_the_log_moved() {
     fleet.advance(Duration::from_secs(10));
     assert_eq!(refused(&fleet.answers(one)), Refusal::Fork);
     assert_eq!(fleet.head(0, founded.network).0, 8);
+}
+
+#[test]
+fn damaged_entries_are_signed_again_or_fetched_anew_or_keep_a_server_from_starting() {
+    let (mut fleet, founded) = Fleet::founded(2, 2);
+    let network = founded.network;
+    let full = fleet.log(0, network);
+    let last = full.len() - 1;
+    let harm = |fleet: &mut Fleet, host, sequence: usize, byte: fn(usize) -> usize| {
+        fleet.kill(host);
+        let bytes = &mut fleet.stored(host, network)[sequence].bytes;
+        let byte = byte(bytes.len());
+        bytes[byte] ^= 1;
+        fleet.hosts[host].disk.stored.damaged.insert((network, sequence as u64));
+    };
+    let (signature, body): (fn(usize) -> usize, fn(usize) -> usize) = (|length| length - 7, |_| 60);
+    // A mirror fetches it, wherever it is.
+    for (sequence, byte) in [(2, signature), (2, body), (last, signature), (last, body)] {
+        harm(&mut fleet, 1, sequence, byte);
+        fleet.start(1);
+        fleet.advance(Duration::from_secs(20));
+        assert_eq!(fleet.log(1, network), full, "entry {sequence}");
+        assert!(fleet.hosts[1].disk.stored.damaged.is_empty());
+    }
+    // The sequencer makes its own signature again.
+    harm(&mut fleet, 0, 2, signature);
+    fleet.start(0);
+    assert_eq!(fleet.log(0, network), full);
+    assert!(fleet.hosts[0].disk.stored.damaged.is_empty());
+    // A flag that is damaged is all the same to it.
+    fleet.kill(0);
+    fleet.hosts[0].disk.stored.damaged.insert((network, last as u64));
+    fleet.start(0);
+    assert!(fleet.hosts[0].disk.stored.damaged.is_empty());
+    // What it cannot know it does not make up.
+    for (sequence, byte) in [(2, body), (last, body), (last, signature)] {
+        harm(&mut fleet, 0, sequence, byte);
+        let stored = fleet.hosts[0].disk.stored.clone();
+        let started = Server::new([1; 32], config_of(0, limits()), stored, fleet.now, UNIX);
+        assert!(started.is_err(), "entry {sequence}");
+        fleet.stored(0, network)[sequence].bytes = full[sequence].clone();
+        fleet.hosts[0].disk.stored.damaged.clear();
+    }
 }

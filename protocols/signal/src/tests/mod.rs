@@ -7,5 +7,7 @@ mod large;
 mod life;
 mod limits;
 mod mirror;
+mod mistrust;
 mod rogue;
+mod settling;
 mod world;

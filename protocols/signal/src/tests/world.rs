@@ -113,6 +113,16 @@ impl Disk {
                 }
                 log.push(entry);
             }
+            Change::Mend { network, sequence, entry } => {
+                self.stored.damaged.remove(&(network, sequence));
+                let log = &mut self.stored.logs.iter_mut().find(|(id, _)| *id == network).unwrap().1;
+                log[usize::try_from(sequence).unwrap()] = entry;
+            }
+            Change::Cut { network, length } => {
+                self.stored.damaged.retain(|(id, sequence)| *id != network || *sequence < length);
+                let log = &mut self.stored.logs.iter_mut().find(|(id, _)| *id == network).unwrap().1;
+                log.truncate(usize::try_from(length).unwrap());
+            }
         }
         Outcome::Durable
     }
@@ -283,12 +293,17 @@ impl World {
         self.run();
     }
 
+    /// The encoded entries of the first network.
+    pub(super) fn log(&self) -> Vec<Vec<u8>> {
+        self.disk.stored.logs[0].1.iter().map(|entry| entry.bytes.clone()).collect()
+    }
+
     /// Replays the stored log as a node does.
     pub(super) fn replay(&self, network: NetworkId) -> State {
         let mut state = State::new(network);
         for (_, log) in self.disk.stored.logs.iter().filter(|(id, _)| *id == network) {
             for entry in log {
-                state.apply(&Entry::decode(entry).unwrap()).unwrap();
+                state.apply(&Entry::decode(&entry.bytes).unwrap()).unwrap();
             }
         }
         state

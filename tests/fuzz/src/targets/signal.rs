@@ -184,6 +184,7 @@ fn config(sequencer: SigningKey) -> Config {
 pub(super) fn new_server(now: Instant, seed: [u8; 32], logs: Vec<(NetworkId, Vec<Vec<u8>>)>) -> Server {
     let config = config(sequencer());
     let tokens = vec![(FoundingToken(Token::from_bytes(TOKEN)), None)];
+    let logs = logs.into_iter().map(|(network, log)| (network, log.into_iter().map(Into::into).collect())).collect();
     Server::new(seed, config, Stored { logs, tokens, ..Stored::default() }, now, UNIX).expect("what is stored is sound")
 }
 
@@ -403,7 +404,7 @@ fn mirror(data: &[u8]) {
     let (network, entries) = two_servers();
     let mut now = Instant::ZERO + Duration::from_secs(10);
     let mut first = new_server(now, salt(data), vec![(network, entries.clone())]);
-    let known = vec![(network, entries[..1].to_vec())];
+    let known = vec![(network, vec![entries[0].clone().into()])];
     let stored = Stored { logs: known, ..Stored::default() };
     let config = Config { noise: [0x52; 32].into(), ..config(SigningKey::from_bytes(&[0x5f; 32])) };
     let mut second =
@@ -429,7 +430,7 @@ fn mirror(data: &[u8]) {
                 ServerOutput::Store { ticket, change } => {
                     if let Change::Append { sequence, entry, .. } = change {
                         // Nobody but the sequencer can make another.
-                        assert_eq!(entries.get(sequence as usize), Some(&entry), "a mirror stores a forged entry");
+                        assert_eq!(entries.get(sequence as usize), Some(&entry.bytes), "a mirror stores a forged entry");
                         assert_eq!(sequence, taken);
                         taken += 1;
                     }
