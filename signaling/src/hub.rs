@@ -108,7 +108,9 @@ impl Hub {
                 }
             }
             Event::LinkOpened(dial) => self.link_input(dial, Input::LinkOpened { link: dial.link }),
-            Event::LinkReceived { dial, bytes } => self.link_input(dial, Input::LinkReceived { link: dial.link, bytes }),
+            Event::LinkReceived { dial, bytes } => {
+                self.link_input(dial, Input::LinkReceived { link: dial.link, bytes })
+            }
             Event::LinkClosed { dial, why } => self.link_input(dial, Input::LinkClosed { link: dial.link, why }),
         }
     }

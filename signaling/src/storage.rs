@@ -4,7 +4,7 @@
 //!
 //! | table | columns |
 //! |---|---|
-//! | `entry` | `network` (32 bytes), `sequence` (from 0 without gaps), `bytes` (the encoded entry), `trust` (what is known of its record: 0 nothing, 1 it took effect, 2 it meant nothing), `checksum` (the first 16 bytes of SHA-256 over network, sequence as 8 bytes big-endian, trust as one byte, and the encoded entry) |
+//! | `entry` | `network` (32 bytes), `sequence` (from 0 without gaps), `bytes` (the encoded entry), `trust` (what is known of its record: 0 nothing, 1 it took effect, 2 it meant nothing), `checksum` (the first 16 bytes of SHA-256 over network, sequence as 8 bytes big-endian, trust as one byte, and the encoded entry; of a row without one nothing is known) |
 //! | `token` | `bytes` (16), `made` (Unix seconds), `network` (the one that it founded, or by which this server became its mirror, or null) |
 //! | `adopted` | `network` (32 bytes), `genesis` (the encoded record): networks that this server mirrors, whose log may have yet to come |
 //! | `removed` | as `entry`: what was taken out of a mirrored log from a damaged entry on, to be fetched anew; nothing reads it but people |
@@ -87,11 +87,12 @@ impl Storage {
         while let Some(row) = rows.next()? {
             let (network, sequence) = (NetworkId::from_bytes(row.get(0)?), row.get::<_, i64>(1)?);
             let (bytes, mark) = (row.get::<_, Vec<u8>>(2)?, row.get::<_, i64>(3)?);
-            if row.get_ref(4)?.as_blob()? != checksum(&network, sequence, mark, &bytes) {
+            let sum = row.get_ref(4)?.as_blob_or_null()?;
+            if sum.is_some_and(|sum| sum != checksum(&network, sequence, mark, &bytes)) {
                 tracing::error!(%network, sequence, "a log entry is damaged on disk");
                 stored.damaged.insert((network, u64::try_from(sequence)?));
             }
-            let entry = StoredEntry { bytes, trust: trust(mark) };
+            let entry = StoredEntry { bytes, trust: sum.map_or(Trust::Stored, |_| trust(mark)) };
             match stored.logs.last_mut() {
                 Some((last, entries)) if *last == network => entries.push(entry),
                 Some(_) | None => stored.logs.push((network, vec![entry])),
@@ -151,7 +152,8 @@ impl Storage {
     fn holds(&self, change: &Change) -> bool {
         let row = |query, network: &NetworkId, sequence: u64, bytes: &[u8]| {
             let sequence = i64::try_from(sequence).unwrap_or(i64::MAX);
-            let found = self.connection.query_row(query, params![network.as_bytes(), sequence, bytes], |row| row.get(0));
+            let found =
+                self.connection.query_row(query, params![network.as_bytes(), sequence, bytes], |row| row.get(0));
             found.unwrap_or(false)
         };
         match change {
@@ -213,7 +215,10 @@ fn put(transaction: &Connection, change: &Change) -> rusqlite::Result<()> {
         Change::Mend { network, sequence, entry } => mend(transaction, network, *sequence, entry),
         Change::Cut { network, length } => {
             let row = params![network.as_bytes(), position(*length)?];
-            transaction.execute("INSERT OR REPLACE INTO removed SELECT * FROM entry WHERE network = ?1 AND sequence >= ?2", row)?;
+            transaction.execute(
+                "INSERT OR REPLACE INTO removed SELECT * FROM entry WHERE network = ?1 AND sequence >= ?2",
+                row,
+            )?;
             transaction.execute("DELETE FROM entry WHERE network = ?1 AND sequence >= ?2", row).map(|_| ())
         }
     }
@@ -484,9 +489,10 @@ mod tests {
         }
         for _ in 0..2 {
             let cut = (Ticket(6), Change::Cut { network: NETWORK, length: 2 });
-            assert_eq!(outcomes(&mut storage, &[cut, append(7, 3), append(8, 2), append(9, 3)]), [
-                Durable, Failed, Durable, Durable
-            ]);
+            assert_eq!(
+                outcomes(&mut storage, &[cut, append(7, 3), append(8, 2), append(9, 3)]),
+                [Durable, Failed, Durable, Durable]
+            );
         }
         let kept: i64 = storage.connection.query_row("SELECT COUNT(*) FROM removed", [], |row| row.get(0)).unwrap();
         assert_eq!(kept, 2, "nothing is thrown away");

@@ -66,11 +66,11 @@
 //! | asked | by | answered by |
 //! |---|---|---|
 //! | `Found` | founder | `Appended {0}` once it is on disk. A genesis that names another server's key makes this server a mirror; it knows the genesis then and no entry |
-//! | `Fetch` | anybody | one `Entries` from that sequence on, as many as fit; none where the log ends there |
-//! | `Append` | all but mirrors; a joiner only its own membership | `Appended` once the entry is on *this* server's disk, or `Refused`, in the order in which they were asked. A record that is in the log is answered with its sequence |
-//! | `Refill` | all but joiners | `Entries` without entries, whose `head` tells how far the server's log goes now; or `Refused` with `Fork`, `BadSignature`, `Malformed`, `TooLarge`, `RateLimited`, `Busy`, `Storage`. A founder's `Refill` from 0 on, to a server that does not know the network, brings network and log at once |
+//! | `Fetch` | anybody | one `Entries` from that sequence on, as many as fit; none where the log ends there. A sequencer that has just started takes a member's `Fetch` for its word that its own log ends there |
+//! | `Append` | all but mirrors; a joiner only its own membership | `Appended` once the entry is on *this* server's disk, or `Refused`, in the order in which they were asked. A record that is in the log and took effect is answered with its sequence |
+//! | `Refill` | all but joiners; servers that were dismissed are only told where their part of the log ends | `Entries` without entries, whose `head` tells how far the server's log goes now; or `Refused` with `Fork`, `BadSignature`, `Malformed`, `TooLarge`, `RateLimited`, `Busy`, `Storage`. A founder's `Refill` from 0 on, to a server that does not know the network, brings network and log at once |
 //! | `FetchSnapshot` | anybody | one `Snapshot`; at most [`SNAPSHOT_PIECE`](server::SNAPSHOT_PIECE) bytes. Several may be asked ahead, as long as their answers together stay below [`MAX_UNSENT`](server::MAX_UNSENT): 6 do |
-//! | `Forward` | mirrors | `Forwarded`, in any order |
+//! | `Forward` | mirrors that the log lists | `Forwarded`, in any order |
 //! | `Mail` | members | nothing, or `MailRefused` |
 //! | `Relay` | members | `Relay` or `Refused` |
 //! | `Ping` | anybody | `Pong` |
@@ -79,8 +79,9 @@
 //!
 //! # A client and several servers
 //! A client that is welcomed with a shorter log than its own, whose last entry is the one that it knows, hands in the rest
-//! by `Refill`, [`MAX_REFILL`](server::MAX_REFILL) bytes at a time, before it asks for anything else: a server that has
-//! lost entries and orders new ones in their places makes a fork. A server that answers an append with `NoSequencer` has
+//! by `Refill`, [`MAX_REFILL`](server::MAX_REFILL) bytes at a time, before it asks for anything but a `Fetch` from the end of
+//! its log: a server that has lost entries and orders new ones in their places makes a fork. A server that has started waits
+//! for that with all appends, see [`server::Limits::settle`]; it hears in time those who come within 5 s of the first. A server that answers an append with `NoSequencer` has
 //! done nothing; the same record may go to any server again. `NoSequencer` comes from a mirror that cannot reach the
 //! sequencer, after at most [`FORWARD_PATIENCE`](server::FORWARD_PATIENCE). Loser and late user of an invite get
 //! `InviteUsed`, with the name of the machine that joined with it in the text.
@@ -93,8 +94,9 @@
 //! a client's frame, 512 KiB unread by one client, 256 appends of one connection without an answer, 256 records of one
 //! network that wait for the disk or on their way to the sequencer, 16 pieces of mail per pair and 512 per recipient for
 //! 60 s. A network of 100,000 members has 200,002 entries of 67 MB; a server holds it in 220 MB and takes it up again in
-//! about 2.2 s of one processor where it orders the log itself. A mirror looks at the records' signatures again, since a
-//! dishonest sequencer may have ordered what means nothing, and takes about 16 s.
+//! about 2.2 s of one processor, whoever orders it: what is known of a record is stored with its entry. Where nothing is
+//! known, as of entries that an earlier version stored, a mirror looks at the records' signatures again, since a dishonest
+//! sequencer may have ordered what means nothing, and takes about 16 s.
 #![forbid(unsafe_code)]
 
 pub mod client;

@@ -228,7 +228,8 @@ impl Server {
                 }
             }
             // A mirror that is filled learns only in the end who fills it.
-            (KeyState::Unknown, Standing::Founder) if network.log.role() == Role::Mirror && network.may_fill(&session.key) => {}
+            (KeyState::Unknown, Standing::Founder)
+                if network.log.role() == Role::Mirror && network.may_fill(&session.key) => {}
             (KeyState::Unknown, Standing::Member | Standing::Founder | Standing::Admin) => {
                 self.dismiss(conn, not_a_member());
             }

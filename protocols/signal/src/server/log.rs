@@ -303,8 +303,8 @@ impl Log {
         if !self.batch.is_empty() {
             self.batch.clear();
             self.batch_bytes = 0;
-            let decode = |encoded: &Box<[u8]>| Entry::decode(encoded).expect("settled entries are our own encoding");
-            let entries = self.entries.iter().map(decode).zip(self.trusts.iter().copied());
+            let decode = |encoded: &[u8]| Entry::decode(encoded).expect("settled entries are our own encoding");
+            let entries = self.entries.iter().map(|encoded| decode(encoded)).zip(self.trusts.iter().copied());
             let resumed = Sequencer::resume_with(self.key.clone(), self.id, entries);
             self.sequencer = resumed.expect("settled entries were applied before").0;
         }

@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ginnel_membership::state::InviteStanding;
-use ginnel_membership::{
-    InviteKey, MemberKey, NetworkId, Record, SequencerKey, Server as ServerRecord, SignedRecord,
-};
+use ginnel_membership::{InviteKey, MemberKey, NetworkId, Record, SequencerKey, Server as ServerRecord, SignedRecord};
 use ginnel_time::Instant;
 
 use super::answers::Asker;

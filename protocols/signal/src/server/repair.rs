@@ -54,7 +54,11 @@ fn mend(id: NetworkId, key: &SigningKey, mut stored: Vec<StoredEntry>, damaged: 
             continue;
         }
         if office != Some(own) {
-            return Err(BadLog { network: id, sequence: *sequence, why: "its signature is damaged on disk".to_owned() });
+            return Err(BadLog {
+                network: id,
+                sequence: *sequence,
+                why: "its signature is damaged on disk".to_owned(),
+            });
         }
         entry.bytes = [unsigned, &key.sign(Context::ENTRY, &message).to_bytes()].concat();
         tracing::warn!(network = %id, sequence, "signed a damaged log entry again");

@@ -23,7 +23,8 @@ impl Room {
     fn new(limits: &Limits, eighths: usize) -> Self {
         // Divided first: limits may be as large as the type holds. One more, so that tiny logs have room for a revocation.
         let beyond = usize::from(eighths > WHOLE);
-        let share = |limit: usize| (limit / WHOLE).saturating_mul(eighths).saturating_add(limit % WHOLE * eighths / WHOLE);
+        let share =
+            |limit: usize| (limit / WHOLE).saturating_mul(eighths).saturating_add(limit % WHOLE * eighths / WHOLE);
         Self { entries: share(limits.log_entries).saturating_add(beyond) as u64, bytes: share(limits.log_bytes) }
     }
 }

@@ -56,14 +56,7 @@ enum Heard {
 
 impl Settling {
     pub(crate) const fn new(hold: Instant) -> Self {
-        Self {
-            came: None,
-            hold,
-            length: u64::MAX,
-            heard: BTreeSet::new(),
-            longest: 0,
-            handing: BTreeMap::new(),
-        }
+        Self { came: None, hold, length: u64::MAX, heard: BTreeSet::new(), longest: 0, handing: BTreeMap::new() }
     }
 
     /// When the pause is over, as far as is known; `None` while nobody is here.
@@ -194,8 +187,9 @@ impl Server {
         let Some(settling) = &network.settling else { return Heard::Nobody };
         let state = network.log.state();
         let mut members = state.members().map(Member::key).filter(|member| state.is_live(member)).peekable();
-        let complete =
-            members.peek().is_some() && self.has_heard_all(id) && members.all(|member| settling.heard.contains(&member));
+        let complete = members.peek().is_some()
+            && self.has_heard_all(id)
+            && members.all(|member| settling.heard.contains(&member));
         if complete {
             Heard::All
         } else if self.has_asked_all(id) && (!settling.heard.is_empty() || self.has_heard_any(id)) {

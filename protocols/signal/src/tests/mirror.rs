@@ -551,7 +551,8 @@ fn damaged_entries_are_signed_again_or_fetched_anew_or_keep_a_server_from_starti
         bytes[byte] ^= 1;
         fleet.hosts[host].disk.stored.damaged.insert((network, sequence as u64));
     };
-    let (signature, body): (fn(usize) -> usize, fn(usize) -> usize) = (|length| length - 7, |_| 60);
+    let signature: fn(usize) -> usize = |length| length - 7;
+    let body: fn(usize) -> usize = |_| 60;
     // A mirror fetches it, wherever it is.
     for (sequence, byte) in [(2, signature), (2, body), (last, signature), (last, body)] {
         harm(&mut fleet, 1, sequence, byte);

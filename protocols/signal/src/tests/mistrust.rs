@@ -13,9 +13,7 @@ use super::fleet::{Fleet, record_of, token};
 use super::world::{Disk, UNIX, address, config_of, key, limits, member_record};
 use crate::client::{self, Client, Credentials};
 use crate::frame::{self, FrameReader, MAX_FRAME};
-use crate::message::{
-    ClientMessage, Head, Placing, Refusal, RelayOffer, ServerMessage, Standing, VERSION, Welcome,
-};
+use crate::message::{ClientMessage, Head, Placing, Refusal, RelayOffer, ServerMessage, Standing, VERSION, Welcome};
 use crate::noise::{self, Channel};
 use crate::server::{ConnectionId, Discard, Input, Limits, LinkId, Output, Rate, Server};
 
@@ -424,9 +422,9 @@ fn mirror_confirms_no_record_that_its_log_does_not_hold() {
         let append = ClientMessage::Append { record: record.clone() };
         rig.one.handle_input(rig.now, client::Input::Send(append)).unwrap();
         rig.run();
-        let number = rig.heard.iter().find_map(|message| match message {
-            ClientMessage::Forward { number, record: handed } if *handed == record => Some(*number),
-            _ => None,
+        let number = rig.heard.iter().find_map(|message| {
+            let ClientMessage::Forward { number, record: handed } = message else { return None };
+            (*handed == record).then_some(*number)
         });
         let number = number.expect("it is handed on");
         // A place that is taken by something else, or that will be.
@@ -449,7 +447,10 @@ fn fellow_that_brings_nothing_is_not_asked_without_end() {
     let (mut rig, _) = Deceived::new();
     rig.welcome(100, [7; 32]);
     let asked = |rig: &Deceived| {
-        rig.heard.iter().filter(|message| matches!(message, ClientMessage::Fetch { .. } | ClientMessage::Refill { .. })).count()
+        rig.heard
+            .iter()
+            .filter(|message| matches!(message, ClientMessage::Fetch { .. } | ClientMessage::Refill { .. }))
+            .count()
     };
     let log = rig.log();
     for round in 0..50 {
