@@ -430,7 +430,11 @@ fn mirror(data: &[u8]) {
                 ServerOutput::Store { ticket, change } => {
                     if let Change::Append { sequence, entry, .. } = change {
                         // Nobody but the sequencer can make another.
-                        assert_eq!(entries.get(sequence as usize), Some(&entry.bytes), "a mirror stores a forged entry");
+                        assert_eq!(
+                            entries.get(sequence as usize),
+                            Some(&entry.bytes),
+                            "a mirror stores a forged entry"
+                        );
                         assert_eq!(sequence, taken);
                         taken += 1;
                     }
