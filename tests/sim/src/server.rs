@@ -169,9 +169,9 @@ impl Server {
         self.disk = Stored::default();
     }
 
-    /// The logs on the disk.
+    /// The encoded entries of the logs on the disk.
     pub(crate) fn logs(&self) -> impl Iterator<Item = &Vec<u8>> {
-        self.disk.logs.iter().flat_map(|(_, log)| log)
+        self.disk.logs.iter().flat_map(|(_, log)| log).map(|entry| &entry.bytes)
     }
 
     /// Something about a stream to a fellow server.

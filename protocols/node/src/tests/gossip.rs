@@ -115,7 +115,7 @@ fn two_histories_of_one_sequencer_raise_an_alarm_and_cut_no_link() {
     world.cut(1, 0);
     // The sequencer signs one entry for machine 1, and another one for everybody else.
     let (network, log) = world.hosts[0].disk.logs[0].clone();
-    let entries: Vec<Entry> = log.iter().map(|bytes| Entry::decode(bytes).expect("own entries")).collect();
+    let entries: Vec<Entry> = log.iter().map(|entry| Entry::decode(&entry.bytes).expect("own entries")).collect();
     let mut liar = Sequencer::resume(world.hosts[0].key.clone(), network, &entries).expect("own log");
     let node = world.machines[0].node.as_ref().expect("it runs");
     let admin = node.networks.iter().find_map(|network| network.saved.admin.as_ref()).expect("it founded").signing();

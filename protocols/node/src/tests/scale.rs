@@ -64,6 +64,7 @@ fn crowd(world: &World) -> (Stored, String) {
     let record = build::checkpoint_record(&network, &admin, checkpoint);
     log.push(sequencer.append(WALL, &record).expect("a good record").encode());
     let ticket = Invite::new(&[server], network, open, u64::MAX, None).expect("it fits").to_string();
+    let log = log.into_iter().map(Into::into).collect();
     let stored = Stored { logs: vec![(network, log)], ..Stored::default() };
     (stored, ticket)
 }

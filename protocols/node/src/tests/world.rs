@@ -174,7 +174,7 @@ impl World {
             let key = SigningKey::from_bytes(&[100 + number as u8; 32]);
             let token = [50 + number as u8; 16];
             let tokens = vec![(FoundingToken(Token::from_bytes(token)), None)];
-            let disk = Stored { logs: Vec::new(), tokens, adopted: Vec::new() };
+            let disk = Stored { tokens, ..Stored::default() };
             world.hosts.push(Host {
                 signal: None,
                 key,
@@ -803,6 +803,7 @@ impl Host {
                 assert_eq!(log.len() as u64, sequence, "a log has no gap");
                 log.push(entry);
             }
+            Change::Mend { .. } | Change::Cut { .. } => panic!("{change:?}: the disk is sound"),
             Change::Adopt { network, token, genesis } => {
                 self.disk.adopted.push((network, genesis));
                 for (known, usage) in &mut self.disk.tokens {
