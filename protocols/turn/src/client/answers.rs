@@ -221,8 +221,8 @@ const UNDERSTOOD: [u16; 11] = [
 const MAX_LIFETIME: Duration = Duration::from_secs(3600);
 /// After a Refresh that the server refused for a reason that may pass.
 const REFRESH_RETRY: Duration = Duration::from_secs(15);
-/// Below the 30 s after which many NATs close a UDP mapping.
-const KEEPALIVE: Duration = Duration::from_secs(25);
+/// Below the 20 s after which the most forgetful NATs close a UDP mapping, with room for a repetition.
+const KEEPALIVE: Duration = Duration::from_secs(15);
 /// RFC 8656 §12.
 const CHANNEL_LIFETIME: Duration = Duration::from_secs(600);
 /// RFC 8656 §9.

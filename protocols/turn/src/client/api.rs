@@ -45,6 +45,8 @@ pub enum Input {
     /// Sign with these from now on. A live allocation stays; if its server insists on the user name that made it, the
     /// former credentials serve until the next allocation.
     Credentials(Credentials),
+    /// Ask the server at once whether the allocation lives; nothing while that is being asked, or without one.
+    Check,
     /// Delete the allocation.
     Close,
 }

@@ -97,7 +97,7 @@ impl Transactions {
         let open = self.0.get_mut(&id)?;
         if open.attempts < ATTEMPTS {
             open.attempts += 1;
-            open.wait = open.wait.saturating_mul(2);
+            open.wait = open.wait.saturating_mul(2).min(LONGEST_RTO);
             open.deadline = now + open.wait;
             return Some(Fired::Repeat(open.bytes.clone()));
         }
@@ -112,5 +112,7 @@ impl Transactions {
 /// First wait for an answer. RFC 8489 §6.2.1 asks for 500 ms unless the round trip is known to be shorter; to a relay
 /// that is worth using it is.
 const FIRST_RTO: Duration = Duration::from_millis(250);
-/// Six requests: the last wait is 8 s, and a dead server is known after 15.75 s.
+/// The longest wait: a server that comes back is heard of within this time.
+const LONGEST_RTO: Duration = Duration::from_secs(2);
+/// Six requests, at 0, 250, 750, 1750, 3750 and 5750 ms; a dead server is known after 7.75 s.
 const ATTEMPTS: u8 = 6;

@@ -153,12 +153,12 @@ fn allocation_that_slept_through_its_lifetime_is_lost() {
 }
 
 #[test]
-fn dead_server_fails_the_allocation_in_sixteen_seconds() {
+fn dead_server_fails_the_allocation_in_eight_seconds() {
     let mut world = World::new(config());
     world.add("alice", AddressFamily::Ipv4);
     world.lost = Box::new(|_, _| true);
     world.input(0, Input::Allocate);
-    world.run(Duration::from_millis(15_749));
+    world.run(Duration::from_millis(7_749));
     assert!(world.ends[0].seen.is_empty());
     assert_eq!(world.trace.len(), 6);
     world.run(Duration::from_millis(1));
@@ -318,4 +318,31 @@ fn ten_thousand_restarts_leave_one_allocation() {
     }
     assert!(world.ends[0].relayed().is_some());
     assert_eq!((world.server.allocations(), world.ports.len()), (1, 1));
+}
+
+#[test]
+fn a_check_asks_at_once_and_once() {
+    let mut world = World::with_allocation();
+    world.run(SECOND);
+    world.restart_server(config());
+    let before = world.trace.len();
+    world.input(0, Input::Check);
+    world.input(0, Input::Check);
+    world.run(SECOND);
+    assert!(world.ends[0].has(lost(Loss::Mismatch)), "{:?}", world.ends[0].seen);
+    assert!(world.trace.len() - before <= 4, "a stale nonce, then the truth: {}", world.trace.len() - before);
+}
+
+#[test]
+fn silence_is_told_while_it_lasts() {
+    let mut world = World::with_allocation();
+    assert_eq!(world.ends[0].client.silent_since(), None);
+    world.lost = Box::new(|_, _| true);
+    world.input(0, Input::Check);
+    let asked = world.now;
+    world.run(5 * SECOND);
+    assert_eq!(world.ends[0].client.silent_since(), Some(asked));
+    world.lost = Box::new(|_, _| false);
+    world.run(5 * SECOND);
+    assert_eq!(world.ends[0].client.silent_since(), None);
 }
