@@ -149,7 +149,7 @@ impl Agent {
             if self.selection.primary.is_none() {
                 // The handshake went through where probes did not: the other side may have forgotten the last session.
                 self.start_all();
-                self.punch.renew(self.now, role);
+                self.punch.go_on(self.now, role);
             } else if !was_active {
                 self.wake();
             }
@@ -337,12 +337,13 @@ impl Agent {
     }
 
     /// Starts pairs that came up inside a session. Both sides open first, since neither knows when the other sends; while
-    /// a round of our own is prepared, direct pairs wait for it.
+    /// a round of our own is prepared that a path will carry, direct pairs wait for it.
     fn begin(&mut self, added: &[Path]) {
         let Some(role) = self.role.filter(|_| self.activity.is_active(self.now)) else {
             return;
         };
-        let (now, fire, waits) = (self.now, self.now + self.control_rtt(), self.punch.is_preparing());
+        let (now, fire, pathless) = (self.now, self.now + self.control_rtt(), self.selection.primary.is_none());
+        let waits = self.punch.is_preparing() && !pathless;
         let mut direct = false;
         for path in added {
             if let Some(pair) = self.checklist.get_mut(*path)
@@ -352,7 +353,9 @@ impl Agent {
                 start_gently(pair, now, fire);
             }
         }
-        if direct {
+        if direct && pathless {
+            self.punch.go_on(now, role);
+        } else if direct {
             self.punch.renew(now, role);
         }
     }
@@ -443,5 +446,5 @@ fn start_gently(pair: &mut Pair, now: Instant, fire: Instant) {
 const UNREACHABLE_REST: Duration = Duration::from_secs(1);
 /// How long a path is taken to have been silent already when one of its ends moves.
 const MOVED_HEAD_START: Duration = Duration::from_millis(1500);
-/// Round trip of a path that has not been measured: a distant relay's.
-const GUESSED_RTT: Duration = Duration::from_millis(300);
+/// Round trip where no path has been measured: what an answer by the driver's mailbox takes, with a repetition on its way.
+const GUESSED_RTT: Duration = Duration::from_millis(600);

@@ -22,7 +22,8 @@
 //! What the driver owes beyond that:
 //! - every copy of a handshake message that proves authentic, identical repetitions included, is an [`Input::Arrived`];
 //!   a responder repeats its answer on [`Agent::openers`] until the session is confirmed, since the first copies may meet
-//!   a relay that does not let it in yet;
+//!   a relay that does not let it in yet; once the other side must have the answer by mail, and has opened, at full TTL,
+//!   since a side whose NAT gives each remote another port is known by what arrives from it alone;
 //! - a path of a relay that the agent sends on has its permission and channel made before the bytes go out;
 //! - [`Input::Traffic`] stands for data, never for probes or keepalives, or the network is never idle;
 //! - a fresh socket's mapping is found before the candidates with it are handed in, or soon after: a round waits 1.5 s.
@@ -35,7 +36,8 @@
 //! 2. [`Input::Session`] starts the probes, at full TTL on every pair. The first echo names the first primary, usually a
 //!    relay's; better tiers take over with their own first echo ([`Tier`]).
 //! 3. When no direct path came up, the agents arrange rounds of punching by [`message::CandidateList`], each on a fresh
-//!    port ([`Output::FreshSocket`]), with opening moves that differ from round to round.
+//!    port ([`Output::FreshSocket`]), with opening moves that differ from round to round. While there is no path at all,
+//!    the driver's mailbox takes the place of the call ([`Output::Summon`]).
 //! 4. The primary is probed while traffic flows, the backup more rarely, nothing once the peer has been idle for two
 //!    minutes. A primary that stops echoing is doubtful after 750 ms (data goes both ways) and left after 3 s.
 //!

@@ -11,11 +11,13 @@ const MAX_SEALS: usize = 64;
 /// News that waits at most; the oldest is dropped.
 const MAX_EVENTS: usize = 32;
 
-/// What an agent has to say. Of selections and wishes for a socket only the last one counts.
+/// What an agent has to say. Of selections, and of wishes for a socket or a handshake,
+/// only the last one counts.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     select: Option<Selection>,
     fresh: Option<u8>,
+    summon: bool,
     seals: VecDeque<Output>,
     events: VecDeque<PathEvent>,
 }
@@ -35,6 +37,10 @@ impl Outbox {
         self.fresh = Some(round);
     }
 
+    pub(crate) fn summon(&mut self) {
+        self.summon = true;
+    }
+
     pub(crate) fn event(&mut self, event: PathEvent) {
         if self.events.len() == MAX_EVENTS {
             self.events.pop_front();
@@ -46,10 +52,12 @@ impl Outbox {
     pub(crate) fn session_lost(&mut self) {
         self.seals.clear();
         self.fresh = None;
+        self.summon = false;
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.select.is_none() && self.fresh.is_none() && self.seals.is_empty() && self.events.is_empty()
+        let wishes = self.select.is_some() || self.fresh.is_some() || self.summon;
+        !wishes && self.seals.is_empty() && self.events.is_empty()
     }
 
     pub(crate) fn take(&mut self) -> Option<Output> {
@@ -58,6 +66,9 @@ impl Outbox {
         }
         if let Some(round) = self.fresh.take() {
             return Some(Output::FreshSocket { round });
+        }
+        if std::mem::take(&mut self.summon) {
+            return Some(Output::Summon);
         }
         self.seals.pop_front().or_else(|| self.events.pop_front().map(Output::Event))
     }

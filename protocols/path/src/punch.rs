@@ -7,6 +7,9 @@
 //! ```
 //! The caller asks for a fresh port, so that no mapping that an earlier packet spoilt is used again; the called side opens
 //! ([`Opening`](crate::strategy::Opening)) and answers; the caller then probes at full TTL.
+//!
+//! Where no path carries a call, the round is the driver's handshake by other means ([`Step::Summon`]): it brings our fresh
+//! port to the other side, which opens for it before it answers.
 
 use std::time::Duration;
 
@@ -47,6 +50,8 @@ pub(crate) enum Step {
     Fresh { round: u8 },
     /// Send our candidates as a call.
     Call { round: u8 },
+    /// Have the driver call by a handshake: no path carries the call.
+    Summon,
     /// Send full probes on the round's pairs.
     Fire,
 }
@@ -58,6 +63,14 @@ pub(crate) struct Situation {
     pub(crate) need: Need,
     /// The round trip of the path that a call can travel by, if there is one.
     pub(crate) control_rtt: Option<Duration>,
+}
+
+impl Situation {
+    /// The rest before the next round, which is never long while there is no path at all.
+    fn rest_before(self, tried: u8) -> Duration {
+        let rest = rest_before(tried);
+        if self.control_rtt.is_some() { rest } else { rest.min(PATHLESS_REST) }
+    }
 }
 
 /// What a round could be good for.
@@ -89,6 +102,13 @@ impl Punch {
     /// Like [`Punch::watch`] when something new may help: one round follows without a rest, unless one is under way.
     pub(crate) fn renew(&mut self, now: Instant, role: Role) {
         self.tried = self.tried.min(2);
+        if !self.is_preparing() {
+            self.watch(now, role);
+        }
+    }
+
+    /// Like [`Punch::watch`] when a handshake, and not a path, brought something new: the rests go on as they were.
+    pub(crate) fn go_on(&mut self, now: Instant, role: Role) {
         if !self.is_preparing() {
             self.watch(now, role);
         }
@@ -150,7 +170,7 @@ impl Punch {
             }
             Stage::Calling { next, .. } if now < next => None,
             Stage::Quiet => None,
-            Stage::Watching { .. } if situation.need == Need::Open => match rest_before(self.tried) {
+            Stage::Watching { .. } if situation.need == Need::Open => match situation.rest_before(self.tried) {
                 Duration::ZERO => Some(self.begin(now, births)),
                 rest => {
                     self.stage = Stage::Resting { until: now + rest };
@@ -182,12 +202,16 @@ impl Punch {
         Step::Fresh { round: self.round }
     }
 
-    /// Calls, again if need be; without an answer, or a path for the call, it probes all the same.
+    /// Calls, again if need be; without an answer it probes all the same. Probes without a call would only arrive too early.
     fn call(&mut self, now: Instant, sent: u8, situation: Situation) -> Step {
-        let Some(rtt) = situation.control_rtt.filter(|_| sent < CALLS) else {
+        let Some(rtt) = situation.control_rtt else {
+            self.watch(now, situation.role);
+            return Step::Summon;
+        };
+        if sent >= CALLS {
             self.watch(now, situation.role);
             return Step::Fire;
-        };
+        }
         let wait = schedule::call_gap(rtt);
         self.stage = Stage::Calling { sent: sent + 1, next: now + wait };
         Step::Call { round: self.round }
@@ -225,6 +249,8 @@ fn rest_before(tried: u8) -> Duration {
     })
 }
 
+/// The longest rest while no path at all is up.
+const PATHLESS_REST: Duration = Duration::from_secs(10);
 /// How long a fresh socket and its mapping are awaited.
 const GATHERING: Duration = Duration::from_millis(1500);
 /// Times that a call is sent before it is given up.
@@ -312,6 +338,25 @@ mod tests {
         assert_eq!(punch.called(at(100), Role::Responder, 8), Answer::TooOften);
         assert_eq!(punch.called(at(250), Role::Responder, 7), Answer::Again);
         assert_eq!(punch.called(at(500), Role::Responder, 8), Answer::Open);
+    }
+
+    #[test]
+    fn without_any_path_the_driver_calls_and_rests_stay_short() {
+        let mut punch = Punch::new();
+        punch.watch(at(0), Role::Responder);
+        let pathless = Situation { control_rtt: None, ..relayed(Role::Responder) };
+        let mut steps = Vec::new();
+        while let Some(due) = punch.deadline().filter(|due| *due <= at(120_000)) {
+            while let Some(step) = punch.advance(due, 0, pathless) {
+                steps.push((due.saturating_duration_since(Instant::ZERO).as_millis(), step));
+            }
+            // What the handshake brings begins no rounds beyond those that are due.
+            punch.go_on(due, Role::Responder);
+        }
+        assert!(steps.iter().all(|(_, step)| matches!(step, Step::Fresh { .. } | Step::Summon)), "{steps:?}");
+        let calls: Vec<u128> = steps.iter().filter(|(_, step)| *step == Step::Summon).map(|(at, _)| *at).collect();
+        assert_eq!(calls[..3], [4800, 9600, 14_400]);
+        assert!(calls[3..].windows(2).all(|pair| (10_000..20_000).contains(&(pair[1] - pair[0]))), "{calls:?}");
     }
 
     #[test]

@@ -24,11 +24,11 @@ pub(crate) const FLOWING: Duration = Duration::from_secs(15);
 pub(crate) const ACTIVE: Duration = Duration::from_secs(120);
 /// Between probes of the primary while data flows.
 pub(crate) const FLOWING_INTERVAL: Duration = Duration::from_secs(5);
-/// Between probes of the backup, and of the primary of a quiet peer: below the 30 s that short NAT timers last, less up
-/// to [`INTERVAL_JITTER`] ms.
-pub(crate) const ACTIVE_INTERVAL: Duration = Duration::from_secs(25);
+/// Between probes of the backup, and of the primary of a quiet peer: below the 20 s that the shortest NAT timers last, less
+/// up to [`INTERVAL_JITTER`] ms.
+pub(crate) const ACTIVE_INTERVAL: Duration = Duration::from_secs(17);
 /// Milliseconds that [`ACTIVE_INTERVAL`] is shortened by at most.
-pub(crate) const INTERVAL_JITTER: u64 = 5000;
+pub(crate) const INTERVAL_JITTER: u64 = 3000;
 /// Milliseconds that each gap of a burst is lengthened by at most, so that two sides do not stay in step.
 pub(crate) const BURST_JITTER: u64 = 8;
 
@@ -131,8 +131,8 @@ mod tests {
         assert_eq!(activity.primary_due(at(0), Duration::ZERO), None);
         activity.note(at(100));
         assert_eq!(activity.primary_due(at(100), Duration::ZERO), Some(at(105)));
-        assert_eq!(activity.primary_due(at(112), Duration::ZERO), Some(at(137)));
-        assert_eq!(activity.primary_due(at(200), Duration::ZERO), None);
+        assert_eq!(activity.primary_due(at(112), Duration::ZERO), Some(at(129)));
+        assert_eq!(activity.primary_due(at(203), Duration::ZERO), None);
         assert!(activity.is_active(at(219)) && !activity.is_active(at(220)));
     }
 }

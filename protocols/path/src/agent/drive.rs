@@ -141,6 +141,7 @@ impl Agent {
                     self.outbox.seal(path, None, call.encode());
                 }
             }
+            Step::Summon => self.outbox.summon(),
             Step::Fire => {
                 let now = self.now;
                 self.round_pairs().for_each(|pair| pair.start(now));
@@ -330,6 +331,6 @@ const HEARD: Duration = Duration::from_secs(3);
 /// Probes that a pair gets beside an equal one that is proven.
 const ENOUGH: u8 = 5;
 /// Between attempts while no path at all is proven.
-const RETRY_PATHLESS: Duration = Duration::from_secs(10);
+const RETRY_PATHLESS: Duration = Duration::from_secs(5);
 /// Between attempts while no backup is proven.
 const RETRY_BACKUP: Duration = Duration::from_secs(60);

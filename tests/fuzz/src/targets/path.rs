@@ -228,7 +228,7 @@ fn look(agent: &mut Agent, probes: &mut Vec<(Path, u64)>, refused: IpAddr) {
                 assert!(primary.iter().chain(&backup).all(fine), "selected {primary:?}, {backup:?}");
                 assert!(primary.is_none() || primary != backup);
             }
-            Output::FreshSocket { .. } | Output::Event(_) => {}
+            Output::FreshSocket { .. } | Output::Summon | Output::Event(_) => {}
         }
     }
     for (path, _) in agent.openers() {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::nat::{self, ACCEPTING, ADDRESS_RESTRICTED, FULL_CONE, PORT_RESTRICTED, PUBLIC, SYMMETRIC};
-use super::world::{A, B, FreshSockets, Setting, World};
+use super::world::{A, B, FreshSockets, Load, Setting, World};
 use crate::{Config, PathEvent, Policy, WhyNotDirect};
 
 const KINDS: [(&str, nat::Kind); 5] = [
@@ -172,6 +172,50 @@ fn without_any_relay_cones_still_meet() {
     let mut world =
         World::connect(Setting { relays: [false, false], ..Setting::new(PORT_RESTRICTED, PORT_RESTRICTED) });
     assert!(world.until_direct(Duration::from_secs(3)).is_some());
+}
+
+#[test]
+fn without_any_relay_all_meet_that_can() {
+    let accepting = [("accepting", ACCEPTING)];
+    for (name_a, a) in KINDS.into_iter().chain(accepting) {
+        for (name_b, b) in KINDS.into_iter().chain(accepting) {
+            if !theory(a, b) || (a == SYMMETRIC && b == ACCEPTING) || (a == ACCEPTING && b == SYMMETRIC) {
+                continue;
+            }
+            for seed in 0..5 {
+                let setting = Setting { relays: [false, false], seed, ..Setting::new(a, b) };
+                let took = World::connect(setting).until_direct(Duration::from_secs(3));
+                assert!(took.is_some(), "{name_a} and {name_b}, seed {seed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn without_any_relay_a_spoilt_mapping_is_replaced() {
+    for (a, b) in [(ACCEPTING, ACCEPTING), (ACCEPTING, PORT_RESTRICTED), (PORT_RESTRICTED, ACCEPTING)] {
+        for seed in 0..20 {
+            let mut world = World::connect(Setting { relays: [false, false], seed, ..Setting::new(a, b) });
+            assert!(world.until_direct(Duration::from_secs(3)).is_some());
+            // Both NATs forget the flow; then each side sends at full TTL before the other does.
+            world.load = Load::Nothing;
+            world.run(Duration::from_secs(600));
+            world.load = Load::Steady;
+            world.run(Duration::from_secs(2));
+            let took = world.until_direct(Duration::from_secs(12));
+            assert!(took.is_some(), "{a:?} and {b:?}, seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_pair_that_cannot_meet_calls_rarely() {
+    let mut world = World::connect(Setting { relays: [false, false], ..Setting::new(SYMMETRIC, SYMMETRIC) });
+    world.run(Duration::from_secs(30));
+    let before = world.sides[A].summoned + world.sides[B].summoned;
+    world.run(Duration::from_secs(600));
+    let calls = world.sides[A].summoned + world.sides[B].summoned - before;
+    assert!((40..=100).contains(&calls), "each side about every 14 s: {calls}");
 }
 
 #[test]

@@ -49,13 +49,17 @@ pub(super) struct Side {
     pub(super) duplicate: bool,
     pub(super) selects: usize,
     pub(super) fresh: usize,
+    pub(super) summoned: usize,
     pub(super) events: Vec<(Instant, PathEvent)>,
     pub(super) sent: Vec<(Instant, Path, Option<u8>)>,
 }
 
 enum Happening {
-    /// B sends copies of its handshake answer.
-    Openers,
+    /// A side sends copies of its handshake answer, at full TTL when it is bold.
+    Openers {
+        side: usize,
+        bold: bool,
+    },
     /// A packet arrives at a public address.
     Arrive {
         to: SocketAddr,
@@ -77,6 +81,14 @@ enum Happening {
     },
     /// Mail with a handshake and candidates arrives.
     Mail {
+        to: usize,
+    },
+    /// Mail with a later handshake arrives: its receiver opens and answers.
+    Offer {
+        to: usize,
+    },
+    /// The answer to it.
+    Answer {
         to: usize,
     },
     Gathered {
@@ -140,6 +152,7 @@ impl World {
                 duplicate: false,
                 selects: 0,
                 fresh: 0,
+                summoned: 0,
                 events: Vec::new(),
                 sent: Vec::new(),
             }
@@ -246,10 +259,20 @@ impl World {
             }
             Happening::Deliver { side, path, payload } => self.deliver(side, path, payload),
             Happening::Mail { to } => self.mail(to),
-            Happening::Openers if self.sides[B].role.is_some() => {}
-            Happening::Openers => {
-                for (path, ttl) in self.sides[B].agent.openers() {
-                    self.send(B, path, ttl, None);
+            Happening::Offer { to } => {
+                self.mailed(to);
+                self.answer(to);
+                self.plan(MAIL, Happening::Answer { to: 1 - to });
+            }
+            Happening::Answer { to } => {
+                self.mailed(to);
+                self.sides[to].role = Some(Role::Initiator);
+                self.input(to, Input::Session(Role::Initiator));
+            }
+            Happening::Openers { side, .. } if self.sides[side].primary.is_some() => {}
+            Happening::Openers { side, bold } => {
+                for (path, ttl) in self.sides[side].agent.openers() {
+                    self.send(side, path, ttl.filter(|_| !bold), None);
                 }
             }
             Happening::Gathered { side } => {
@@ -314,20 +337,28 @@ impl World {
         }
     }
 
-    fn mail(&mut self, to: usize) {
+    /// Copies of an answer are repeated until there is a path: the first ones may meet a relay that does not know their
+    /// sender yet, or a NAT that is not open.
+    fn answer(&mut self, side: usize) {
+        for (after, bold) in [(0, false), (200, false), (600, true), (1400, true), (3000, true)] {
+            self.plan(Duration::from_millis(after), Happening::Openers { side, bold });
+        }
+    }
+
+    fn mailed(&mut self, to: usize) {
         let candidates = self.sides[1 - to].agent.candidates();
         self.sides[to].permissions.extend(candidates.iter().map(|candidate| candidate.addr.ip()));
         self.input(to, Input::RemoteCandidates(candidates));
+    }
+
+    fn mail(&mut self, to: usize) {
+        self.mailed(to);
         if to == A {
             self.sides[A].role = Some(Role::Initiator);
             self.input(A, Input::Session(Role::Initiator));
             return;
         }
-        // Copies of the answer are repeated until the session is confirmed: the first ones may meet a relay of A that
-        // does not know B yet.
-        for after in [0, 200, 600] {
-            self.plan(Duration::from_millis(after), Happening::Openers);
-        }
+        self.answer(B);
         self.plan(MAIL, Happening::Mail { to: A });
     }
 
@@ -368,6 +399,10 @@ impl World {
                     if self.fresh_sockets == FreshSockets::Given {
                         self.plan(LEG * 2, Happening::Gathered { side });
                     }
+                }
+                Output::Summon => {
+                    self.sides[side].summoned += 1;
+                    self.plan(MAIL, Happening::Offer { to: 1 - side });
                 }
                 Output::Event(event) => self.sides[side].events.push((self.now, event)),
             }
