@@ -85,6 +85,18 @@ impl Node {
         }
     }
 
+    /// Calls a peer by a handshake because no path carries an agent's own call for a round of punching.
+    pub(crate) fn summon(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let settling =
+            peer.session.is_some_and(|session| now.saturating_duration_since(session.made) < CONFIRMATION_PATIENCE);
+        if peer.attempt.is_some() {
+            self.mail_attempt(now, id);
+        } else if !settling {
+            self.begin_attempt(now, id, now, GIVE_UP_AFTER);
+        }
+    }
+
     pub(crate) fn begin_attempt(&mut self, now: Instant, id: PeerId, began: Instant, patience: Duration) {
         self.wake(now, id);
         let (stamp, reserve) = self.stamper.stamp(now);
@@ -107,6 +119,7 @@ impl Node {
         );
         let Ok((initiator, bytes)) = started else {
             self.counters.count(Discard::BadPeerKey);
+            self.doze(id);
             return;
         };
         let ladder = if matches!(peer.ways, Ways::Agent { .. }) { COPIES } else { NO_COPIES };
@@ -216,7 +229,6 @@ impl Node {
             Received::read(identity, bytes, &mut |key: &PublicKey| by_key.contains_key(&(identity_id, *key)))
                 .map_err(|_| Discard::BadInitiation)?;
         let id = *by_key.get(&(identity_id, received.remote())).ok_or(Discard::UnknownPeer)?;
-        self.wake(now, id);
         if matches!(road, Road::Mailbox(from) if from != id) {
             return Err(Discard::ForeignMail);
         }
@@ -236,8 +248,11 @@ impl Node {
         }
         peer.greatest = received.timestamp();
         let psk = peer.profile.psk.clone();
+        // Only now: a replayed message leaves a dormant peer alone.
+        self.wake(now, id);
         let (response, established) =
             received.respond(&psk, BOOTSTRAP_PSK, index, &mut self.rng).map_err(|_| Discard::BadInitiation)?;
+        let peer = self.peers.get_mut(&id).ok_or(Discard::UnknownPeer)?;
         let (paths, repeats) = match road {
             Road::Path(path) => (vec![path], [].as_slice()),
             Road::Mailbox(_) => (Vec::new(), ANSWER_REPEATS),
@@ -424,8 +439,11 @@ impl Node {
         }
         if due {
             let response = answered.response.clone();
+            // By then the other side has the answer that went by mailbox, and has opened. Where our own NAT gives each remote
+            // another port, it learns from these which one is its own.
+            let bold = answered.repeats.len() < ANSWER_REPEATS.len() - 1;
             for (path, ttl) in self.openers(id) {
-                self.send_handshake(now, id, path, ttl, &response);
+                self.send_handshake(now, id, path, ttl.filter(|_| !bold), &response);
             }
         }
     }
@@ -571,8 +589,8 @@ fn same_message(a: &[u8], b: &[u8]) -> bool {
 const MAC2_LEN: usize = 16;
 /// Copies of a response that are believed from paths where no initiation went.
 const MAX_STRAYS: u8 = 4;
-/// Doublings of the pause between handshakes with a peer that no path reaches.
-const MAX_UNREACHED: u32 = 6;
+/// Doublings of the pause between handshakes with a peer that no path reaches: 10 s at most, while data waits for it.
+const MAX_UNREACHED: u32 = 1;
 /// Responses that do not open and are still tried, for one initiation.
 const MAX_FORGED: u32 = 200;
 /// Which copies of an initiation go by the mailbox too.

@@ -101,7 +101,7 @@ impl Node {
             }
             Ways::Endpoint(path) => path.is_some_and(|path| on(path.local)),
         });
-        selected || self.gather.relay_socket() == Some(socket)
+        selected || self.gather.is_relays(socket)
     }
 }
 

@@ -11,7 +11,7 @@ use ginnel_tunnel::Suite;
 use crate::Discard;
 use crate::gossip::Past;
 use crate::io::{FailureCode, Output, ServerId, UpOutcome};
-use crate::link::{Hopeless, LinkStatus, Purpose, RELAY_AGAIN, RETRY_MAX};
+use crate::link::{CROWDED, Hopeless, LinkStatus, Purpose, RELAY_AGAIN};
 use crate::networks::{Ipv4Use, NetworkNumber};
 use crate::node::Node;
 use crate::saved::Stage;
@@ -34,7 +34,7 @@ impl Node {
         if broken {
             self.counters.count(Discard::BadServerMessage);
             link.trouble = trouble;
-            link.pause = RETRY_MAX;
+            link.pause = CROWDED;
         } else if length < head.length && (length > before || first > length) {
             link.say(now, ClientMessage::Fetch { from: length });
         }

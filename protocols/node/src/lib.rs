@@ -50,6 +50,7 @@
 //! | 0x15 revocation | type, version 1, the signed record |
 #![forbid(unsafe_code)]
 
+mod alive;
 mod attempt;
 mod changes;
 mod clock;
@@ -75,6 +76,7 @@ mod notice;
 mod peer;
 mod ping;
 mod recent;
+mod relays;
 mod report;
 mod requests;
 mod roster;

@@ -34,6 +34,8 @@ pub(crate) struct Link {
     pub(crate) retry: Option<Instant>,
     pub(crate) pause: Duration,
     pub(crate) last_contact: Option<Instant>,
+    /// When the server was asked whether it is still there, unless it has said something since.
+    pub(crate) pinged: Option<Instant>,
     pub(crate) trouble: Option<String>,
     /// What its log breaks, in words, since it last showed one that does not verify.
     pub(crate) accused: Option<String>,
@@ -98,6 +100,7 @@ impl Link {
             retry: None,
             pause: RETRY,
             last_contact: None,
+            pinged: None,
             trouble: None,
             accused: None,
             appends: VecDeque::new(),
@@ -159,12 +162,13 @@ impl Link {
             self.pause = RETRY;
         }
         let pause = self.pause;
-        self.pause = (self.pause * 2).min(RETRY_MAX);
+        self.pause = (pause * 2).min(RETRY_MAX);
         pause
     }
 
     pub(crate) fn close(&mut self, now: Instant, again: Option<Duration>) {
         self.up_since = None;
+        self.pinged = None;
         self.status = LinkStatus::Down;
         self.client = None;
         self.appends.clear();
@@ -198,6 +202,7 @@ impl Node {
     pub(crate) fn server_bytes(&mut self, now: Instant, id: ServerId, bytes: Vec<u8>) {
         let Some(link) = self.networks.link_mut(id) else { return };
         link.last_contact = Some(now);
+        link.pinged = None;
         if let Some(client) = &mut link.client {
             let _ = client.handle_input(now, ClientInput::Received(bytes));
         }
@@ -297,7 +302,7 @@ impl Node {
         let was_up = link.status == LinkStatus::Up;
         let server = link.name();
         let crowded = is_crowded(reason);
-        let pause = if crowded { RETRY_MAX } else { link.next_pause(now) } + jitter;
+        let pause = if crowded { CROWDED } else { link.next_pause(now) } + jitter;
         link.close(now, Some(pause));
         if network.is_recruit(id) {
             return self.recruiting_failed(id, &reason.to_string());
@@ -425,6 +430,9 @@ const MAX_RELAYS: usize = 8;
 const HELD: Duration = Duration::from_secs(30);
 /// First pause before a server is tried again; doubled up to [`RETRY_MAX`].
 const RETRY: Duration = Duration::from_millis(500);
-pub(crate) const RETRY_MAX: Duration = Duration::from_secs(60);
+/// The longest pause before a server that does not answer is tried again: whoever waits for it waits no longer.
+const RETRY_MAX: Duration = Duration::from_secs(8);
+/// The pause before a server that has said no, or that asks for less, is tried again.
+pub(crate) const CROWDED: Duration = Duration::from_secs(60);
 pub(crate) const RELAY_AGAIN: Duration = Duration::from_secs(60);
 const DEFAULT_STUN_PORT: u16 = 3478;

@@ -185,6 +185,7 @@ impl Network {
                 link.credentials_due,
                 link.refill,
                 link.append_again,
+                link.alive_due(),
                 link.client.as_ref().and_then(Client::poll_timeout),
             ]
         });
@@ -204,6 +205,7 @@ impl Network {
         let Ok(bytes) = self.sealer.seal(label, &TunnelKey::from_bytes(key.to_bytes()), body) else { return };
         for link in self.links.values_mut().filter(|link| link.status == LinkStatus::Up) {
             link.say(now, ClientMessage::Mail { to, bytes: bytes.clone() });
+            link.doubt(now);
         }
     }
 }
@@ -389,7 +391,15 @@ impl Node {
             if let Some(client) = &mut link.client {
                 client.handle_timeout(now);
             }
+            link.ask_if_silent(now);
         }
+        let dead: Vec<ServerId> =
+            network.links.iter().filter(|(_, link)| link.is_dead(now)).map(|(id, _)| *id).collect();
+        for id in dead {
+            self.outputs.push_back(Output::DisconnectServer(id));
+            self.server_closed(now, id, "the server does not answer any more".to_owned());
+        }
+        let Some(network) = self.networks.get_mut(at) else { return };
         if network.lease_check.is_some_and(|at| at <= now) {
             network.lease_check = Some(now + LEASE_CHECK);
             self.renew_lease(now, at);

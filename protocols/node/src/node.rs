@@ -397,13 +397,24 @@ impl Node {
             Found::Changed => {
                 let ids: Vec<PeerId> = self.awake.iter().copied().collect();
                 for id in ids {
-                    let candidates = self.candidates_for(id);
-                    self.tell_agent(now, id, PathInput::LocalCandidates(candidates));
+                    self.renew_candidates(now, id);
                 }
             }
             Found::RelayLost(relay) => self.path_lost(now, Local::Relay(relay)),
             Found::LetIn => self.flush_answers(now),
             Found::CredentialsRefused => self.ask_for_credentials(now),
+        }
+    }
+
+    /// Tells a peer's agent our candidates. A call that no path carries is mailed again when it would now bring others.
+    fn renew_candidates(&mut self, now: Instant, id: PeerId) {
+        let candidates = self.candidates_for(id);
+        let told = |node: &mut Self| node.peers.get_mut(&id).and_then(Peer::agent).map(|agent| agent.candidates());
+        let before = told(self);
+        self.tell_agent(now, id, PathInput::LocalCandidates(candidates));
+        let calls = self.peers.get(&id).is_some_and(|peer| peer.attempt.is_some() && peer.primary().is_none());
+        if calls && told(self) != before {
+            self.mail_attempt(now, id);
         }
     }
 
@@ -428,8 +439,13 @@ impl Node {
                 self.selected(now, id, primary, backup);
             }
             PathOutput::FreshSocket { .. } => self.fresh_socket(now, id),
+            PathOutput::Summon => self.summon(now, id),
             PathOutput::Event(event) => {
                 tracing::debug!(peer = id.0, ?event, "path");
+                if matches!(event, PathEvent::Failed { path } if path.is_relayed()) {
+                    // Perhaps it is our own relay that has failed.
+                    self.gather.recheck(now);
+                }
                 if event == PathEvent::Lost {
                     self.out_of_reach(now, id);
                 }
@@ -573,6 +589,10 @@ impl Node {
         let network = self.peers.get(&id).and_then(|peer| self.networks.get(peer.profile.network()?));
         if !network.is_some_and(Network::is_large) {
             return;
+        }
+        // What the agent still has to say: the data plane must not keep a path that is given up.
+        while let Some(output) = self.peers.get_mut(&id).and_then(Peer::agent).and_then(Agent::poll_output) {
+            self.handle_path(self.now, id, output);
         }
         if let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.is_idle())
             && let Ways::Agent { .. } = peer.ways

@@ -262,8 +262,9 @@ pub(crate) const ANSWER_PATHS: usize = 8;
 const MAX_JARS: usize = 32;
 /// Answers by mailbox to one peer: a new initiation is due every 5 s at most.
 const OFFERS: Bucket = Bucket::new(1, 6);
-/// When an answer that went by mailbox is repeated on the paths that may carry it.
-pub(crate) const ANSWER_REPEATS: &[Duration] = &[Duration::from_millis(200), Duration::from_millis(600)];
+/// When an answer that went by mailbox is repeated on the paths that may carry it, from the second time on at full TTL.
+pub(crate) const ANSWER_REPEATS: &[Duration] =
+    &[Duration::from_millis(200), Duration::from_millis(600), Duration::from_millis(1400), Duration::from_millis(3000)];
 /// How many pings of one peer may wait at a time.
 pub(crate) const MAX_PINGS: usize = 16;
 /// How often an unanswered ping is sent again while its deadline has not come.

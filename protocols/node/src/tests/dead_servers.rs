@@ -56,8 +56,8 @@ fn an_idle_link_sends_nothing_while_a_server_is_reached() {
     world.pass(secs(400));
     let before = world.carried;
     world.pass(secs(400));
-    // What is left are the answers of STUN.
-    assert!(world.carried - before <= 2 * 400 / 25 + 4, "{} datagrams", world.carried - before);
+    // What is left are the answers of STUN, which keep the mapping open.
+    assert!(world.carried - before <= 2 * 400 / 15 + 4, "{} datagrams", world.carried - before);
 }
 
 #[test]

@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use ginnel_forward::{Command, Config as ForwardConfig, Datagrams, Forward, SendArena, Shields, TunBatch, WritePlan};
+use ginnel_forward::{
+    Command, Config as ForwardConfig, Datagrams, Forward, PeerId, SendArena, Shields, TunBatch, WritePlan,
+};
 use ginnel_membership::invite::Token;
 use ginnel_membership::{Founding, NetworkId, ServerKeys, SigningKey};
-use ginnel_path::SocketId;
+use ginnel_path::{Path, SocketId};
 use ginnel_signal_proto::server::{
     Change, Config as SignalConfig, ConnectionId, Input as SignalInput, Limits, LinkId, Outcome,
     Output as SignalOutput, Stored,
@@ -39,6 +41,8 @@ pub(crate) struct World {
     queue: BTreeMap<(Instant, u64), Item>,
     order: u64,
     requests: u64,
+    /// Streams that carry nothing any more, though neither end knows.
+    hung: BTreeSet<u64>,
     /// Machines that cannot reach a server.
     cuts: BTreeSet<(usize, usize)>,
     /// Datagrams that reached another machine or a server.
@@ -97,9 +101,14 @@ pub(crate) struct Machine {
     pub(crate) ahead: i64,
     port: u16,
     sockets: BTreeMap<SocketId, u16>,
-    /// When a packet last left a port for a remote address, through the NAT.
+    pub(crate) nat: Nat,
+    /// The outside port of each flow, where each has its own.
+    outside: BTreeMap<(u16, SocketAddr), u16>,
+    /// When a packet last left an outside port for a remote address, through the NAT.
     flows: BTreeMap<(u16, SocketAddr), Instant>,
     streams: BTreeMap<ServerId, (u64, usize)>,
+    /// Streams that were opened.
+    pub(crate) opened: u32,
     pub(crate) state: Option<Vec<u8>>,
     pub(crate) logs: Vec<StoredLog>,
     pub(crate) tun: TunState,
@@ -112,7 +121,20 @@ pub(crate) struct Machine {
     pub(crate) shields: Option<Shields>,
     /// Handshake initiations that reached it.
     initiations: Vec<Vec<u8>>,
+    /// The path that the data plane was last given for each peer.
+    pub(crate) paths: BTreeMap<PeerId, Option<Path>>,
     starts: u8,
+}
+
+/// How a machine's NAT maps and filters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nat {
+    /// One outside port for each socket, open to the endpoints that were sent to.
+    PortRestricted,
+    /// One outside port for each socket, open to the addresses that were sent to.
+    AddressRestricted,
+    /// An outside port for each flow.
+    Symmetric,
 }
 
 #[derive(Default)]
@@ -167,6 +189,7 @@ impl World {
             queue: BTreeMap::new(),
             order: 0,
             requests: 0,
+            hung: BTreeSet::new(),
             cuts: BTreeSet::new(),
             carried: 0,
         };
@@ -196,8 +219,11 @@ impl World {
                 ahead: 0,
                 port: 40_000 + number as u16,
                 sockets: BTreeMap::new(),
+                nat: Nat::PortRestricted,
+                outside: BTreeMap::new(),
                 flows: BTreeMap::new(),
                 streams: BTreeMap::new(),
+                opened: 0,
                 state: None,
                 logs: Vec::new(),
                 tun: TunState::default(),
@@ -208,6 +234,7 @@ impl World {
                 writes: 0,
                 shields: None,
                 initiations: Vec::new(),
+                paths: BTreeMap::new(),
                 starts: 0,
             });
             world.start(number);
@@ -302,6 +329,16 @@ impl World {
     /// Lets a machine through to a server again.
     pub(crate) fn mend(&mut self, machine: usize, host: usize) {
         self.cuts.remove(&(machine, host));
+    }
+
+    /// Lets a machine's stream to a server carry nothing any more.
+    pub(crate) fn hang(&mut self, machine: usize, host: usize) {
+        let streams = self.machines[machine].streams.values().filter(|(_, at)| *at == host);
+        self.hung.extend(streams.map(|(serial, _)| *serial));
+    }
+
+    pub(crate) fn is_connected(&self, number: usize) -> bool {
+        self.status(number).networks.iter().flat_map(|network| &network.servers).any(|server| server.connected)
     }
 
     /// Keeps a machine from a server.
@@ -515,6 +552,7 @@ impl World {
 
     fn take(&mut self, item: Item) {
         match item {
+            Item::Up { serial, .. } | Item::Down { serial, .. } if self.hung.contains(&serial) => {}
             Item::Datagram { from, to, bytes } => self.datagram(from, to, &bytes),
             Item::Opened { machine, server, serial, host } => {
                 if self.hosts[host].signal.is_none() || self.cuts.contains(&(machine, host)) {
@@ -524,6 +562,7 @@ impl World {
                 if self.machines[machine].streams.get(&server) != Some(&(serial, host)) {
                     return;
                 }
+                self.machines[machine].opened += 1;
                 self.hosts[host].lines.insert(serial, End::Machine(machine, server, serial));
                 let from = SocketAddr::new(public(machine), 5000);
                 self.tell_host(host, SignalInput::Opened { conn: ConnectionId(serial), from });
@@ -579,8 +618,17 @@ impl World {
         let Some(number) = (0..self.machines.len()).find(|number| public(*number) == to.ip()) else { return };
         let now = self.now;
         let machine = &mut self.machines[number];
-        let open = machine.flows.get(&(to.port(), from)).is_some_and(|at| now.saturating_duration_since(*at) < MAPPING);
-        let socket = machine.sockets.iter().find(|(_, port)| **port == to.port()).map(|(socket, _)| *socket);
+        let fits = |remote: &SocketAddr| match machine.nat {
+            Nat::PortRestricted | Nat::Symmetric => *remote == from,
+            Nat::AddressRestricted => remote.ip() == from.ip(),
+        };
+        let live = |at: Instant| now.saturating_duration_since(at) < MAPPING;
+        let open = machine.flows.iter().any(|((port, remote), at)| *port == to.port() && fits(remote) && live(*at));
+        let inside = match machine.nat {
+            Nat::PortRestricted | Nat::AddressRestricted => Some(to.port()),
+            Nat::Symmetric => machine.outside.iter().find(|(_, port)| **port == to.port()).map(|((port, _), _)| *port),
+        };
+        let socket = machine.sockets.iter().find(|(_, port)| Some(**port) == inside).map(|(socket, _)| *socket);
         let (true, Some(socket)) = (open, socket) else { return };
         machine.flows.insert((to.port(), from), now);
         self.carried += 1;
@@ -682,6 +730,9 @@ impl World {
         if let Command::SetShields(shields) = command {
             machine.shields = Some(shields);
         }
+        if let Command::SetPath { peer, primary, .. } = &command {
+            machine.paths.insert(*peer, *primary);
+        }
         machine.forward.handle_command(now, command, &mut machine.buffers.plan, &mut machine.buffers.arena);
         self.flush(number);
     }
@@ -696,7 +747,14 @@ impl World {
         machine.buffers.plan.clear();
         for (socket, to, ttl, bytes) in sent {
             let machine = &mut self.machines[number];
-            let Some(port) = machine.sockets.get(&socket).copied() else { continue };
+            let Some(inside) = machine.sockets.get(&socket).copied() else { continue };
+            let port = match machine.nat {
+                Nat::PortRestricted | Nat::AddressRestricted => inside,
+                Nat::Symmetric => {
+                    let next = 20_000 + machine.outside.len() as u16;
+                    *machine.outside.entry((inside, to)).or_insert(next)
+                }
+            };
             machine.flows.insert((port, to), now);
             if ttl.is_none_or(|ttl| ttl > 10) {
                 let from = SocketAddr::new(public(number), port);

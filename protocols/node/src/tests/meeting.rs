@@ -1,0 +1,18 @@
+//! First contact without any relay.
+
+use super::world::{Nat, World, secs};
+
+#[test]
+fn a_port_that_varies_meets_an_address_that_does_not_whoever_calls() {
+    for (one, other) in [(Nat::AddressRestricted, Nat::Symmetric), (Nat::Symmetric, Nat::AddressRestricted)] {
+        let mut world = World::new(2, 1);
+        (world.machines[0].nat, world.machines[1].nat) = (one, other);
+        world.found();
+        world.join(1);
+        world.pass(secs(3));
+        world.talk(0, 1);
+        world.pass(secs(3));
+        assert!(world.reaches(0, 1) && world.reaches(1, 0), "{one:?} calls {other:?}: {:?}", world.status(0));
+        assert!(!world.machines[1].delivered.is_empty());
+    }
+}
