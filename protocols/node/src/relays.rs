@@ -139,7 +139,8 @@ impl Relays {
             self.leave_current(now, found);
         }
         if self.current.is_none() {
-            self.retry = None;
+            // What was refused may be among what is gone.
+            (self.retry, self.trust) = (None, Trust::Untried);
         }
     }
 
@@ -439,7 +440,7 @@ impl Relays {
         tracing::info!(%reason, %server, "no relay");
         self.contenders.remove(index);
         self.unwilling.insert(server);
-        if reason == Failure::Unauthorized {
+        if reason == Failure::Unauthorized && self.current.is_none() {
             self.trust = Trust::Refused;
         }
         if !self.queue.is_empty() {

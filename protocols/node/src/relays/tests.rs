@@ -319,3 +319,23 @@ fn refused_credentials_are_asked_for_ever_more_rarely_and_fresh_ones_are_used_at
     world.offer(1, &[0]);
     assert!(world.until_relay(secs(1)).is_some());
 }
+
+#[test]
+fn one_relay_that_refuses_does_not_keep_us_from_another() {
+    let mut world = World::new(2);
+    world.offer(1, &[0]);
+    world.pass(secs(2));
+    let credentials = Credentials { username: "x".to_owned(), password: "y".to_owned() };
+    world.gather.relay_offer(world.now, ServerId(2), RelayOffer { servers: vec![address(1)], credentials });
+    world.drain();
+    world.stations[0] = None;
+    world.gather.recheck(world.now);
+    world.drain();
+    // The other one is asked, and refuses.
+    world.pass(secs(4));
+    assert!(!world.sent[1].is_empty());
+    world.stations[0] = Some(station(0, 2));
+    world.pass(secs(4));
+    assert!(world.gather.has_relay());
+    assert_eq!(world.allocations(), [1, 0]);
+}
