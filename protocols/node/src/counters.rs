@@ -27,6 +27,12 @@ pub enum Discard {
     /// More initiations of one peer than a second allows.
     #[error("more initiations of one peer than a second allows")]
     TooManyInitiations,
+    /// More handshake messages of ours to addresses that have proved nothing than a second allows.
+    #[error("more handshake messages to unproven addresses than a second allows")]
+    TooManyUnproven,
+    /// More mails of ours than the servers of a network take.
+    #[error("more mails than a second allows")]
+    TooManyMails,
     /// No handshake of ours waits under that index.
     #[error("no handshake of ours has that index")]
     UnknownIndex,

@@ -15,7 +15,6 @@ use crate::Discard;
 use crate::attempt::{Attempt, COPIES, GIVE_UP_AFTER, NO_COPIES, Want};
 use crate::io::Output;
 use crate::mail::{Mail, MailKind};
-use crate::network::Network;
 use crate::node::Node;
 use crate::peer::{
     ANSWER_KEPT, ANSWER_PATHS, ANSWER_REPEATS, Accepted, Answered, Confirmation, IdentityId, SessionInfo, Ways,
@@ -539,7 +538,9 @@ impl Node {
         let candidates = self.candidates_for(id).iter().map(LocalCandidate::candidate).collect();
         let mail = Mail { kind, handshake, candidates };
         let key = peer.profile.key;
-        if !self.networks.get(at).is_some_and(Network::is_connected) || !self.mails.take(now) {
+        let Some(network) = self.networks.get_mut(at).filter(|network| network.is_connected()) else { return };
+        if !network.mails.take(now) {
+            self.counters.count(Discard::TooManyMails);
             return;
         }
         // The label is ahead of every earlier one, across restarts: mail of the past is told by it.
@@ -555,9 +556,13 @@ impl Node {
     /// Sends a handshake message on one path, with the mac2 of that path.
     fn send_handshake(&mut self, now: Instant, id: PeerId, path: Path, ttl: Option<u8>, message: &[u8]) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        if peer.primary() != Some(path) && !self.unproven.take(now) {
-            self.counters.count(Discard::TooManyInitiations);
-            return;
+        if peer.primary() != Some(path) {
+            // One network's many members leave the others theirs.
+            let network = peer.profile.network().and_then(|at| self.networks.get_mut(at));
+            if !network.is_none_or(|network| network.unproven.take(now)) || !self.unproven.take(now) {
+                self.counters.count(Discard::TooManyUnproven);
+                return;
+            }
         }
         let bytes = peer.jars.stamped(now, path, message);
         self.send(path, ttl, bytes);

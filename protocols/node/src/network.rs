@@ -22,6 +22,7 @@ use crate::gossip::Gossip;
 use crate::greet::{Greeter, Reason};
 use crate::io::{Failure, FailureCode, Output, Reply, ServerId};
 use crate::link::{Link, LinkStatus};
+use crate::load::Bucket;
 use crate::members::addresses_of;
 use crate::networks::{Ipv4Use, MAX_NETWORKS, NetworkNumber};
 use crate::node::{FEW_PEERS, Node, StoredLog};
@@ -66,6 +67,10 @@ pub(crate) struct Network {
     pub(crate) stored_from: u64,
     /// Members that are peers of this machine.
     pub(crate) installed: usize,
+    /// Handshake messages to addresses that have proved nothing.
+    pub(crate) unproven: Bucket,
+    /// Mails to the servers, below what they take.
+    pub(crate) mails: Bucket,
 }
 
 impl Network {
@@ -290,6 +295,8 @@ impl Node {
             held_back: BTreeSet::new(),
             stored_from: 0,
             installed: 0,
+            unproven: Bucket::new(200, 400),
+            mails: Bucket::new(24, 256),
         });
         self.add_identity(IdentityId::Network(at), secret, tag);
         at

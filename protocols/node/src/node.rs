@@ -121,10 +121,8 @@ pub struct Node {
     pub(crate) issuers: BTreeMap<IdentityId, CookieIssuer>,
     pub(crate) limiter: HandshakeLimiter,
     pub(crate) load: Load,
-    /// Handshake messages to addresses that have proved nothing.
+    /// Handshake messages to addresses that have proved nothing; each network has a share of its own in it.
     pub(crate) unproven: Bucket,
-    /// Mails to the servers, below what they take.
-    pub(crate) mails: Bucket,
     pub(crate) peers: BTreeMap<PeerId, Peer>,
     /// Peers for which something is kept beyond who they are; everything periodic looks at these alone.
     pub(crate) awake: BTreeSet<PeerId>,
@@ -172,8 +170,7 @@ impl Node {
             issuers: BTreeMap::new(),
             limiter,
             load: Load::new(config.debug.load_threshold.unwrap_or(DEFAULT_THRESHOLD)),
-            unproven: Bucket::new(200, 400),
-            mails: Bucket::new(24, 256),
+            unproven: Bucket::new(800, 1600),
             peers: BTreeMap::new(),
             awake: BTreeSet::new(),
             by_member: BTreeMap::new(),

@@ -255,6 +255,26 @@ fn shields_stay_as_they_are_whatever_networks_come_and_go() {
 }
 
 #[test]
+fn many_members_of_one_network_do_not_starve_the_other() {
+    let mut world = linked();
+    world.stop(WORK);
+    world.pass(secs(200));
+    // As many mails and calls as one network may cause at a time are spent.
+    let home = world.machines[BOTH].node.as_mut().and_then(|node| node.networks.iter_mut().next()).expect("it is home");
+    let now = world.now;
+    while home.mails.take(now) {}
+    while home.unproven.take(now) {}
+    world.start(WORK);
+    let (own, theirs) = (address(&world, BOTH, "work"), address(&world, WORK, "work"));
+    world.machines[WORK].delivered.clear();
+    for _ in 0..3 {
+        world.send(BOTH, own, theirs);
+        world.pass(secs(1));
+    }
+    assert!(!world.machines[WORK].delivered.is_empty(), "{:?}", world.status(BOTH));
+}
+
+#[test]
 fn leaving_one_network_keeps_the_other() {
     let mut world = linked();
     let unnamed = world.ask(BOTH, Request::Leave).expect_err("it does not say which");
