@@ -450,6 +450,24 @@ fn mirror_on_a_full_disk_takes_nothing_and_recovers() {
 }
 
 #[test]
+fn mirror_on_a_disk_that_stays_full_tries_less_and_less_often() {
+    let (mut fleet, founded) = Fleet::founded(2, 1);
+    let one = fleet.member(0, founded.network, 1);
+    fleet.hosts[1].disk.fails = true;
+    fleet.append(one, update(&founded, 1, 1));
+    let mut tries = Vec::new();
+    for _ in 0..10 {
+        fleet.advance(Duration::from_secs(60));
+        tries.push(std::mem::take(&mut fleet.hosts[1].disk.failures));
+    }
+    assert!((1..=4).contains(&tries[0]), "{tries:?}");
+    assert!(tries[5..].iter().sum::<usize>() <= 4, "each try costs a replay of the whole log: {tries:?}");
+    fleet.hosts[1].disk.fails = false;
+    fleet.advance(Duration::from_secs(90));
+    assert_eq!(fleet.head(1, founded.network), fleet.head(0, founded.network));
+}
+
+#[test]
 fn checkpoint_is_announced_and_its_state_comes_in_pieces() {
     let (mut fleet, founded) = Fleet::founded(2, 3);
     let admin = fleet.admin(0, &founded);

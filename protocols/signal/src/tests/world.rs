@@ -34,6 +34,8 @@ pub(super) struct World {
 pub(super) struct Disk {
     pub(super) held: Option<VecDeque<(Ticket, Change)>>,
     pub(super) fails: bool,
+    /// How many changes it has not taken.
+    pub(super) failures: usize,
     pub(super) stored: Stored,
 }
 
@@ -84,6 +86,7 @@ pub(super) fn address(n: u8) -> SocketAddr {
 impl Disk {
     pub(super) fn put(&mut self, change: &Change) -> Outcome {
         if self.fails {
+            self.failures += 1;
             return Outcome::Failed;
         }
         match change.clone() {
