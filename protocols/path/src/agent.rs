@@ -143,18 +143,16 @@ impl Agent {
 
     fn session(&mut self, role: Role) -> Result<(), Discard> {
         let was_up = self.role.replace(role).is_some();
-        let was_active = self.activity.is_active(self.now);
-        self.activity.note(self.now);
         if was_up {
+            // The renewal of a session is no traffic: a probe may have caused it, and as traffic it would cause the next.
             if self.selection.primary.is_none() {
                 // The handshake went through where probes did not: the other side may have forgotten the last session.
                 self.start_all();
                 self.punch.go_on(self.now, role);
-            } else if !was_active {
-                self.wake();
             }
             return Ok(());
         }
+        self.activity.note(self.now);
         self.start_all();
         self.punch.reset();
         self.punch.watch(self.now, role);

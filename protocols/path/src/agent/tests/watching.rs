@@ -72,6 +72,23 @@ fn an_idle_network_is_silent() {
 }
 
 #[test]
+fn renewed_sessions_do_not_keep_an_idle_peer_awake() {
+    let mut world = connected();
+    world.load = Load::Nothing;
+    world.run(Duration::from_secs(100));
+    let renew = |world: &mut World| {
+        world.input(A, Input::Session(Role::Initiator));
+        world.input(B, Input::Session(Role::Responder));
+    };
+    renew(&mut world);
+    world.run(Duration::from_secs(45));
+    let before = [world.sides[A].sent.len(), world.sides[B].sent.len()];
+    renew(&mut world);
+    world.run(Duration::from_secs(600));
+    assert_eq!([world.sides[A].sent.len(), world.sides[B].sent.len()], before);
+}
+
+#[test]
 fn traffic_after_silence_finds_its_way_again() {
     let mut world = connected();
     world.load = Load::Nothing;
