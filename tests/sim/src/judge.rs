@@ -1,9 +1,10 @@
 //! The judge: whether conversations get on as they are entitled to, and what is left at the end.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::calm::{Concern, Promise, STALLED};
-use crate::ledger::{Flow, seconds};
+use crate::ledger::{Flow, is_tunnel, seconds};
 use crate::machine::Life;
 use crate::nat::Behaviour;
 use crate::oracle::{Theory, Verdict, is_easy, is_forgetful, minds, theory};
@@ -13,7 +14,7 @@ use crate::station::Service;
 use crate::world::World;
 
 /// How often each verdict was given.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shares {
     /// The pair had to be direct.
     pub direct: u64,
@@ -23,22 +24,30 @@ pub struct Shares {
     pub cannot: u64,
     /// Whatever happened was right.
     pub may: u64,
+    /// Why, and how often.
+    pub why: BTreeMap<String, u64>,
 }
 
 impl Shares {
-    pub(crate) fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.direct += other.direct;
         self.linked += other.linked;
         self.cannot += other.cannot;
         self.may += other.may;
+        for (why, count) in &other.why {
+            *self.why.entry(why.clone()).or_default() += count;
+        }
     }
 
-    fn count(&mut self, verdict: Verdict) {
+    fn count(&mut self, verdict: Verdict, why: impl FnOnce() -> String) {
         match verdict {
             Verdict::Direct => self.direct += 1,
             Verdict::Linked => self.linked += 1,
             Verdict::Cannot => self.cannot += 1,
-            Verdict::May => self.may += 1,
+            Verdict::May => {
+                self.may += 1;
+                *self.why.entry(why()).or_default() += 1;
+            }
         }
     }
 
@@ -59,13 +68,28 @@ impl World {
                 return;
             }
             Promise::Full(since) => (since, self.weather.patience().gap),
-            Promise::Shaken(since) => (since, STALLED),
+            Promise::Shaken(since) | Promise::Linked(since) => (since, STALLED),
         };
         let since = since.max(progress);
         if self.now > since + limit && self.must_link(from, to) {
             let silent = self.now.saturating_duration_since(since);
             self.complain(&format!("flow {index} has delivered nothing for {silent:?}"), from, to);
             self.ledger.flows[index].progress = self.now;
+        }
+    }
+
+    /// Looks at a datagram that leaves a machine: in undisturbed use a key is replaced in time, and in silence nothing is
+    /// said.
+    pub(crate) fn check_wire(&mut self, machine: usize, bytes: &[u8]) {
+        let overdue = self.ledger.wire(self.now, machine, bytes);
+        let late = overdue > REPLACED && self.weather == Weather::Clear && self.has_relays();
+        if late && self.calm.is_quiet(self.now) {
+            let text = format!("node{machine} has sealed for {overdue:?} with a key that was to be replaced");
+            self.ledger.violate(self.now, &text);
+        }
+        let silent = self.script.silent.is_some_and(|since| self.now >= since) && is_tunnel(bytes);
+        if silent && self.is_at_rest() {
+            self.ledger.violate(self.now, &format!("node{machine} sends to peers though nobody talks"));
         }
     }
 
@@ -91,8 +115,10 @@ impl World {
     /// Judges a conversation now, and again later while it lasts.
     pub(crate) fn judge(&mut self, index: usize) {
         let Flow { from, to, start, end, .. } = self.ledger.flows[index];
+        self.note_parting(index);
         let verdict = self.verdict(index);
-        self.shares.count(verdict);
+        let why = self.doubt(index);
+        self.shares.count(verdict, || why);
         match verdict {
             // In rough weather a path may be given up for a moment; it is looked at twice.
             Verdict::Direct if self.weather == Weather::Rough && !self.is_direct(index) => {
@@ -148,10 +174,15 @@ impl World {
     fn leftovers(&self) -> Vec<String> {
         let mut left = Vec::new();
         let members = self.machines.len();
+        let quiet = self.is_at_rest();
         for (index, machine) in self.machines.iter().enumerate() {
             let (sockets, peers) = (machine.sockets.len(), machine.paths.len());
-            if sockets > MOST_SOCKETS {
+            if sockets > MOST_SOCKETS || (quiet && machine.life == Life::Awake && sockets != 1) {
                 left.push(format!("node{index} holds {sockets} sockets of one family"));
+            }
+            let paths = machine.paths.values().flatten().count();
+            if quiet && paths > 0 {
+                left.push(format!("node{index} holds {paths} paths"));
             }
             if peers >= members {
                 left.push(format!("node{index} holds {peers} peers in a network of {members}"));
@@ -181,10 +212,29 @@ impl World {
         if self.script.chores.is_busy() && able {
             left.push(format!("the admin is not done: {:?}", self.script.chores));
         }
+        left.extend(self.abandoned());
         left.extend(self.script.unanswered());
         left.extend(self.behind());
         left.extend(self.forks());
         left
+    }
+
+    /// Whether everything is well and stays so: a NAT that forgets an allocation makes its owner search anew.
+    fn is_at_rest(&self) -> bool {
+        let mut chains = (0..self.machines.len()).map(|machine| self.chain(machine));
+        self.calm.is_quiet(self.now) && !chains.any(|chain| is_forgetful(&chain, &[]))
+    }
+
+    /// Allocations beyond one for each machine and one for each time that something has befallen it lately, which a relay
+    /// keeps until they end.
+    fn abandoned(&self) -> Option<String> {
+        let since = self.now - Duration::from_secs(600);
+        if !self.is_at_rest() {
+            return None;
+        }
+        let most: usize = (0..self.machines.len()).map(|machine| 1 + self.calm.disturbances(machine, since)).sum();
+        let held: usize = self.stations.iter().map(crate::station::Station::allocations).sum();
+        (held > most).then(|| format!("relays hold {held} allocations where {most} are accounted for"))
     }
 
     /// Complains of machines that should know by now that another is no member, and do not.
@@ -249,7 +299,7 @@ impl World {
         Patience { first: patience.first + slow, direct: patience.direct + slow, ..patience }
     }
 
-    fn has_relays(&self) -> bool {
+    pub(crate) fn has_relays(&self) -> bool {
         self.services.iter().any(|service| *service != Service::StunOnly)
     }
 
@@ -262,7 +312,7 @@ impl World {
     fn verdict(&self, index: usize) -> Verdict {
         let Flow { from, to, .. } = self.ledger.flows[index];
         let theory = self.theory(from, to);
-        if theory == Theory::Never && !self.has_relays() {
+        if (theory == Theory::Never && !self.has_relays()) || self.ledger.flows[index].parted.is_some() {
             return Verdict::Cannot;
         }
         let minds = minds(&self.chain(from), &self.chain(to));
@@ -273,9 +323,19 @@ impl World {
             Promise::Full(since) if theory == Theory::Meet && since + patience.direct <= self.now => Verdict::Direct,
             Promise::Shaken(since) if theory == Theory::Meet && since + REBUILT <= self.now => Verdict::Direct,
             Promise::Full(since) if since + patience.first <= self.now => Verdict::Linked,
-            Promise::Shaken(since) if since + STALLED <= self.now => Verdict::Linked,
-            Promise::Full(_) | Promise::Shaken(_) | Promise::Nothing => Verdict::May,
+            Promise::Shaken(since) | Promise::Linked(since) if since + STALLED <= self.now => Verdict::Linked,
+            Promise::Full(_) | Promise::Shaken(_) | Promise::Linked(_) | Promise::Nothing => Verdict::May,
         }
+    }
+
+    /// Why a conversation cannot be judged.
+    fn doubt(&self, index: usize) -> String {
+        let Flow { from, to, start, .. } = self.ledger.flows[index];
+        if !self.must_link(from, to) {
+            return "no relay for a hard pair".to_owned();
+        }
+        let direct = self.theory(from, to) == Theory::Meet;
+        self.calm.reason(self.now, Concern { a: from, b: to, start, direct })
     }
 
     /// Looks again whether a conversation is direct, if it still must be.
@@ -314,8 +374,28 @@ impl World {
         }
     }
 
+    /// Notes that one of a conversation's machines has been revoked and the other knows it: from now on nothing passes.
+    fn note_parting(&mut self, index: usize) {
+        let Flow { from, to, delivered, parted, .. } = self.ledger.flows[index];
+        let known = [(from, to), (to, from)].into_iter().any(|(gone, other)| {
+            let revoked = matches!(self.script.revoked.get(&gone), Some(Some(_)));
+            let address = self.script.addresses.get(gone).copied().flatten();
+            revoked && address.is_some_and(|address| !self.machines[other].knows(address))
+        });
+        if known && parted.is_none() {
+            self.ledger.flows[index].parted = Some(delivered);
+        }
+    }
+
     fn check_cut_off(&mut self, index: usize) {
-        let Flow { from, to, start, first, .. } = self.ledger.flows[index];
+        let Flow { from, to, start, first, delivered, parted, .. } = self.ledger.flows[index];
+        if let Some(before) = parted {
+            if delivered != before {
+                let text = format!("flow {index} got {} packets through to or from no member", delivered - before);
+                self.complain(&text, from, to);
+            }
+            return;
+        }
         // Before a machine moved it may have been elsewhere.
         let moved = self.script.moved.is_some_and(|moved| start < moved + REBUILT);
         if !moved && first.is_some() {
@@ -352,6 +432,9 @@ impl Weather {
     }
 }
 
+/// A key that is in use is replaced within this time from when it was to be: the initiator sends something, a keepalive at
+/// least, and has an answer.
+const REPLACED: Duration = Duration::from_secs(20);
 /// Sockets of one family that a machine may hold in silence.
 const MOST_SOCKETS: usize = 16;
 /// Allocations that a relay may hold for each member: one that lives, and what is left of others for ten minutes.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ginnel_time::Instant;
+use ginnel_tunnel::timers::{KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_AFTER_TIME};
 
 use crate::trace::digest;
 
@@ -26,6 +27,8 @@ pub(crate) struct Flow {
     /// The longest time without a packet that arrived.
     pub(crate) gap: Duration,
     pub(crate) first: Option<Duration>,
+    /// What had arrived when one of its machines was known for no member by the other.
+    pub(crate) parted: Option<u32>,
 }
 
 /// What the other machine of a flow does.
@@ -51,6 +54,15 @@ struct Sent {
     known: Known,
 }
 
+/// The time in which a key served, as the wire shows it.
+#[derive(Clone, Copy, Debug)]
+struct Service {
+    first: Instant,
+    last: Instant,
+    /// The first packet after the key should have been replaced, in use without a pause since.
+    overdue: Option<Instant>,
+}
+
 /// Keeps the books of a world.
 #[derive(Default)]
 pub(crate) struct Ledger {
@@ -59,6 +71,8 @@ pub(crate) struct Ledger {
     next: u64,
     /// Sender, receiver index and counter of each sealed datagram, and what it was.
     sealed: BTreeMap<(usize, [u8; 4], u64), u64>,
+    /// How long each key has served, by sender and receiver index.
+    keys: BTreeMap<(usize, [u8; 4]), Service>,
     pub(crate) delivered: u64,
     violations: Vec<String>,
     over: usize,
@@ -138,19 +152,43 @@ impl Ledger {
         Some(Delivery { flow: number, forth })
     }
 
-    /// Looks at a datagram on the wire: no two sealed under one key may have one counter, unless they are the same.
-    pub(crate) fn wire(&mut self, now: Instant, from: usize, bytes: &[u8]) {
-        let channel_data = matches!(bytes.first(), Some(0x40..=0x4F));
-        let datagram = if channel_data { bytes.get(4..).unwrap_or_default() } else { bytes };
-        let Some((head, _)) = datagram.split_first_chunk::<12>() else { return };
-        let [0xC3 | 0xC7, counter @ .., a, b, c, d] = *head else { return };
+    /// Looks at a datagram on the wire: no two sealed under one key may have one counter, unless they are the same, and no
+    /// key serves longer than it may. Tells for how long its key has served although it was to be replaced.
+    pub(crate) fn wire(&mut self, now: Instant, from: usize, bytes: &[u8]) -> Duration {
+        let datagram = unwrapped(bytes);
+        let Some((head, _)) = datagram.split_first_chunk::<12>() else { return Duration::ZERO };
+        let [0xC3 | 0xC7, counter @ .., a, b, c, d] = *head else { return Duration::ZERO };
         let counter = counter.iter().fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
         let own = digest(datagram);
         let before = self.sealed.insert((from, [a, b, c, d], counter), own);
         if before.is_some_and(|before| before != own) {
             self.violate(now, &format!("node{from} sealed two packets under counter {counter} of one session"));
         }
+        let service = self.keys.entry((from, [a, b, c, d])).or_insert(Service { first: now, last: now, overdue: None });
+        let age = now.saturating_duration_since(service.first);
+        if now.saturating_duration_since(service.last) >= KEEPALIVE_TIMEOUT {
+            service.overdue = None;
+        }
+        service.last = now;
+        if age >= REKEY_AFTER_TIME {
+            service.overdue.get_or_insert(now);
+        }
+        let overdue = service.overdue.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        if age > REJECT_AFTER_TIME {
+            self.violate(now, &format!("node{from} seals with a key that has served for {age:?}"));
+        }
+        overdue
     }
+}
+
+/// A datagram without what a relay's channel adds to it.
+fn unwrapped(bytes: &[u8]) -> &[u8] {
+    if matches!(bytes.first(), Some(0x40..=0x4F)) { bytes.get(4..).unwrap_or_default() } else { bytes }
+}
+
+/// Whether a datagram is of the tunnel, and not one that keeps a mapping or an allocation.
+pub(crate) fn is_tunnel(bytes: &[u8]) -> bool {
+    matches!(unwrapped(bytes).first(), Some(0xC0..=0xC7))
 }
 
 /// An IP packet with a UDP datagram that holds its number and bytes made of it.

@@ -24,6 +24,9 @@ struct Arguments {
     /// Stops at the first world in which something goes wrong.
     #[arg(long)]
     stop_at_first: bool,
+    /// Says of the verdicts that are none why they are not.
+    #[arg(long)]
+    why: bool,
 }
 
 fn main() -> Result<ExitCode> {
@@ -55,6 +58,11 @@ fn main() -> Result<ExitCode> {
             writeln!(out, "seed {}: {violation}", failure.seed)?;
         }
         writeln!(out, "    {}", failure.replay)?;
+    }
+    if arguments.why {
+        for (why, count) in report.doubts() {
+            writeln!(out, "{count:8} {why}")?;
+        }
     }
     writeln!(out, "{}", report.line())?;
     Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -68,6 +68,8 @@ pub(crate) struct Script {
     pub(crate) chores: Chores,
     /// The server that orders the log, as far as the admin has been told.
     pub(crate) sequencer: usize,
+    /// From when on nobody has anything to say.
+    pub(crate) silent: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +107,7 @@ impl Script {
             moved: None,
             chores: Chores::default(),
             sequencer: 0,
+            silent: None,
         }
     }
 }
@@ -269,7 +272,9 @@ impl World {
         // A long night does not count as a part of the day.
         let night = lasts.saturating_sub(Duration::from_secs(600));
         self.script.duration += night;
-        self.step_at(start + self.script.duration + SILENCE, Step::End);
+        let end = start + self.script.duration + SILENCE;
+        self.script.silent = Some(end - LAST_OF_SILENCE);
+        self.step_at(end, Step::End);
         for (a, b) in self.script.talkers.clone() {
             self.plan_flows(start, a, b);
         }
@@ -302,6 +307,8 @@ impl World {
                 5 | 6 => self.dice.millis(30_000, 60_000),
                 _ => self.dice.millis(65_000, 180_000),
             };
+            // One that ends before its first packet must be there says nothing.
+            let length = length.max(self.patience().first + Duration::from_secs(1));
             let end = (at + length).min(start + self.script.duration);
             let (from, to) = if self.dice.chance(500) { (a, b) } else { (b, a) };
             let family = self.dice.pick(&[Family::V4, Family::V6]);
@@ -342,6 +349,7 @@ impl World {
             progress: start,
             gap: Duration::ZERO,
             first: None,
+            parted: None,
         });
         self.step_at(start, Step::Send(index));
         // The first packet may be lost with a path that died in silence; the third finds another.
@@ -399,10 +407,13 @@ fn source(packet: &[u8]) -> Option<IpAddr> {
 
 const ICMP: u8 = 1;
 const ICMP_V6: u8 = 58;
-/// So long nobody talks before the end: an idle peer is forgotten after two minutes.
-const SILENCE: Duration = Duration::from_secs(200);
 /// What taking on a server may take, with a second try.
 const TAKING_ON: Duration = Duration::from_secs(30);
+/// So long nobody talks before the end: for two minutes a peer is probed, and its session may be renewed once; that lasts
+/// three minutes, and what was opened for it is gone shortly after.
+const SILENCE: Duration = Duration::from_secs(340);
+/// In so much of it nothing is sent but what keeps mappings and allocations.
+const LAST_OF_SILENCE: Duration = Duration::from_secs(25);
 /// Between two tellings of the wall clock.
 const WALL: Duration = Duration::from_secs(30);
 /// Between two looks at who has joined.

@@ -150,10 +150,16 @@ impl World {
     /// Runs to the end.
     pub(crate) fn run(mut self, seed: u64) -> Outcome {
         let start = self.now;
+        let mut standing = 0_u32;
         while !self.over {
             let planned = self.agenda.first_key_value().map(|((at, _), _)| *at);
             let due = self.deadlines.first().map(|(at, _)| *at);
             let Some(next) = [planned, due].into_iter().flatten().min() else { break };
+            standing = if next > self.now { 0 } else { standing + 1 };
+            if standing > STANDSTILL {
+                self.ledger.violate(self.now, "time stands still");
+                break;
+            }
             self.now = self.now.max(next);
             if due.is_some_and(|due| due <= self.now) {
                 self.fire();
@@ -298,7 +304,7 @@ impl World {
                 }
                 machine::Effect::Datagram { socket, to, ttl, bytes } => {
                     let Some(port) = self.machines[machine].sockets.get(&socket).copied() else { continue };
-                    self.ledger.wire(self.now, machine, &bytes);
+                    self.check_wire(machine, &bytes);
                     self.trace.note(self.now, 1, &bytes);
                     self.trace.tell(self.now, || format!("node{machine} :{port} -> {to} ttl {ttl:?} {}", name(&bytes)));
                     let setup = &self.machines[machine].setup;
@@ -395,6 +401,9 @@ impl World {
         self.trace.tell(self.now, || format!("{:?}", self.script.faults));
     }
 }
+
+/// So much does not happen at one moment.
+const STANDSTILL: u32 = 1_000_000;
 
 /// What a datagram is, for a reader.
 fn name(bytes: &[u8]) -> String {
