@@ -317,7 +317,10 @@ impl World {
         }
         let minds = minds(&self.chain(from), &self.chain(to));
         let direct = self.patience().direct + if minds { ROUNDS } else { Duration::ZERO };
-        let patience = Patience { direct, ..self.patience() };
+        // A path that a NAT has forgotten in silence is left only once it has been asked in vain.
+        let forgotten = is_forgetful(&self.chain(from), &self.chain(to));
+        let first = if forgotten { STALLED } else { self.patience().first };
+        let patience = Patience { direct, first, ..self.patience() };
         match self.promise(index) {
             _ if !self.must_link(from, to) => Verdict::May,
             Promise::Full(since) if theory == Theory::Meet && since + patience.direct <= self.now => Verdict::Direct,

@@ -16,6 +16,7 @@ pub(crate) fn run(tally: &mut Tally) {
     tally.count("dependencies: bans, licences, sources", deny());
     advisories(tally);
     tally.count("mistakes of the past", crate::history::patches_apply());
+    tally.count("mistakes to plant", crate::planted::fits());
 }
 
 /// The crates that may know no socket, no clock and no runtime.

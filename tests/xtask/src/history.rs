@@ -7,13 +7,13 @@ mod rest;
 mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 
 use crate::cargo::{root, say, tell};
+use crate::duplicate;
 use rest::{Cover, REST};
 use rows::{ROWS, Row};
 
@@ -93,18 +93,8 @@ struct Tree {
 impl Tree {
     fn new() -> Result<Self> {
         let folder = root().join("target/history/tree");
-        let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output().context("run git")?;
-        let names: BTreeSet<PathBuf> = listed
-            .stdout
-            .split(|byte| *byte == 0)
-            .filter_map(|name| std::str::from_utf8(name).ok())
-            .map(PathBuf::from)
-            .collect();
-        for name in names.iter().filter(|name| !name.as_os_str().is_empty()) {
-            copy(&root().join(name), &folder.join(name))?;
-        }
-        remove_others(&folder, &folder, &names)?;
-        Ok(Self { folder, build: root().join("target/history/build") })
+        duplicate::tracked(&folder, |_, content| content)?;
+        Ok(Self { folder, build: duplicate::build_folder() })
     }
 
     /// Without a mistake every test of the rows must pass, else its failure would say nothing.
@@ -175,28 +165,4 @@ fn git(folder: &Path, arguments: &[&str]) -> Command {
 
 fn patch(row: &Row) -> PathBuf {
     root().join("tests/fuzz/history").join(row.patch)
-}
-
-/// Copies a file that differs, so that what does not differ is not built again.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let Ok(content) = fs::read(from) else { return Ok(()) };
-    if fs::read(to).is_ok_and(|held| held == content) {
-        return Ok(());
-    }
-    if let Some(above) = to.parent() {
-        fs::create_dir_all(above).with_context(|| format!("make {}", above.display()))?;
-    }
-    fs::write(to, content).with_context(|| format!("write {}", to.display()))
-}
-
-fn remove_others(folder: &Path, top: &Path, names: &BTreeSet<PathBuf>) -> Result<()> {
-    let entries = fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))?;
-    for path in entries.flatten().map(|entry| entry.path()) {
-        if path.is_dir() {
-            remove_others(&path, top, names)?;
-        } else if path.strip_prefix(top).is_ok_and(|name| !names.contains(name)) {
-            fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
-        }
-    }
-    Ok(())
 }

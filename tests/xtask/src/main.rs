@@ -4,9 +4,11 @@
 
 mod cargo;
 mod check;
+mod duplicate;
 mod fuzz;
 mod history;
 mod laboratory;
+mod planted;
 mod sim;
 mod suite;
 mod tally;
@@ -61,6 +63,8 @@ enum Task {
         #[arg(long, conflicts_with = "only")]
         list: bool,
     },
+    /// Plants mistakes in a copy of the protocols, each of which simulated worlds must find.
+    Planted(planted::Arguments),
     /// Runs simulated worlds, one for each seed; the last line is the account of all.
     Sim(sim::Worlds),
     /// Checks format, lints, purity of the protocol crates and dependencies, without running tests.
@@ -86,6 +90,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::History { list: true, .. } => Ok(history::list()),
         Task::History { only, list: false } => history::run(only.as_deref()),
+        Task::Planted(arguments) => planted::run(&arguments),
         Task::Sim(worlds) => sim::run(&worlds),
         Task::Check => suite::check_only(),
     }

@@ -22,6 +22,9 @@ pub(crate) struct Worlds {
     /// Stops at the first world in which something goes wrong.
     #[arg(long)]
     stop_at_first: bool,
+    /// Says of the verdicts that are none why they are not.
+    #[arg(long)]
+    why: bool,
 }
 
 /// Builds the simulator and runs it; it fails when a world breaks a rule.
@@ -34,6 +37,9 @@ pub(crate) fn run(worlds: &Worlds) -> Result<ExitCode> {
     }
     if worlds.stop_at_first {
         arguments.push("--stop-at-first");
+    }
+    if worlds.why {
+        arguments.push("--why");
     }
     let ran = cargo::run_shown("cargo", &arguments)?;
     Ok(if ran.success { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -1,0 +1,371 @@
+//! The faults: realistic mistakes of protocols, spread over the crates.
+
+use super::edit::Edit;
+
+/// One fault.
+pub(super) struct Fault {
+    pub(super) number: u32,
+    /// The crate that errs.
+    pub(super) package: &'static str,
+    /// What goes wrong.
+    pub(super) what: &'static str,
+    pub(super) edits: &'static [Edit],
+}
+
+/// What tells the copy's crates which fault is in force.
+pub(super) const SWITCH: &[Edit] = &[
+    Edit {
+        file: "protocols/time/src/lib.rs",
+        old: "/// A point on the boot clock, in nanoseconds since boot, suspend included.\n",
+        new: "static PLANTED: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);\n\
+              /// Whether this fault is in force.\n\
+              pub fn planted(fault: u32) -> bool {\n    PLANTED.load(std::sync::atomic::Ordering::Relaxed) == fault\n}\n\
+              /// Puts a fault in force.\n\
+              pub fn plant(fault: u32) {\n    PLANTED.store(fault, std::sync::atomic::Ordering::Relaxed);\n}\n\n\
+              /// A point on the boot clock, in nanoseconds since boot, suspend included.\n",
+    },
+    Edit {
+        file: "tests/sim/src/main.rs",
+        old: "    /// How many worlds.\n",
+        new: "    /// The fault in force.\n    #[arg(long, default_value_t = 0)]\n    planted: u32,\n    /// How many worlds.\n",
+    },
+    Edit {
+        file: "tests/sim/src/main.rs",
+        old: "    let arguments = Arguments::parse();\n",
+        new: "    let arguments = Arguments::parse();\n    ginnel_time::plant(arguments.planted);\n",
+    },
+];
+
+pub(super) const FAULTS: &[Fault] = &[
+    Fault {
+        number: 1,
+        package: "tunnel",
+        what: "the replay window accepts what it has seen",
+        edits: &[Edit {
+            file: "protocols/tunnel/src/replay.rs",
+            old: "        if *word & bit != 0 {",
+            new: "        if *word & bit != 0 && !ginnel_time::planted(1) {",
+        }],
+    },
+    Fault {
+        number: 2,
+        package: "tunnel",
+        what: "an empty packet uses up no counter",
+        edits: &[Edit {
+            file: "protocols/tunnel/src/transport.rs",
+            old: "        self.counter += 1;\n",
+            new: "        self.counter += u64::from(len > 0 || !ginnel_time::planted(2));\n",
+        }],
+    },
+    Fault {
+        number: 3,
+        package: "forward",
+        what: "a key serves ten times as long as it may",
+        edits: &[Edit {
+            file: "protocols/forward/src/config.rs",
+            old: "            reject_after_time: timers::REJECT_AFTER_TIME,",
+            new: "            reject_after_time: timers::REJECT_AFTER_TIME * if ginnel_time::planted(3) { 10 } else { 1 },",
+        }],
+    },
+    Fault {
+        number: 4,
+        package: "forward",
+        what: "an old key is not replaced while it still serves",
+        edits: &[Edit {
+            file: "protocols/forward/src/egress/peer.rs",
+            old: "        if now >= self.rekey_quiet_until {",
+            new: "        if now >= self.rekey_quiet_until && !ginnel_time::planted(4) {",
+        }],
+    },
+    Fault {
+        number: 5,
+        package: "path",
+        what: "data goes by a path that nobody has tried",
+        edits: &[Edit {
+            file: "protocols/path/src/selection.rs",
+            old: "            (None, best) => best,\n        };\n        let other",
+            new: "            (None, best) if ginnel_time::planted(5) => best.or_else(|| checklist.iter().min_by_key(|pair| pair.tier)),\n            (None, best) => best,\n        };\n        let other",
+        }],
+    },
+    Fault {
+        number: 6,
+        package: "node",
+        what: "nobody keeps the mappings of NATs open",
+        edits: &[Edit {
+            file: "protocols/node/src/gather.rs",
+            old: ".then(|| now + MAPPING_KEPT);",
+            new: ".then(|| now + MAPPING_KEPT * if ginnel_time::planted(6) { 40 } else { 1 });",
+        }],
+    },
+    Fault {
+        number: 7,
+        package: "path",
+        what: "relayed paths are not tried while a direct one may work",
+        edits: &[Edit {
+            file: "protocols/path/src/agent.rs",
+            old: "        for pair in self.checklist.iter_mut() {\n            let delay",
+            new: "        let hopeful = ginnel_time::planted(7) && self.checklist.has_direct();\n        for pair in self.checklist.iter_mut().filter(|pair| !hopeful || pair.is_direct()) {\n            let delay",
+        }],
+    },
+    Fault {
+        number: 8,
+        package: "turn",
+        what: "channels are not refreshed",
+        edits: &[Edit {
+            file: "protocols/turn/src/client.rs",
+            old: "        for (peer, channel) in self.bindings.take_due(self.now) {\n",
+            new: "        for (peer, channel) in self.bindings.take_due(self.now) {\n            if ginnel_time::planted(8) {\n                continue;\n            }\n",
+        }],
+    },
+    Fault {
+        number: 9,
+        package: "path",
+        what: "a path that died in silence stays the primary",
+        edits: &[Edit {
+            file: "protocols/path/src/agent/drive.rs",
+            old: "            Watch::Primary | Watch::Backup => pair.demotion(),\n            Watch::Not => None,",
+            new: "            Watch::Primary if ginnel_time::planted(9) => None,\n            Watch::Primary | Watch::Backup => pair.demotion(),\n            Watch::Not => None,",
+        }],
+    },
+    Fault {
+        number: 10,
+        package: "node",
+        what: "candidates that came by mailbox are told to another peer",
+        edits: &[Edit {
+            file: "protocols/node/src/exchange.rs",
+            old: "        if let Some(agent) = self.peers.get_mut(&id).and_then(|peer| peer.agent()) {\n            let _ = agent.handle_input(now, PathInput::RemoteCandidates(candidates.to_vec()));",
+            new: "        let id = if ginnel_time::planted(10) { self.peers.keys().next().copied().unwrap_or(id) } else { id };\n        if let Some(agent) = self.peers.get_mut(&id).and_then(|peer| peer.agent()) {\n            let _ = agent.handle_input(now, PathInput::RemoteCandidates(candidates.to_vec()));",
+        }],
+    },
+    Fault {
+        number: 11,
+        package: "node",
+        what: "after a restart labels of handshakes may go back",
+        edits: &[Edit {
+            file: "protocols/node/src/stamp.rs",
+            old: "Self { base: None, last: reserve, reserve }",
+            new: "Self { base: None, last: if ginnel_time::planted(11) { Tai64n::ZERO } else { reserve }, reserve }",
+        }],
+    },
+    Fault {
+        number: 12,
+        package: "node",
+        what: "labels of handshakes follow the clock wherever it jumps",
+        edits: &[Edit {
+            file: "protocols/node/src/stamp.rs",
+            old: "        let label = if believable && wall > self.last {",
+            new: "        let label = if ginnel_time::planted(12) || (believable && wall > self.last) {",
+        }],
+    },
+    Fault {
+        number: 13,
+        package: "node",
+        what: "who is revoked stays a peer of the data plane",
+        edits: &[Edit {
+            file: "protocols/node/src/node.rs",
+            old: "        self.forward(Command::RemovePeer { peer: id });\n",
+            new: "        if !ginnel_time::planted(13) {\n            self.forward(Command::RemovePeer { peer: id });\n        }\n",
+        }],
+    },
+    Fault {
+        number: 14,
+        package: "signal",
+        what: "new entries are not pushed to members that are there",
+        edits: &[Edit {
+            file: "protocols/signal/src/server/append.rs",
+            old: "            if saw {\n                pushes",
+            new: "            if saw && !ginnel_time::planted(14) {\n                pushes",
+        }],
+    },
+    Fault {
+        number: 15,
+        package: "node",
+        what: "a server is not given back the entries that it has lost",
+        edits: &[Edit {
+            file: "protocols/node/src/fetching.rs",
+            old: "        if behind && member {",
+            new: "        if behind && member && !ginnel_time::planted(15) {",
+        }],
+    },
+    Fault {
+        number: 16,
+        package: "node",
+        what: "an initiation is dropped while one's own is under way",
+        edits: &[Edit {
+            file: "protocols/node/src/exchange.rs",
+            old: "        if !peer.initiations.take(now) {\n            return Err(Discard::TooManyInitiations);\n        }\n        peer.greatest",
+            new: "        if ginnel_time::planted(16) && peer.attempt.is_some() {\n            return Err(Discard::TooManyInitiations);\n        }\n        if !peer.initiations.take(now) {\n            return Err(Discard::TooManyInitiations);\n        }\n        peer.greatest",
+        }],
+    },
+    Fault {
+        number: 17,
+        package: "node",
+        what: "a handshake is given up with its first initiation",
+        edits: &[Edit {
+            file: "protocols/node/src/attempt.rs",
+            old: "{ Want::GiveUp } else { Want::Renew }",
+            new: "{ Want::GiveUp } else if ginnel_time::planted(17) { Want::GiveUp } else { Want::Renew }",
+        }],
+    },
+    Fault {
+        number: 18,
+        package: "node",
+        what: "sockets of earlier rounds of punching stay open",
+        edits: &[
+            Edit {
+                file: "protocols/node/src/fresh.rs",
+                old: "            if self.carries(socket) {",
+                new: "            if ginnel_time::planted(18) || self.carries(socket) {",
+            },
+            Edit {
+                file: "protocols/node/src/fresh.rs",
+                old: "        for socket in unused {\n            self.close_socket",
+                new: "        for socket in unused.into_iter().filter(|_| !ginnel_time::planted(18)) {\n            self.close_socket",
+            },
+        ],
+    },
+    Fault {
+        number: 19,
+        package: "turn",
+        what: "an allocation that is given up is not released",
+        edits: &[Edit {
+            file: "protocols/turn/src/client.rs",
+            old: "            State::Live(_) | State::Allocating(_) if self.auth.is_challenged() => {",
+            new: "            State::Live(_) | State::Allocating(_) if self.auth.is_challenged() && !ginnel_time::planted(19) => {",
+        }],
+    },
+    Fault {
+        number: 20,
+        package: "turn",
+        what: "two peers are bound to one channel",
+        edits: &[
+            Edit {
+                file: "protocols/turn/src/client/peers.rs",
+                old: "            if !taken.contains(&number) {",
+                new: "            if !taken.contains(&number) || ginnel_time::planted(20) {",
+            },
+            Edit {
+                file: "protocols/turn/src/client.rs",
+                old: "        let start = ChannelNumber::new(start).unwrap_or(ChannelNumber::MIN);",
+                new: "        let start = if ginnel_time::planted(20) { 0x4000 } else { start };\n        let start = ChannelNumber::new(start).unwrap_or(ChannelNumber::MIN);",
+            },
+        ],
+    },
+    Fault {
+        number: 21,
+        package: "forward",
+        what: "copies on the backup path have counters of their own",
+        edits: &[Edit {
+            file: "protocols/forward/src/egress/peer.rs",
+            old: "                Ok(()) => return,\n",
+            new: "                Ok(()) if ginnel_time::planted(21) && self.duplication.admits(now, packet.len()) => {\n                    let Some(backup) = self.backup else { return };\n                    drop(self.seal(now, Payload::Control, packet, (backup, None), cx, arena));\n                    return;\n                }\n                Ok(()) => return,\n",
+        }],
+    },
+    Fault {
+        number: 22,
+        package: "path",
+        what: "a peer is not told of new candidates",
+        edits: &[Edit {
+            file: "protocols/path/src/agent.rs",
+            old: "        } else {\n            self.telling.changed(self.ends.told(self.config.policy));\n        }\n        self.begin(&added);",
+            new: "        } else if !ginnel_time::planted(22) {\n            self.telling.changed(self.ends.told(self.config.policy));\n        }\n        self.begin(&added);",
+        }],
+    },
+    Fault {
+        number: 23,
+        package: "node",
+        what: "a server whose connection broke is not tried again",
+        edits: &[Edit {
+            file: "protocols/node/src/link.rs",
+            old: "            link.close(now, again.then_some(pause));",
+            new: "            link.close(now, (again && !ginnel_time::planted(23)).then_some(pause));",
+        }],
+    },
+    Fault {
+        number: 24,
+        package: "node",
+        what: "a relay that refuses credentials is not offered others",
+        edits: &[Edit {
+            file: "protocols/node/src/node.rs",
+            old: "            Found::CredentialsRefused => self.ask_for_credentials(now),",
+            new: "            Found::CredentialsRefused if ginnel_time::planted(24) => {}\n            Found::CredentialsRefused => self.ask_for_credentials(now),",
+        }],
+    },
+    Fault {
+        number: 25,
+        package: "path",
+        what: "a deadline that has come does not move",
+        edits: &[Edit {
+            file: "protocols/path/src/agent/drive.rs",
+            old: "            self.retry = Some(now + interval);\n            let missing",
+            new: "            self.retry = Some(if ginnel_time::planted(25) { now } else { now + interval });\n            let missing",
+        }],
+    },
+    Fault {
+        number: 26,
+        package: "node",
+        what: "chance comes from the process, not from the seed",
+        edits: &[Edit {
+            file: "protocols/node/src/exchange.rs",
+            old: "        let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 334));",
+            new: "        let chance = std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), 0);\n        let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 334));\n        let jitter = if ginnel_time::planted(26) { Duration::from_millis(chance % 334) } else { jitter };",
+        }],
+    },
+    Fault {
+        number: 27,
+        package: "node",
+        what: "the answer to a handshake is not repeated for its copies",
+        edits: &[Edit {
+            file: "protocols/node/src/exchange.rs",
+            old: "        let Some((id, answered)) = known else { return false };",
+            new: "        let Some((id, answered)) = known else { return false };\n        if ginnel_time::planted(27) {\n            return true;\n        }",
+        }],
+    },
+    Fault {
+        number: 28,
+        package: "signal",
+        what: "a server answers before its disk has what it was given",
+        edits: &[
+            Edit {
+                file: "protocols/signal/src/server/append.rs",
+                old: "                    let change = Change::Append { network: id, sequence, entry };\n",
+                new: "                    let change = Change::Append { network: id, sequence, entry };\n                    if ginnel_time::planted(28) {\n                        self.answer_all(std::mem::take(&mut early), &Placing::Placed { sequence });\n                    }\n",
+            },
+            Edit {
+                file: "protocols/signal/src/server/append.rs",
+                old: "            let Some(Waiting { record, mut askers }) = network.queue.pop_front() else { return };\n",
+                new: "            let Some(Waiting { record, mut askers }) = network.queue.pop_front() else { return };\n            let mut early = if ginnel_time::planted(28) { std::mem::take(&mut askers) } else { Vec::new() };\n",
+            },
+        ],
+    },
+    Fault {
+        number: 29,
+        package: "forward",
+        what: "what waits for a path is sent again with the next path",
+        edits: &[Edit {
+            file: "protocols/forward/src/egress/peer.rs",
+            old: "            self.send_data(now, &packet, cx, arena);\n            cx.spares.give(packet);\n",
+            new: "            self.send_data(now, &packet, cx, arena);\n            if ginnel_time::planted(29) && self.backup.is_none() {\n                let _ = self.pending.push(now, &packet, &mut cx.spares);\n            }\n            cx.spares.give(packet);\n",
+        }],
+    },
+    Fault {
+        number: 30,
+        package: "node",
+        what: "a session that has ended is still held for one",
+        edits: &[Edit {
+            file: "protocols/node/src/exchange.rs",
+            old: "            peer.session = None;\n            if let Some(agent)",
+            new: "            peer.session = peer.session.filter(|_| ginnel_time::planted(30));\n            if let Some(agent)",
+        }],
+    },
+    Fault {
+        number: 31,
+        package: "node",
+        what: "a peer that restarted is not called anew",
+        edits: &[Edit {
+            file: "protocols/node/src/exchange.rs",
+            old: "        if session.is_some_and(|session| now.saturating_duration_since(session.made) >= spacing) {",
+            new: "        if session.is_some_and(|session| now.saturating_duration_since(session.made) >= spacing) && !ginnel_time::planted(31) {",
+        }],
+    },
+];
