@@ -200,172 +200,115 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault {
         number: 17,
         package: "node",
-        what: "a handshake is given up with its first initiation",
-        edits: &[Edit {
-            file: "protocols/node/src/attempt.rs",
-            old: "{ Want::GiveUp } else { Want::Renew }",
-            new: "{ Want::GiveUp } else if ginnel_time::planted(17) { Want::GiveUp } else { Want::Renew }",
-        }],
-    },
-    Fault {
-        number: 18,
-        package: "node",
         what: "sockets of earlier rounds of punching stay open",
         edits: &[
             Edit {
                 file: "protocols/node/src/fresh.rs",
                 old: "            if self.carries(socket) {",
-                new: "            if ginnel_time::planted(18) || self.carries(socket) {",
+                new: "            if ginnel_time::planted(17) || self.carries(socket) {",
             },
             Edit {
                 file: "protocols/node/src/fresh.rs",
                 old: "        for socket in unused {\n            self.close_socket",
-                new: "        for socket in unused.into_iter().filter(|_| !ginnel_time::planted(18)) {\n            self.close_socket",
+                new: "        for socket in unused.into_iter().filter(|_| !ginnel_time::planted(17)) {\n            self.close_socket",
             },
         ],
     },
     Fault {
-        number: 19,
-        package: "turn",
-        what: "an allocation that is given up is not released",
-        edits: &[Edit {
-            file: "protocols/turn/src/client.rs",
-            old: "            State::Live(_) | State::Allocating(_) if self.auth.is_challenged() => {",
-            new: "            State::Live(_) | State::Allocating(_) if self.auth.is_challenged() && !ginnel_time::planted(19) => {",
-        }],
-    },
-    Fault {
-        number: 20,
+        number: 18,
         package: "turn",
         what: "two peers are bound to one channel",
         edits: &[
             Edit {
                 file: "protocols/turn/src/client/peers.rs",
                 old: "            if !taken.contains(&number) {",
-                new: "            if !taken.contains(&number) || ginnel_time::planted(20) {",
+                new: "            if !taken.contains(&number) || ginnel_time::planted(18) {",
             },
             Edit {
                 file: "protocols/turn/src/client.rs",
                 old: "        let start = ChannelNumber::new(start).unwrap_or(ChannelNumber::MIN);",
-                new: "        let start = if ginnel_time::planted(20) { 0x4000 } else { start };\n        let start = ChannelNumber::new(start).unwrap_or(ChannelNumber::MIN);",
+                new: "        let start = if ginnel_time::planted(18) { 0x4000 } else { start };\n        let start = ChannelNumber::new(start).unwrap_or(ChannelNumber::MIN);",
             },
         ],
     },
     Fault {
-        number: 21,
+        number: 19,
         package: "forward",
         what: "copies on the backup path have counters of their own",
         edits: &[Edit {
             file: "protocols/forward/src/egress/peer.rs",
             old: "                Ok(()) => return,\n",
-            new: "                Ok(()) if ginnel_time::planted(21) && self.duplication.admits(now, packet.len()) => {\n                    let Some(backup) = self.backup else { return };\n                    drop(self.seal(now, Payload::Control, packet, (backup, None), cx, arena));\n                    return;\n                }\n                Ok(()) => return,\n",
+            new: "                Ok(()) if ginnel_time::planted(19) && self.duplication.admits(now, packet.len()) => {\n                    let Some(backup) = self.backup else { return };\n                    drop(self.seal(now, Payload::Control, packet, (backup, None), cx, arena));\n                    return;\n                }\n                Ok(()) => return,\n",
         }],
     },
     Fault {
-        number: 22,
+        number: 20,
         package: "path",
         what: "a peer is not told of new candidates",
         edits: &[Edit {
             file: "protocols/path/src/agent.rs",
             old: "        } else {\n            self.telling.changed(self.ends.told(self.config.policy));\n        }\n        self.begin(&added);",
-            new: "        } else if !ginnel_time::planted(22) {\n            self.telling.changed(self.ends.told(self.config.policy));\n        }\n        self.begin(&added);",
+            new: "        } else if !ginnel_time::planted(20) {\n            self.telling.changed(self.ends.told(self.config.policy));\n        }\n        self.begin(&added);",
         }],
     },
     Fault {
-        number: 23,
+        number: 21,
         package: "node",
         what: "a server whose connection broke is not tried again",
         edits: &[Edit {
             file: "protocols/node/src/link.rs",
             old: "            link.close(now, again.then_some(pause));",
-            new: "            link.close(now, (again && !ginnel_time::planted(23)).then_some(pause));",
+            new: "            link.close(now, (again && !ginnel_time::planted(21)).then_some(pause));",
         }],
     },
     Fault {
-        number: 24,
+        number: 22,
         package: "node",
         what: "a relay that refuses credentials is not offered others",
         edits: &[Edit {
             file: "protocols/node/src/node.rs",
             old: "            Found::CredentialsRefused => self.ask_for_credentials(now),",
-            new: "            Found::CredentialsRefused if ginnel_time::planted(24) => {}\n            Found::CredentialsRefused => self.ask_for_credentials(now),",
+            new: "            Found::CredentialsRefused if ginnel_time::planted(22) => {}\n            Found::CredentialsRefused => self.ask_for_credentials(now),",
         }],
     },
     Fault {
-        number: 25,
+        number: 23,
         package: "path",
         what: "a deadline that has come does not move",
         edits: &[Edit {
             file: "protocols/path/src/agent/drive.rs",
             old: "            self.retry = Some(now + interval);\n            let missing",
-            new: "            self.retry = Some(if ginnel_time::planted(25) { now } else { now + interval });\n            let missing",
+            new: "            self.retry = Some(if ginnel_time::planted(23) { now } else { now + interval });\n            let missing",
         }],
     },
     Fault {
-        number: 26,
+        number: 24,
         package: "node",
         what: "chance comes from the process, not from the seed",
         edits: &[Edit {
             file: "protocols/node/src/exchange.rs",
             old: "        let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 334));",
-            new: "        let chance = std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), 0);\n        let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 334));\n        let jitter = if ginnel_time::planted(26) { Duration::from_millis(chance % 334) } else { jitter };",
+            new: "        let chance = std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), 0);\n        let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 334));\n        let jitter = if ginnel_time::planted(24) { Duration::from_millis(chance % 334) } else { jitter };",
         }],
     },
     Fault {
-        number: 27,
+        number: 25,
         package: "node",
         what: "the answer to a handshake is not repeated for its copies",
         edits: &[Edit {
             file: "protocols/node/src/exchange.rs",
             old: "        let Some((id, answered)) = known else { return false };",
-            new: "        let Some((id, answered)) = known else { return false };\n        if ginnel_time::planted(27) {\n            return true;\n        }",
+            new: "        let Some((id, answered)) = known else { return false };\n        if ginnel_time::planted(25) {\n            return true;\n        }",
         }],
     },
     Fault {
-        number: 28,
-        package: "signal",
-        what: "a server answers before its disk has what it was given",
-        edits: &[
-            Edit {
-                file: "protocols/signal/src/server/append.rs",
-                old: "                    let change = Change::Append { network: id, sequence, entry };\n",
-                new: "                    let change = Change::Append { network: id, sequence, entry };\n                    if ginnel_time::planted(28) {\n                        self.answer_all(std::mem::take(&mut early), &Placing::Placed { sequence });\n                    }\n",
-            },
-            Edit {
-                file: "protocols/signal/src/server/append.rs",
-                old: "            let Some(Waiting { record, mut askers }) = network.queue.pop_front() else { return };\n",
-                new: "            let Some(Waiting { record, mut askers }) = network.queue.pop_front() else { return };\n            let mut early = if ginnel_time::planted(28) { std::mem::take(&mut askers) } else { Vec::new() };\n",
-            },
-        ],
-    },
-    Fault {
-        number: 29,
+        number: 26,
         package: "forward",
         what: "what waits for a path is sent again with the next path",
         edits: &[Edit {
             file: "protocols/forward/src/egress/peer.rs",
             old: "            self.send_data(now, &packet, cx, arena);\n            cx.spares.give(packet);\n",
-            new: "            self.send_data(now, &packet, cx, arena);\n            if ginnel_time::planted(29) && self.backup.is_none() {\n                let _ = self.pending.push(now, &packet, &mut cx.spares);\n            }\n            cx.spares.give(packet);\n",
-        }],
-    },
-    Fault {
-        number: 30,
-        package: "node",
-        what: "a session that has ended is still held for one",
-        edits: &[Edit {
-            file: "protocols/node/src/exchange.rs",
-            old: "            peer.session = None;\n            if let Some(agent)",
-            new: "            peer.session = peer.session.filter(|_| ginnel_time::planted(30));\n            if let Some(agent)",
-        }],
-    },
-    Fault {
-        number: 31,
-        package: "node",
-        what: "a peer that restarted is not called anew",
-        edits: &[Edit {
-            file: "protocols/node/src/exchange.rs",
-            old: "        if session.is_some_and(|session| now.saturating_duration_since(session.made) >= spacing) {",
-            new: "        if session.is_some_and(|session| now.saturating_duration_since(session.made) >= spacing) && !ginnel_time::planted(31) {",
+            new: "            self.send_data(now, &packet, cx, arena);\n            if ginnel_time::planted(26) && self.backup.is_none() {\n                let _ = self.pending.push(now, &packet, &mut cx.spares);\n            }\n            cx.spares.give(packet);\n",
         }],
     },
 ];
