@@ -19,6 +19,7 @@ use ginnel_signal_proto::{FoundingToken, Server as Signal};
 use ginnel_time::{Instant, Tai64n};
 use ginnel_tunnel::{MessageKind, StaticSecret, Suite};
 
+use super::stored::length;
 use crate::io::{
     Failure, Family, Input, Output, Port, Reply, Request, RequestId, ServerId, TunState, UpOutcome, UpReport,
 };
@@ -692,10 +693,10 @@ impl World {
                 machine.state = Some(state);
             }
             Output::StoreEntries { network, entries } => machine.log(network).entries.extend(entries),
-            Output::StoreSnapshot { network, snapshot, entry } => {
-                let log = machine.log(network);
-                log.snapshot = Some((snapshot, entry));
-                log.entries.clear();
+            Output::StoreSnapshot { network, snapshot, entry, entries } => {
+                let stored = StoredLog { network, snapshot: Some((snapshot, entry)), entries };
+                assert!(length(&stored) >= length(machine.log(network)), "what was stored is gone");
+                *machine.log(network) = stored;
             }
             Output::ForgetLog(network) => machine.logs.retain(|log| log.network != network),
             Output::Notice { notice, .. } => machine.notices.push(notice),
