@@ -192,5 +192,6 @@ fn more_revocations_than_are_told_at_once_are_all_told() {
     }
     world.start(1);
     world.pass(secs(5));
-    assert_eq!(network(&mut world, 1).state.pending_revocations().count(), 90);
+    let told = network(&mut world, 1).state.pending_revocations().count();
+    assert_eq!(told, 90, "{:?}", world.status(1).peers.iter().find(|peer| peer.name == "m0-2"));
 }

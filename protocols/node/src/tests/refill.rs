@@ -45,6 +45,7 @@ fn one_handful_follows_the_other() {
     let mut world = World::linked(1, 1);
     for _ in 0..250 {
         world.invite(0);
+        world.pass(secs(1));
     }
     let full = world.hosts[0].disk.logs[0].1.clone();
     let bytes: usize = full.iter().map(Vec::len).sum();

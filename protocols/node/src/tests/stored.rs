@@ -1,7 +1,7 @@
 //! What the state folder holds, lacks, and must never be without.
 
 use ginnel_membership::build::lease_record;
-use ginnel_membership::{Entry, Sequencer};
+use ginnel_membership::{Entry, Rights, Sequencer};
 
 use super::world::{WALL, World, secs};
 use crate::io::{Reply, Request};
@@ -54,6 +54,8 @@ fn a_log_that_lost_its_end_is_noticed_and_made_whole() {
 #[test]
 fn another_history_in_the_place_of_a_lost_one_is_refused_with_an_alarm() {
     let mut world = World::linked(2, 1);
+    assert!(matches!(world.ask(0, Request::Policy { strict: Some(true), delegate: None }), Ok(Reply::Done)));
+    world.pass(secs(2));
     world.stop(0);
     world.stop(1);
     world.stop_host(0);
@@ -83,7 +85,8 @@ fn another_history_in_the_place_of_a_lost_one_is_refused_with_an_alarm() {
 fn strict_rules_keep_newcomers_out_while_the_log_lacks_what_was_verified() {
     let mut world = World::linked(3, 1);
     assert!(matches!(world.ask(0, Request::Policy { strict: Some(true), delegate: None }), Ok(Reply::Done)));
-    world.invite(0);
+    let delegate = Some(("m2".to_owned(), Some(Rights::INVITE)));
+    assert!(matches!(world.ask(0, Request::Policy { strict: None, delegate }), Ok(Reply::Done)));
     world.pass(secs(2));
     world.stop(1);
     // Machine 1 has met nobody, and of its log the last entry is gone.
@@ -103,6 +106,7 @@ fn a_shorter_log_is_stored_at_once_with_all_that_follows() {
     let mut world = World::linked(3, 1);
     for _ in 0..270 {
         world.invite(0);
+        world.pass(secs(1));
     }
     world.pass(secs(5));
     world.stop(1);
