@@ -57,7 +57,9 @@ struct Talk {
     told: Option<Head>,
     /// The head it has told last.
     theirs: Option<Head>,
-    /// The revocations it was told.
+    /// When the session was made in which it was told revocations.
+    session: Option<Instant>,
+    /// The revocations it was told in that session.
     revocations: BTreeSet<MemberKey>,
     heard: Bucket,
     asked: Bucket,
@@ -82,6 +84,7 @@ impl Default for Talk {
         Self {
             told: None,
             theirs: None,
+            session: None,
             revocations: BTreeSet::new(),
             heard: Bucket::new(50, 200),
             asked: Bucket::new(4, 16),
@@ -115,12 +118,18 @@ impl Node {
     /// A session with a member carries packets: it is told our head, and the revocations that no log holds yet.
     pub(crate) fn begin_talk(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get(&id).filter(|peer| is_listening(peer)) else { return };
+        let session = peer.session.map(|session| session.made);
         let Some(network) = peer.profile.network().and_then(|at| self.networks.get_mut(at)) else { return };
         let head = network.state.head();
         if head.0 == 0 {
             return;
         }
         let talk = network.gossip.talks.entry(id).or_default();
+        if talk.session != session {
+            // It may have been off when it was told them in the session before.
+            talk.session = session;
+            talk.revocations.clear();
+        }
         let mut messages = Vec::new();
         // First, so that the peer knows that it may lack what makes a revocation good.
         if talk.told != Some(head) {

@@ -13,7 +13,6 @@ use ginnel_time::Instant;
 use rand_core::RngCore;
 
 use super::is_listening;
-use super::message::Message;
 use crate::Discard;
 use crate::networks::NetworkNumber;
 use crate::node::Node;
@@ -97,7 +96,7 @@ impl Node {
             }
             tracing::info!(member = %key, "revoked before it is ordered");
             // The one that is revoked is told, too, before its session ends.
-            self.tell_revocation(at, *key, record, *from);
+            self.tell_revocation(at, *key, *from);
         }
         self.plan_calls(now, at, taken.iter().any(|taken| taken.from.is_some()));
         self.persist();
@@ -105,15 +104,15 @@ impl Node {
         self.send_waiting(now, at);
     }
 
-    fn tell_revocation(&mut self, at: NetworkNumber, key: MemberKey, record: &[u8], from: Option<PeerId>) {
+    fn tell_revocation(&mut self, at: NetworkNumber, key: MemberKey, from: Option<PeerId>) {
         let awake = self.awake.iter().filter_map(|id| self.peers.get(id));
         let hears = |peer: &&Peer| peer.profile.network() == Some(at) && is_listening(peer);
         let listening: Vec<PeerId> = awake.filter(hears).map(|peer| peer.id).collect();
+        if let Some((network, from)) = self.networks.get_mut(at).zip(from) {
+            network.gossip.talks.entry(from).or_default().revocations.insert(key);
+        }
         for id in listening {
-            let Some(network) = self.networks.get_mut(at) else { return };
-            if network.gossip.talks.entry(id).or_default().revocations.insert(key) && Some(id) != from {
-                self.seal(id, None, Message::Revocation(record.to_vec()).encode());
-            }
+            self.begin_talk(id);
         }
     }
 
@@ -145,11 +144,6 @@ impl Node {
             Err(Refusal::AlreadyRevoked) => Ok(()),
             // Whoever tells it may know more of the log than we do.
             Err(Refusal::NotAuthorised | Refusal::LastAdmin | Refusal::NotFounded) => {
-                let length = network.state.head().0;
-                let theirs = network.gossip.talks.get(&id).and_then(|talk| talk.theirs);
-                if theirs.is_some_and(|(theirs, _)| theirs <= length) {
-                    return Err(Discard::BadGossip);
-                }
                 network.gossip.revoking.keep(id, record);
                 Ok(())
             }
