@@ -7,7 +7,7 @@ use ginnel_membership::state::Standing;
 use ginnel_membership::{Admission, Change, MemberKey, SignedRecord};
 
 use crate::io::Output;
-use crate::network::Network;
+use crate::network::{Extent, Network};
 use crate::networks::NetworkNumber;
 use crate::node::Node;
 use crate::notice::Notice;
@@ -125,7 +125,7 @@ impl Network {
     pub(crate) fn is_held_back(&self, member: &MemberKey, time: u64) -> bool {
         let vouched = self.state.lease().map_or(0, |lease| lease.time);
         let strict = self.state.policy().freshness == Freshness::Strict;
-        (self.state.admitting(time) == Admission::Closed || (strict && self.cut_short))
+        (self.state.admitting(time) == Admission::Closed || (strict && self.extent == Extent::CutShort))
             && self.state.member(member).is_some_and(|member| member.joined() > vouched)
             && self.saved.recent.remotes(member).is_empty()
     }

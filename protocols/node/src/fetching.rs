@@ -9,7 +9,7 @@ use ginnel_time::Instant;
 
 use crate::Discard;
 use crate::io::ServerId;
-use crate::link::LinkStatus;
+use crate::link::{LinkStatus, ServerLog};
 use crate::networks::NetworkNumber;
 use crate::node::Node;
 use crate::saved::Stage;
@@ -182,7 +182,7 @@ impl Node {
         let (member, sequencer) = (network.is_member(), network.state.sequencer());
         let Some(link) = network.links.get_mut(&id) else { return };
         let is_new = link.head.replace(head).is_none();
-        link.note_behind(now, behind);
+        link.note_log(now, if behind { ServerLog::Behind } else { ServerLog::Level });
         if !behind || !member {
             (link.refill, link.refilled) = (None, None);
             return;

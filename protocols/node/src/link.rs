@@ -41,9 +41,8 @@ pub(crate) struct Link {
     pub(crate) accused: Option<String>,
     /// Records to be appended and what each is for. Only the first is ever in flight, because answers come in no fixed order.
     pub(crate) appends: VecDeque<(Purpose, Vec<u8>)>,
-    in_flight: bool,
-    /// Whether the server's log is shorter than ours: an append would put another entry into a place that is taken.
-    is_behind: bool,
+    flight: Flight,
+    log: ServerLog,
     pub(crate) credentials_due: Option<Instant>,
     /// Since when the server lets us in.
     pub(crate) up_since: Option<Instant>,
@@ -82,6 +81,23 @@ pub(crate) enum LinkStatus {
     Up,
 }
 
+/// Which append was sent and is not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flight {
+    None,
+    /// The first of those that wait.
+    First,
+}
+
+/// A server's log beside ours, as the server last told its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ServerLog {
+    /// As long as ours, or longer, or nothing is known of it.
+    Level,
+    /// Shorter: an append would put another entry into a place that is taken.
+    Behind,
+}
+
 /// What an append is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -109,8 +125,8 @@ impl Link {
             trouble: None,
             accused: None,
             appends: VecDeque::new(),
-            in_flight: false,
-            is_behind: false,
+            flight: Flight::None,
+            log: ServerLog::Level,
             credentials_due: None,
             up_since: None,
             hopeless: None,
@@ -140,8 +156,8 @@ impl Link {
     }
 
     /// Notes whether the server's log is shorter than ours; what waits for it to grow is sent when it has.
-    pub(crate) fn note_behind(&mut self, now: Instant, is_behind: bool) {
-        self.is_behind = is_behind;
+    pub(crate) fn note_log(&mut self, now: Instant, standing: ServerLog) {
+        self.log = standing;
         self.append_next(now);
     }
 
@@ -157,7 +173,7 @@ impl Link {
 
     /// Takes the answer to the append in flight, and sends the next.
     pub(crate) fn appended(&mut self, now: Instant) -> Option<Purpose> {
-        if !std::mem::take(&mut self.in_flight) {
+        if std::mem::replace(&mut self.flight, Flight::None) == Flight::None {
             return None;
         }
         let (purpose, _) = self.appends.pop_front()?;
@@ -166,11 +182,11 @@ impl Link {
     }
 
     fn append_next(&mut self, now: Instant) {
-        if self.in_flight || self.is_behind {
+        if self.flight == Flight::First || self.log == ServerLog::Behind {
             return;
         }
         if let Some(record) = self.appends.front().map(|(_, record)| record.clone()) {
-            self.in_flight = true;
+            self.flight = Flight::First;
             self.say(now, ClientMessage::Append { record });
         }
     }
@@ -191,7 +207,7 @@ impl Link {
         self.status = LinkStatus::Down;
         self.client = None;
         self.appends.clear();
-        (self.in_flight, self.is_behind) = (false, false);
+        (self.flight, self.log) = (Flight::None, ServerLog::Level);
         self.credentials_due = None;
         self.download = None;
         self.refill = None;

@@ -59,8 +59,8 @@ pub(crate) struct Network {
     pub(crate) alarm: Option<String>,
     /// Alarms that were told, and when.
     pub(crate) alarms: BTreeMap<String, Instant>,
-    /// Whether less of the log was stored than this machine had verified, until it is here again.
-    pub(crate) cut_short: bool,
+    /// How much of the log is here.
+    pub(crate) extent: Extent,
     /// Requests whose records the log has taken or passed over, still to be answered.
     pub(crate) settled: Vec<(RequestId, Result<(), String>)>,
     pub(crate) clock: Clock,
@@ -77,6 +77,15 @@ pub(crate) struct Network {
     pub(crate) unproven: Bucket,
     /// Mails to the servers, below what they take.
     pub(crate) mails: Bucket,
+}
+
+/// How much of the log is here that this machine has verified, in this run or before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All of it.
+    Whole,
+    /// The state folder had less, and nobody has given the rest back yet.
+    CutShort,
 }
 
 impl Network {
@@ -144,8 +153,8 @@ impl Network {
 
     /// Whether the log has just become as long again as it was once.
     pub(crate) fn is_whole_again(&mut self) -> bool {
-        let cut_short = self.state.head().0 < self.saved.head.0;
-        std::mem::replace(&mut self.cut_short, cut_short) && !cut_short
+        let extent = if self.state.head().0 < self.saved.head.0 { Extent::CutShort } else { Extent::Whole };
+        std::mem::replace(&mut self.extent, extent) == Extent::CutShort && extent == Extent::Whole
     }
 
     pub(crate) fn own_addresses(&self) -> Vec<IpAddr> {
@@ -287,12 +296,12 @@ impl Node {
                     break;
                 }
             }
-            network.cut_short = network.state.head().0 < network.saved.head.0;
+            network.is_whole_again();
             for record in &network.saved.revocations {
                 // One that was ordered meanwhile is refused as done; one that the log cannot judge yet is tried again.
                 let _ = network.state.revoke_on_receipt(record);
             }
-            self.plan_calls(now, at, false);
+            self.plan_calls(now, at, None);
             self.take_new_keys(at);
             self.sync_servers(now, at);
             self.keep_apart(at);
@@ -342,7 +351,7 @@ impl Node {
             forged: None,
             alarm: None,
             alarms: BTreeMap::new(),
-            cut_short: false,
+            extent: Extent::Whole,
             settled: Vec::new(),
             clock,
             recruit: None,

@@ -11,7 +11,7 @@ use ginnel_time::Instant;
 
 use crate::io::Failure;
 use crate::link::LinkStatus;
-use crate::network::Network;
+use crate::network::{Extent, Network};
 use crate::networks::{Ipv4Use, NetworkNumber};
 use crate::node::Node;
 use crate::peer::{Peer, Ways};
@@ -165,7 +165,7 @@ impl Network {
                 fix: "let an admin's machine go online".to_owned(),
             });
         }
-        if network.cut_short {
+        if network.extent == Extent::CutShort {
             let (here, verified) = (network.state.head().0, network.saved.head.0);
             let title = network.title();
             health.push(HealthReport {

@@ -98,7 +98,7 @@ impl Node {
             // The one that is revoked is told, too, before its session ends.
             self.tell_revocation(at, *key, *from);
         }
-        self.plan_calls(now, at, taken.iter().any(|taken| taken.from.is_some()));
+        self.plan_calls(now, at, taken.iter().find_map(|taken| taken.from));
         self.persist();
         self.sync_members(at);
         self.send_waiting(now, at);
@@ -116,13 +116,14 @@ impl Node {
         }
     }
 
-    /// Members without a session are called soon. One that was told is likely one of many, which do not call all at once.
-    pub(crate) fn plan_calls(&mut self, now: Instant, at: NetworkNumber, was_told: bool) {
+    /// Members without a session are called soon. A machine that was told, by `from`, is likely one of many, which do not
+    /// call all at once.
+    pub(crate) fn plan_calls(&mut self, now: Instant, at: NetworkNumber, from: Option<PeerId>) {
         let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 2000));
         if let Some(network) = self.networks.get_mut(at)
             && network.state.pending_revocations().next().is_some()
         {
-            let delay = if was_told { SPREAD_AFTER + jitter } else { SPREAD_AFTER };
+            let delay = if from.is_some() { SPREAD_AFTER + jitter } else { SPREAD_AFTER };
             network.gossip.revoking.begin.get_or_insert(now + delay);
         }
     }

@@ -13,6 +13,11 @@ fn lose(world: &mut World, host: usize, count: usize) {
     log.truncate(log.len() - count);
 }
 
+/// The log as the first server has it on its disk.
+fn on_disk(world: &World) -> Vec<Vec<u8>> {
+    world.hosts[0].disk.logs[0].1.iter().map(|entry| entry.bytes.clone()).collect()
+}
+
 fn no_alarms(world: &World) {
     for machine in &world.machines {
         assert!(!machine.notices.iter().any(|notice| matches!(notice, Notice::Alarm { .. })), "{:?}", machine.notices);
@@ -26,14 +31,14 @@ fn a_server_gets_back_what_it_lost_before_it_is_asked_for_anything() {
         world.invite(0);
     }
     world.pass(secs(2));
-    let full = world.hosts[0].disk.logs[0].1.clone();
+    let full = on_disk(&world);
     lose(&mut world, 0, 40);
     world.pass(secs(2));
     // Both have something to be written when it comes back.
     let asked = world.request(0, None, Request::Policy { strict: Some(true), delegate: None });
     world.start_host(0);
     world.pass(secs(8));
-    let log = &world.hosts[0].disk.logs[0].1;
+    let log = on_disk(&world);
     assert_eq!(log[..full.len()], full, "nothing stands in the place of what was lost");
     assert!(matches!(world.machines[0].replies.get(&asked), Some(Ok(Reply::Done))), "{:?}", world.status(0));
     assert_eq!(log.len(), full.len() + 1);
@@ -47,13 +52,13 @@ fn one_handful_follows_the_other() {
         world.invite(0);
         world.pass(secs(1));
     }
-    let full = world.hosts[0].disk.logs[0].1.clone();
+    let full = on_disk(&world);
     let bytes: usize = full.iter().map(Vec::len).sum();
     assert!(bytes > 3 * ginnel_signal_proto::server::MAX_REFILL);
     lose(&mut world, 0, 248);
     world.start_host(0);
     world.pass(secs(4));
-    assert_eq!(world.hosts[0].disk.logs[0].1, full);
+    assert_eq!(on_disk(&world), full);
     no_alarms(&world);
 }
 
@@ -64,7 +69,7 @@ fn nothing_is_appended_to_a_server_that_is_behind() {
         world.invite(0);
     }
     world.pass(secs(2));
-    let full = world.hosts[0].disk.logs[0].1.clone();
+    let full = on_disk(&world);
     lose(&mut world, 0, 5);
     // Nor by one who cannot give it what it lacks.
     for machine in &mut world.machines {
@@ -75,7 +80,7 @@ fn nothing_is_appended_to_a_server_that_is_behind() {
     world.pass(Duration::from_millis(100));
     let asked = world.request(0, None, Request::Invite { expires: secs(60), name: None });
     world.pass(secs(20));
-    assert_eq!(world.hosts[0].disk.logs[0].1, full[..full.len() - 5]);
+    assert_eq!(on_disk(&world), full[..full.len() - 5]);
     assert!(matches!(world.machines[0].replies.get(&asked), Some(Err(_))));
     no_alarms(&world);
 }

@@ -65,7 +65,8 @@ pub(super) fn crowd(world: &World, members: u32, invites: u8) -> (Stored, Vec<St
     let checkpoint = sequencer.state().make_checkpoint().expect("it fits");
     let record = build::checkpoint_record(&network, &admin, checkpoint);
     log.push(sequencer.append(WALL, &record).expect("a good record").encode());
-    let ticket = |key| Invite::new(&[server.clone()], network, key, u64::MAX, None).expect("it fits").to_string();
+    let ticket =
+        |key| Invite::new(std::slice::from_ref(&server), network, key, u64::MAX, None).expect("it fits").to_string();
     let tickets = open.into_iter().map(ticket).collect();
     let log = log.into_iter().map(Into::into).collect();
     let stored = Stored { logs: vec![(network, log)], ..Stored::default() };

@@ -60,7 +60,7 @@ fn another_history_in_the_place_of_a_lost_one_is_refused_with_an_alarm() {
     world.stop(1);
     world.stop_host(0);
     let (network, log) = world.hosts[0].disk.logs[0].clone();
-    let entries: Vec<Entry> = log.iter().map(|bytes| Entry::decode(bytes).expect("own entries")).collect();
+    let entries: Vec<Entry> = log.iter().map(|entry| Entry::decode(&entry.bytes).expect("own entries")).collect();
     let shorter = &entries[..entries.len() - 1];
     let mut liar = Sequencer::resume(world.hosts[0].key.clone(), network, shorter).expect("own log");
     world.start(0);
@@ -69,7 +69,7 @@ fn another_history_in_the_place_of_a_lost_one_is_refused_with_an_alarm() {
     world.stop(0);
     let wall = WALL + 10_000;
     let record = lease_record(&network, &admin, liar.state().head(), wall);
-    let lie = liar.append(wall, &record).expect("a fine lease").encode();
+    let lie = liar.append(wall, &record).expect("a fine lease").encode().into();
     *world.hosts[0].disk.logs[0].1.last_mut().expect("it has entries") = lie;
     world.machines[1].logs.clear();
     world.start_host(0);
