@@ -224,8 +224,8 @@ impl Control {
                 Output::StoreEntries { network, entries } => {
                     self.state.append(clock::now(), &log_name(&network), entries);
                 }
-                Output::StoreSnapshot { network, snapshot, entry } => {
-                    self.state.restart(clock::now(), &log_name(&network), snapshot, entry);
+                Output::StoreSnapshot { network, snapshot, entry, entries } => {
+                    self.state.restart(clock::now(), &log_name(&network), (snapshot, entry), entries);
                 }
                 Output::ForgetLog(network) => {
                     self.state.forget(clock::now(), &log_name(&network));

@@ -79,7 +79,7 @@ impl StateFolder {
             Some(End::Missing) | None => Vec::new(),
         };
         let all: Vec<&[u8]> = before.iter().map(Vec::as_slice).chain(entries.iter().map(AsRef::as_ref)).collect();
-        let written = self.begin(name, &entries_payload(&all));
+        let written = self.begin(name, &[entries_payload(&all)]);
         if written.is_err() {
             self.ends.insert(name.to_owned(), End::Unsure(before));
         }
@@ -97,22 +97,35 @@ impl StateFolder {
         Ok(())
     }
 
-    /// Begins the journal `name` anew with a snapshot and the entry that vouches for it, in place of everything before.
+    /// Begins the journal `name` anew with a snapshot, the entry that vouches for it and the entries after that one, in place
+    /// of everything before: a power cut leaves all of it or what was there.
     ///
     /// # Errors
     /// When it cannot be written or is too long; the journal then stays as it was.
-    pub fn restart(&mut self, name: &str, snapshot: &[u8], entry: &[u8]) -> Result<(), StateError> {
+    pub fn restart<E: AsRef<[u8]>>(
+        &mut self,
+        name: &str,
+        snapshot: &[u8],
+        entry: &[u8],
+        entries: &[E],
+    ) -> Result<(), StateError> {
         self.check(name)?;
         let mut payload = vec![SNAPSHOT];
         put_sized(&mut payload, snapshot);
         put_sized(&mut payload, entry);
-        self.begin(name, &payload)
+        let mut batches = vec![payload];
+        if !entries.is_empty() {
+            batches.push(entries_payload(entries));
+        }
+        self.begin(name, &batches)
     }
 
-    /// Writes a whole journal of one batch over the one that is there.
-    fn begin(&mut self, name: &str, payload: &[u8]) -> Result<(), StateError> {
+    /// Writes a whole journal of these batches over the one that is there.
+    fn begin(&mut self, name: &str, payloads: &[Vec<u8>]) -> Result<(), StateError> {
         let mut bytes = vec![VERSION];
-        bytes.extend(batch(1, payload).map_err(StateError::Unusable)?);
+        for payload in payloads {
+            bytes.extend(batch(bytes.len() as u64, payload).map_err(StateError::Unusable)?);
+        }
         let new = format!("{name}{NEW}");
         let written = (|| {
             self.disk.put(&new, &bytes)?;

@@ -101,9 +101,15 @@ impl Keeper {
         self.save(now);
     }
 
-    /// Begins the log `name` anew with a snapshot and the entry that vouches for it.
-    pub fn restart(&mut self, now: Instant, name: &str, snapshot: Vec<u8>, entry: Vec<u8>) {
-        let log = Unsaved { snapshot: Some((snapshot, entry)), ..Unsaved::default() };
+    /// Begins the log `name` anew with a snapshot, the entry that vouches for it and the entries after that one.
+    pub fn restart(
+        &mut self,
+        now: Instant,
+        name: &str,
+        snapshot: (Vec<u8>, Vec<u8>),
+        entries: Vec<Vec<u8>>,
+    ) {
+        let log = Unsaved { snapshot: Some(snapshot), entries, ..Unsaved::default() };
         self.logs.insert(name.to_owned(), log);
         self.behind.remove(name);
         self.save(now);
@@ -182,10 +188,8 @@ impl Keeper {
                 log.is_forgotten = false;
             }
             if let Some((snapshot, voucher)) = &log.snapshot {
-                self.folder.restart(&name, snapshot, voucher)?;
-                log.snapshot = None;
-            }
-            if !log.entries.is_empty() {
+                self.folder.restart(&name, snapshot, voucher, &log.entries)?;
+            } else if !log.entries.is_empty() {
                 self.folder.append(&name, &log.entries)?;
             }
             entry.remove();

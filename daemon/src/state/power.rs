@@ -150,10 +150,11 @@ impl Run {
                 }
                 13 => {
                     is_log_sure = true;
-                    let (snapshot, entry) = (dice.bytes(4000), dice.bytes(200));
-                    let log = Journal { snapshot: Some((snapshot.clone(), entry.clone())), entries: Vec::new() };
+                    let snapshot = (dice.bytes(4000), dice.bytes(200));
+                    let entries: Vec<Vec<u8>> = (0..dice.below(4)).map(|_| dice.bytes(700)).collect();
+                    let log = Journal { snapshot: Some(snapshot.clone()), entries: entries.clone() };
                     self.logs.push((begun, Some(log)));
-                    keeper.restart(now, LOG, snapshot, entry);
+                    keeper.restart(now, LOG, snapshot, entries);
                 }
                 14 => {
                     is_log_sure = true;

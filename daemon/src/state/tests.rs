@@ -43,12 +43,15 @@ fn files_and_journals_are_written_as_the_tables_say() {
     let (_folder, mut state) = open();
     state.write("file", 1, b"abc").unwrap();
     state.append("journal", &[b"abc"]).unwrap();
-    state.restart("restarted", b"snap", b"e").unwrap();
+    state.restart("restarted", b"snap", b"e", &[b""; 0]).unwrap();
+    state.restart("whole", b"snap", b"e", &[b"abc"]).unwrap();
     let hex = |name: &str| data_encoding::HEXLOWER.encode(&fs::read(state.path(name)).unwrap());
     // Checked with Python's hashlib.blake2s.
     assert_eq!(hex("file"), FILE);
     assert_eq!(hex("journal"), JOURNAL);
     assert_eq!(hex("restarted"), RESTARTED);
+    state.append("restarted", &[b"abc"]).unwrap();
+    assert_eq!(hex("whole"), hex("restarted"), "as if it were written in two steps");
 }
 
 #[test]
@@ -173,12 +176,12 @@ fn damage_inside_a_journal_is_an_error() {
 fn a_snapshot_replaces_what_was_before_it() {
     let (_folder, mut state) = open();
     state.append("log", &[b"one", b"two"]).unwrap();
-    state.restart("log", b"snapshot", b"voucher").unwrap();
+    state.restart("log", b"snapshot", b"voucher", &[b"two"]).unwrap();
     state.append("log", &[b"three"]).unwrap();
     let journal = state.read_journal("log").unwrap().unwrap();
     assert_eq!(journal.snapshot, Some((b"snapshot".to_vec(), b"voucher".to_vec())));
-    assert_eq!(journal.entries, [b"three"]);
-    state.restart("log", b"later", b"voucher").unwrap();
+    assert_eq!(journal.entries, [b"two".as_slice(), b"three"]);
+    state.restart("log", b"later", b"voucher", &[b""; 0]).unwrap();
     assert!(state.read_journal("log").unwrap().unwrap().entries.is_empty());
 }
 

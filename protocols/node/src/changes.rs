@@ -1,10 +1,13 @@
 //! What entries of the log change on this machine, and whom it tells.
 
+use std::time::Duration;
+
+use ginnel_membership::record::Freshness;
 use ginnel_membership::state::Standing;
 use ginnel_membership::{Admission, Change, MemberKey, SignedRecord};
 
 use crate::io::Output;
-use crate::network::Network;
+use crate::network::{Extent, Network};
 use crate::networks::NetworkNumber;
 use crate::node::Node;
 use crate::notice::Notice;
@@ -22,26 +25,39 @@ impl Node {
         let Some(mut entries) = network.tail.from(checkpoint.length) else { return };
         let Some(entry) = entries.next().map(<[u8]>::to_vec) else { return };
         let entries: Vec<Vec<u8>> = entries.map(<[u8]>::to_vec).collect();
-        let (id, snapshot, length) = (network.saved.id(), snapshot.to_vec(), checkpoint.length);
-        self.store_snapshot(at, snapshot, entry, length);
-        if !entries.is_empty() {
-            self.outputs.push_back(Output::StoreEntries { network: id, entries });
-        }
+        let (snapshot, length) = (snapshot.to_vec(), checkpoint.length);
+        self.store_snapshot(at, length, snapshot, entry, entries);
     }
 
-    pub(crate) fn store_snapshot(&mut self, at: NetworkNumber, snapshot: Vec<u8>, entry: Vec<u8>, length: u64) {
+    /// Replaces the stored log by the state of the checkpoint in `entry`, at `length`, and the entries after that one: all at
+    /// once, so that nothing that was stored is ever missing.
+    pub(crate) fn store_snapshot(
+        &mut self,
+        at: NetworkNumber,
+        length: u64,
+        snapshot: Vec<u8>,
+        entry: Vec<u8>,
+        entries: Vec<Vec<u8>>,
+    ) {
         let Some(network) = self.networks.get_mut(at) else { return };
         network.stored_from = length;
         let id = network.saved.id();
-        self.outputs.push_back(Output::StoreSnapshot { network: id, snapshot, entry });
+        self.outputs.push_back(Output::StoreSnapshot { network: id, snapshot, entry, entries });
     }
 
-    /// Tells an alarm that has come up.
+    /// Tells an alarm that has come up, unless it was told lately.
     pub(crate) fn report_alarm(&mut self, at: NetworkNumber) {
-        if let Some(text) = self.networks.get_mut(at).and_then(|network| network.alarm.take()) {
-            tracing::warn!("{text}");
-            self.notice(Some(at), Notice::Alarm { text });
+        let now = self.now;
+        let Some(network) = self.networks.get_mut(at) else { return };
+        let Some(text) = network.alarm.take() else { return };
+        network.alarms.retain(|_, told| now.saturating_duration_since(*told) < ALARM_AGAIN);
+        // Whoever is the cause of one could be it a thousand times a second.
+        if network.alarms.contains_key(&text) || network.alarms.len() >= MAX_ALARMS {
+            return;
         }
+        network.alarms.insert(text.clone(), now);
+        tracing::warn!("{text}");
+        self.notice(Some(at), Notice::Alarm { text });
     }
 }
 
@@ -90,8 +106,7 @@ impl Network {
         }
         let subject = key.to_string();
         let line = self.log.iter().rev().find(|line| line.kind == "revoke" && line.subject == subject)?;
-        let known =
-            |text: &String| self.state.members().map(|member| member.key()).find(|key| key.to_string() == *text);
+        let known = |text: &String| text.parse().ok().filter(|key| self.state.member(key).is_some());
         let signers: Vec<MemberKey> = line.by.iter().filter_map(known).collect();
         Some(if signers.is_empty() { "an admin".to_owned() } else { self.called(&signers) })
     }
@@ -105,11 +120,12 @@ impl Network {
         keys.iter().map(name).collect::<Vec<_>>().join(", ")
     }
 
-    /// Whether a member that this machine has not known is kept out, because nobody with the right to has vouched for the log
-    /// for too long, and the rules are strict.
+    /// Whether a member that this machine has not known is kept out, because the rules are strict, and nobody with the right
+    /// to has vouched for the log for too long, or less of it is here than this machine had verified.
     pub(crate) fn is_held_back(&self, member: &MemberKey, time: u64) -> bool {
         let vouched = self.state.lease().map_or(0, |lease| lease.time);
-        self.state.admitting(time) == Admission::Closed
+        let strict = self.state.policy().freshness == Freshness::Strict;
+        (self.state.admitting(time) == Admission::Closed || (strict && self.extent == Extent::CutShort))
             && self.state.member(member).is_some_and(|member| member.joined() > vouched)
             && self.saved.recent.remotes(member).is_empty()
     }
@@ -129,3 +145,7 @@ impl Network {
 
 /// Entries that a compaction must save.
 const MUCH_SHORTER: u64 = 256;
+/// The same alarm is told again after this time.
+const ALARM_AGAIN: Duration = Duration::from_secs(3600);
+/// Different alarms told in that time.
+const MAX_ALARMS: usize = 64;

@@ -518,7 +518,7 @@ impl Node {
             }
             let at = peer.profile.network();
             if let Some(network) = at.and_then(|at| self.networks.get_mut(at)) {
-                network.gossip.forget(id);
+                network.gossip.forget(now, id);
             }
             self.went_cold(now, id);
             self.doze(id);

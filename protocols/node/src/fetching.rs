@@ -9,14 +9,18 @@ use ginnel_time::Instant;
 
 use crate::Discard;
 use crate::io::ServerId;
-use crate::link::LinkStatus;
+use crate::link::{LinkStatus, ServerLog};
 use crate::networks::NetworkNumber;
 use crate::node::Node;
 use crate::saved::Stage;
 
 /// A snapshot on its way here.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Download {
+    /// When the server has to have sent [`STRIDE`] bytes more.
+    pub(crate) deadline: Instant,
+    /// What it had sent when the deadline was last moved.
+    counted: u64,
     /// The entry of its checkpoint, once the first piece is here.
     entry: Vec<u8>,
     bytes: Vec<u8>,
@@ -25,6 +29,20 @@ pub(crate) struct Download {
     asked: u64,
     /// How often it began anew because a newer checkpoint came in between.
     restarts: u8,
+}
+
+impl Download {
+    fn new(now: Instant, restarts: u8) -> Self {
+        Self {
+            deadline: now + STRIDE_TIME,
+            counted: 0,
+            entry: Vec::new(),
+            bytes: Vec::new(),
+            total: 0,
+            asked: SNAPSHOT_PIECE as u64,
+            restarts,
+        }
+    }
 }
 
 /// One piece of a snapshot.
@@ -46,7 +64,7 @@ impl Node {
         if from > 0 || founding || link.checkpoint.is_none() {
             link.say(now, ClientMessage::Fetch { from });
         } else if !busy {
-            link.download = Some(Download { asked: SNAPSHOT_PIECE as u64, ..Download::default() });
+            link.download = Some(Download::new(now, 0));
             link.say(now, ClientMessage::FetchSnapshot { offset: 0 });
         }
     }
@@ -62,7 +80,7 @@ impl Node {
             if restarts > MAX_RESTARTS {
                 return self.end_download(now, id, Some("the server keeps changing its checkpoint".to_owned()));
             }
-            *download = Download { asked: SNAPSHOT_PIECE as u64, restarts, ..Download::default() };
+            *download = Download { deadline: download.deadline, ..Download::new(now, restarts) };
             return link.say(now, ClientMessage::FetchSnapshot { offset: 0 });
         }
         let length = download.bytes.len() as u64;
@@ -78,6 +96,9 @@ impl Node {
         let length = download.bytes.len() as u64;
         if length == download.total {
             return self.finish_download(now, id);
+        }
+        if length - download.counted >= STRIDE {
+            (download.counted, download.deadline) = (length, now + STRIDE_TIME);
         }
         // Pieces of another length than the usual are asked for one by one.
         let usual = piece.bytes.len() == SNAPSHOT_PIECE;
@@ -105,14 +126,26 @@ impl Node {
             Ok(()) => {
                 let length = network.stored_from;
                 let at = network.number;
-                self.store_snapshot(at, download.bytes, download.entry, length);
+                self.store_snapshot(at, length, download.bytes, download.entry, Vec::new());
                 if self.networks.settle_title(at) {
                     self.persist();
                 }
+                let revoked = self.retry_revocations(at);
+                self.drop_ordered_revocations(at, &[]);
                 self.sync_members(at);
+                self.revoked_here(now, at, &revoked);
                 self.end_download(now, id, None);
             }
             Err(error) => self.end_download(now, id, Some(format!("the server's snapshot does not verify: {error}"))),
+        }
+    }
+
+    /// Gives up a download that does not come forward, so that another server may help.
+    pub(crate) fn download_timeout(&mut self, now: Instant, at: NetworkNumber) {
+        let Some(network) = self.networks.get(at) else { return };
+        let late = network.links.iter().filter(|(_, link)| link.download.as_ref().is_some_and(|it| it.deadline <= now));
+        for id in late.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.end_download(now, id, Some("the server does not send its snapshot".to_owned()));
         }
     }
 
@@ -134,24 +167,34 @@ impl Node {
     /// Asks every server for what we lack: a download has come to its end.
     pub(crate) fn fetch_from_all(&mut self, now: Instant, at: NetworkNumber) {
         let Some(network) = self.networks.get(at) else { return };
-        let up = network.links.iter().filter(|(_, link)| link.status == LinkStatus::Up);
-        for id in up.map(|(id, _)| *id).collect::<Vec<_>>() {
+        for id in network.serving().map(|(id, _)| id).collect::<Vec<_>>() {
             self.begin_fetch(now, id);
         }
     }
 
-    /// Notes the end of a server's log. One that has less than we is helped after a moment: a mirror may just be slow.
+    /// Notes the end of a server's log. The sequencer is handed what it lacks at once, before it can put anything else into
+    /// those places, and so is a server to which the link is new; a mirror after a moment, since it may just be slow. As
+    /// long as it takes what it is handed, it gets more.
     pub(crate) fn note_head(&mut self, now: Instant, id: ServerId, head: Head) {
         let Some(network) = self.networks.owner_mut(id) else { return };
-        let behind = network.state.compare(head.length, head.hash) == Comparison::Behind;
-        let member = network.is_member();
+        let behind = head.length < network.state.head().0
+            && (head.length == 0 || network.state.compare(head.length, head.hash) != Comparison::Fork);
+        let (member, sequencer) = (network.is_member(), network.state.sequencer());
         let Some(link) = network.links.get_mut(&id) else { return };
-        link.head = Some(head);
-        if behind && member {
-            link.refill.get_or_insert(now + REFILL_AFTER);
-        } else {
-            link.refill = None;
+        let is_new = link.head.replace(head).is_none();
+        link.note_log(now, if behind { ServerLog::Behind } else { ServerLog::Level });
+        if !behind || !member {
+            (link.refill, link.refilled) = (None, None);
+            return;
         }
+        let urgent = is_new || Some(link.server.keys.sequencer()) == sequencer;
+        let due = match link.refilled {
+            Some(first) if head.length > first => now,
+            Some(_) => now + REFILL_AGAIN,
+            None if urgent => now,
+            None => now + REFILL_AFTER,
+        };
+        link.refill = Some(link.refill.map_or(due, |at| at.min(due)));
     }
 
     /// Hands entries to the servers that still lack them.
@@ -175,6 +218,7 @@ impl Node {
             };
             let entries: Vec<Vec<u8>> = entries.take_while(fits).map(<[u8]>::to_vec).collect();
             tracing::info!(first, entries = entries.len(), "handing a server what it lacks");
+            link.refilled = Some(first);
             link.refill = Some(now + REFILL_AGAIN);
             link.say(now, ClientMessage::Refill { first, entries });
         }
@@ -186,7 +230,11 @@ const MAX_SNAPSHOT: u64 = 64 << 20;
 /// Bytes of a snapshot under way at a time: well below what a server keeps for a slow client before it cuts it off.
 const WINDOW: u64 = 6 * SNAPSHOT_PIECE as u64;
 const MAX_RESTARTS: u8 = 3;
-/// How long a server may be behind before it is helped.
+/// A server has to send so many bytes of a snapshot,
+const STRIDE: u64 = 64 << 10;
+/// in this time.
+const STRIDE_TIME: Duration = Duration::from_secs(10);
+/// How long a mirror may be behind before it is helped.
 const REFILL_AFTER: Duration = Duration::from_secs(3);
 /// Between two handfuls without an answer.
 const REFILL_AGAIN: Duration = Duration::from_secs(15);

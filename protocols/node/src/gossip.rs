@@ -9,17 +9,20 @@
 //! |---|---|
 //! | gossip messages taken from one peer | 50 a second, 200 at once |
 //! | answers to one peer that lacks entries | 4 a second, 16 at once, of [`MAX_PACKETS`] packets each |
-//! | questions under way | one, for [`PATIENCE`]; [`MAX_TRIES`] without progress end it |
-//! | peers told of a new head at a time | [`MAX_TOLD`] |
+//! | questions under way | one for missing entries and one for the proof of another history, each for 2 s; the next goes to whoever was asked in vain least often and longest ago, and four in vain give a peer a rest of a minute |
+//! | peers told of a new head at a time | [`MAX_TOLD`], the rest [`TOLD_PACE`] later |
+//! | revocations that cannot be judged yet | 8 from one peer, 64 in all |
 
+mod asking;
 mod message;
+mod revoking;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ginnel_forward::PeerId;
-use ginnel_membership::MemberKey;
 use ginnel_membership::state::Comparison;
+use ginnel_membership::{Change, MemberKey, State};
 use ginnel_time::Instant;
 use rand_core::RngCore;
 
@@ -29,8 +32,10 @@ use crate::load::Bucket;
 use crate::networks::NetworkNumber;
 use crate::node::Node;
 use crate::peer::{Confirmation, Peer};
+use asking::{Answer, Asking, Tried, Why};
 pub(crate) use message::is_gossip;
 use message::{Entries, Message, pages};
+use revoking::Revoking;
 
 /// The end of a log: its length and the hash of its last entry.
 type Head = (u64, [u8; 32]);
@@ -41,8 +46,8 @@ pub(crate) struct Gossip {
     talks: BTreeMap<PeerId, Talk>,
     /// When a new head is told to the peers.
     announce: Option<Instant>,
-    want: Option<Want>,
-    pub(crate) spread: Spread,
+    asking: Asking,
+    revoking: Revoking,
 }
 
 /// The conversation with one peer, for as long as there is a session.
@@ -52,23 +57,17 @@ struct Talk {
     told: Option<Head>,
     /// The head it has told last.
     theirs: Option<Head>,
-    /// The revocations it was told.
+    /// When the session was made in which it was told revocations.
+    session: Option<Instant>,
+    /// The revocations it was told in that session.
     revocations: BTreeSet<MemberKey>,
     heard: Bucket,
     asked: Bucket,
     /// The parts of an entry that comes in several packets.
     parts: Vec<u8>,
-}
-
-/// A question for missing entries.
-#[derive(Debug)]
-struct Want {
-    peer: PeerId,
-    /// Our length when it was asked.
-    length: u64,
-    deadline: Instant,
-    tries: u8,
-    why: Why,
+    /// What it was asked: for entries that are missing here, and for the proof of another history.
+    missing: Tried,
+    proof: Tried,
 }
 
 /// What becomes of entries that the log should hold already.
@@ -80,48 +79,38 @@ pub(crate) enum Past {
     Compare,
 }
 
-/// Why entries are asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Why {
-    /// The peer's log is longer.
-    Missing,
-    /// The peer's log is another one: its entry at this place is wanted as the proof.
-    Proof,
-}
-
-/// Revocations on their way to members without a session.
-#[derive(Debug, Default)]
-pub(crate) struct Spread {
-    /// Who is to be called, in order.
-    queue: Vec<PeerId>,
-    next: Option<Instant>,
-    /// When the calls begin, unless the revocation is ordered before.
-    begin: Option<Instant>,
-}
-
 impl Default for Talk {
     fn default() -> Self {
         Self {
             told: None,
             theirs: None,
+            session: None,
             revocations: BTreeSet::new(),
             heard: Bucket::new(50, 200),
             asked: Bucket::new(4, 16),
             parts: Vec::new(),
+            missing: Tried::default(),
+            proof: Tried::default(),
         }
+    }
+}
+
+impl Talk {
+    /// Whether the peer does not know of all revocations that wait to be ordered.
+    fn lacks_revocations(&self, state: &State) -> bool {
+        state.pending_revocations().any(|(member, _)| !self.revocations.contains(member))
     }
 }
 
 impl Gossip {
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let want = self.want.as_ref().map(|want| want.deadline);
-        [self.announce, want, self.spread.next, self.spread.begin].into_iter().flatten().min()
+        [self.announce, self.asking.poll_timeout(), self.revoking.poll_timeout()].into_iter().flatten().min()
     }
 
     /// Forgets a peer, or one whose last session has ended.
-    pub(crate) fn forget(&mut self, id: PeerId) {
+    pub(crate) fn forget(&mut self, now: Instant, id: PeerId) {
         self.talks.remove(&id);
-        self.want.take_if(|want| want.peer == id);
+        self.asking.forget(now, id);
     }
 }
 
@@ -129,21 +118,37 @@ impl Node {
     /// A session with a member carries packets: it is told our head, and the revocations that no log holds yet.
     pub(crate) fn begin_talk(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get(&id).filter(|peer| is_listening(peer)) else { return };
+        let session = peer.session.map(|session| session.made);
         let Some(network) = peer.profile.network().and_then(|at| self.networks.get_mut(at)) else { return };
         let head = network.state.head();
         if head.0 == 0 {
             return;
         }
         let talk = network.gossip.talks.entry(id).or_default();
-        let mut messages = Vec::new();
-        for (member, record) in network.state.pending_revocations().take(MAX_REVOCATIONS) {
-            if talk.revocations.insert(*member) {
-                messages.push(Message::Revocation(record.to_vec()));
-            }
+        if talk.session != session {
+            // It may have been off when it was told them in the session before.
+            talk.session = session;
+            talk.revocations.clear();
         }
+        let mut messages = Vec::new();
+        // First, so that the peer knows that it may lack what makes a revocation good.
         if talk.told != Some(head) {
             talk.told = Some(head);
             messages.push(Message::Head { length: head.0, hash: head.1 });
+        }
+        let untold: Vec<(MemberKey, Vec<u8>)> = network
+            .state
+            .pending_revocations()
+            .filter(|(member, _)| !talk.revocations.contains(member))
+            .take(MAX_REVOCATIONS)
+            .map(|(member, record)| (*member, record.to_vec()))
+            .collect();
+        if untold.len() == MAX_REVOCATIONS {
+            network.gossip.announce.get_or_insert(self.now + TOLD_PACE);
+        }
+        for (member, record) in untold {
+            talk.revocations.insert(member);
+            messages.push(Message::Revocation(record));
         }
         for message in messages {
             self.seal(id, None, message.encode());
@@ -152,8 +157,11 @@ impl Node {
 
     /// The log has grown: the peers are told soon.
     pub(crate) fn head_changed(&mut self, now: Instant, at: NetworkNumber) {
-        let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 500));
+        let random = u64::from(self.rng.next_u32());
         if let Some(network) = self.networks.get_mut(at) {
+            // The more there are to be told, the likelier it is that a server tells them meanwhile.
+            let spread = 500_u64.saturating_add(network.gossip.talks.len() as u64 * 10).min(MOST_SPREAD);
+            let jitter = Duration::from_millis(random % spread);
             network.gossip.announce.get_or_insert(now + ANNOUNCE_AFTER + jitter);
         }
     }
@@ -162,17 +170,10 @@ impl Node {
         let Some(network) = self.networks.get_mut(at) else { return };
         let gossip = &mut network.gossip;
         if gossip.announce.take_if(|at| *at <= now).is_some() {
-            self.announce(at);
+            self.announce(now, at);
         }
-        let Some(network) = self.networks.get_mut(at) else { return };
-        if let Some(want) = network.gossip.want.take_if(|want| want.deadline <= now) {
-            let progress = network.state.head().0 > want.length;
-            let tries = if progress { 0 } else { want.tries + 1 };
-            if want.why == Why::Missing && tries < MAX_TRIES {
-                self.ask(now, want.peer, tries);
-            }
-        }
-        self.spread_timeout(now, at);
+        self.asking_timeout(now, at);
+        self.calls_timeout(now, at);
     }
 
     /// Takes a gossip message out of a session.
@@ -192,18 +193,24 @@ impl Node {
         Ok(())
     }
 
-    fn announce(&mut self, at: NetworkNumber) {
-        let Some(network) = self.networks.get_mut(at) else { return };
+    fn announce(&mut self, now: Instant, at: NetworkNumber) {
+        let Some(network) = self.networks.get_mut(at).filter(|network| network.state.head().0 > 0) else { return };
         let head = network.state.head();
         let listening = |id: &PeerId| self.peers.get(id).is_some_and(is_listening);
+        let lacks = |talk: &Talk| {
+            (talk.told != Some(head) && talk.theirs != Some(head)) || talk.lacks_revocations(&network.state)
+        };
         let lacking: Vec<PeerId> = network
             .gossip
             .talks
             .iter()
-            .filter(|(id, talk)| talk.told != Some(head) && talk.theirs != Some(head) && listening(id))
+            .filter(|(id, talk)| lacks(talk) && listening(id))
             .map(|(id, _)| *id)
             .take(MAX_TOLD)
             .collect();
+        if lacking.len() == MAX_TOLD {
+            network.gossip.announce = Some(now + TOLD_PACE);
+        }
         for id in lacking {
             self.begin_talk(id);
         }
@@ -215,7 +222,7 @@ impl Node {
         talk.theirs = Some(head);
         match network.state.compare(head.0, head.1) {
             Comparison::Same | Comparison::Unknown => {}
-            Comparison::Ahead => self.ask(now, id, 0),
+            Comparison::Ahead => self.ask_next(now, at, Why::Missing),
             Comparison::Behind => {
                 // It has forgotten what it was told, or was never told: the head lets it ask.
                 if talk.asked.take(now) {
@@ -223,32 +230,8 @@ impl Node {
                     self.begin_talk(id);
                 }
             }
-            Comparison::Fork => {
-                let Some(last) = head.0.checked_sub(1) else { return };
-                if network.gossip.want.is_none() && network.fork.is_none() {
-                    let deadline = now + PATIENCE;
-                    let length = network.state.head().0;
-                    network.gossip.want = Some(Want { peer: id, length, deadline, tries: 0, why: Why::Proof });
-                    self.seal(id, None, Message::Want { from: last }.encode());
-                }
-            }
+            Comparison::Fork => self.ask_next(now, at, Why::Proof),
         }
-    }
-
-    /// Asks a peer for what comes after our log, unless somebody is being asked.
-    fn ask(&mut self, now: Instant, id: PeerId, tries: u8) {
-        if !self.peers.get(&id).is_some_and(is_listening) {
-            return;
-        }
-        let at = self.peers.get(&id).and_then(|peer| peer.profile.network());
-        let Some(network) = at.and_then(|at| self.networks.get_mut(at)) else { return };
-        let length = network.state.head().0;
-        let theirs = network.gossip.talks.get(&id).and_then(|talk| talk.theirs);
-        if network.gossip.want.is_some() || theirs.is_none_or(|(theirs, _)| theirs <= length) {
-            return;
-        }
-        network.gossip.want = Some(Want { peer: id, length, deadline: now + PATIENCE, tries, why: Why::Missing });
-        self.seal(id, None, Message::Want { from: length }.encode());
     }
 
     fn serve_entries(&mut self, now: Instant, at: NetworkNumber, id: PeerId, from: u64) -> Result<(), Discard> {
@@ -268,29 +251,34 @@ impl Node {
 
     fn gossiped(&mut self, now: Instant, at: NetworkNumber, id: PeerId, page: Entries) -> Result<(), Discard> {
         let network = self.networks.get_mut(at).ok_or(Discard::Stale)?;
-        let want = network.gossip.want.as_ref().filter(|want| want.peer == id).ok_or(Discard::Stale)?;
-        let why = want.why;
+        let why = network.gossip.asking.asked(id, page.first).ok_or(Discard::Stale)?;
         let talk = network.gossip.talks.get_mut(&id).ok_or(Discard::Stale)?;
         let last = page.last;
         let (first, entries) = page.assemble(&mut talk.parts).ok_or(Discard::BadControl)?;
         let before = network.state.head().0;
-        let taken = self.absorb(now, at, first, &entries, if why == Why::Proof { Past::Compare } else { Past::Skip });
+        let past = match why {
+            Why::Missing => Past::Skip,
+            Why::Proof => Past::Compare,
+        };
+        let taken = self.absorb(now, at, first, &entries, past);
         let Some(network) = self.networks.get_mut(at) else { return Ok(()) };
-        let length = network.state.head().0;
-        if length > before
-            && let Some(want) = &mut network.gossip.want
-        {
-            want.deadline = now + PATIENCE;
+        let grown = network.state.head().0 > before;
+        if taken.is_err() {
+            self.answered(now, at, why, Answer::Useless);
+        } else if last && !entries.is_empty() {
+            let answer = match why {
+                Why::Missing if grown => Answer::Useful,
+                Why::Missing => Answer::Vain,
+                Why::Proof => Answer::Useless,
+            };
+            self.answered(now, at, why, answer);
+        } else if grown {
+            network.gossip.asking.goes_on(now, why);
         }
-        if taken.is_err() || (last && !entries.is_empty()) {
-            network.gossip.want = None;
-        }
-        taken.map_err(|_| Discard::BadGossip)?;
-        if last && length > before {
-            self.ask(now, id, 0);
+        if last && grown {
             self.sync_servers(now, at);
         }
-        Ok(())
+        taken.map_err(|_| Discard::BadGossip)
     }
 
     /// Applies entries that continue the log, wherever they come from, stores them and puts them into effect. Words of what is wrong with the first that is not taken.
@@ -329,96 +317,53 @@ impl Node {
                 }
             }
         }
-        let id = network.saved.id();
         if !fresh.is_empty() {
-            self.outputs.push_back(Output::StoreEntries { network: id, entries: fresh });
-            self.drop_ordered_revocations(at);
-            self.take_changes(now, at, &changes);
-            self.head_changed(now, at);
+            self.grown(now, at, fresh, &changes);
         }
         self.report_alarm(at);
         outcome
     }
 
-    /// Puts a revocation into effect on this machine, for good, before it is ordered, and hands it to every peer with a
-    /// session; those without one are called soon unless it is ordered before. `from` is the peer that brought it.
-    pub(crate) fn revoke_here(
-        &mut self,
-        now: Instant,
-        at: NetworkNumber,
-        record: &[u8],
-        from: Option<PeerId>,
-    ) -> Result<(), Discard> {
-        let network = self.networks.get_mut(at).ok_or(Discard::Stale)?;
-        let key = network.state.revoke_on_receipt(record).map_err(|_| Discard::BadGossip)?;
-        if !network.saved.revocations.iter().any(|known| known == record) {
-            network.saved.revocations.push(record.to_vec());
+    /// Stores entries that were just applied, and puts what they changed into effect.
+    fn grown(&mut self, now: Instant, at: NetworkNumber, fresh: Vec<Vec<u8>>, changes: &[Change]) {
+        let Some(network) = self.networks.get_mut(at) else { return };
+        let id = network.saved.id();
+        let whole_again = network.is_whole_again();
+        let settled = std::mem::take(&mut network.settled);
+        self.outputs.push_back(Output::StoreEntries { network: id, entries: fresh });
+        if whole_again || changes.iter().any(is_pinned) {
+            self.persist();
         }
-        tracing::info!(member = %key, "revoked before it is ordered");
-        let awake = self.awake.iter().filter_map(|id| self.peers.get(id));
-        let hears = |peer: &&Peer| peer.profile.network() == Some(at) && is_listening(peer);
-        let listening: Vec<PeerId> = awake.filter(hears).map(|peer| peer.id).collect();
-        for id in listening {
-            // The one that is revoked is told, too, before its session ends.
-            let Some(network) = self.networks.get_mut(at) else { break };
-            if network.gossip.talks.entry(id).or_default().revocations.insert(key) && Some(id) != from {
-                self.seal(id, None, Message::Revocation(record.to_vec()).encode());
-            }
+        let revoked = self.retry_revocations(at);
+        self.drop_ordered_revocations(at, changes);
+        self.take_changes(now, at, changes);
+        self.revoked_here(now, at, &revoked);
+        if whole_again {
+            self.sync_members(at);
         }
-        let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 2000));
-        if let Some(network) = self.networks.get_mut(at) {
-            let delay = if from.is_some() { SPREAD_AFTER + jitter } else { SPREAD_AFTER };
-            network.gossip.spread.begin.get_or_insert(now + delay);
-        }
-        self.persist();
-        self.sync_members(at);
-        self.send_waiting(now, at);
-        Ok(())
-    }
-
-    fn hear_revocation(&mut self, now: Instant, at: NetworkNumber, id: PeerId, record: &[u8]) -> Result<(), Discard> {
-        let network = self.networks.get(at).ok_or(Discard::Stale)?;
-        if network.state.pending_revocations().any(|(_, known)| known == record) {
-            return Ok(());
-        }
-        match network.state.verify_revocation(record) {
-            Ok(key) if network.state.is_revoked(&key) => Ok(()),
-            Ok(_) => self.revoke_here(now, at, record, Some(id)),
-            Err(ginnel_membership::Refusal::AlreadyRevoked) => Ok(()),
-            Err(_) => Err(Discard::BadGossip),
+        self.head_changed(now, at);
+        for (request, outcome) in settled {
+            self.finish_request(request, outcome);
         }
     }
+}
 
-    /// Calls members that have no session, so that they hear of a revocation that no server has ordered.
-    fn spread_timeout(&mut self, now: Instant, at: NetworkNumber) {
-        let Some(network) = self.networks.get_mut(at) else { return };
-        if network.state.pending_revocations().next().is_none() {
-            network.gossip.spread = Spread::default();
-            return;
-        }
-        if network.gossip.spread.begin.take_if(|at| *at <= now).is_some() {
-            let recent: Vec<MemberKey> = network.saved.recent.members().collect();
-            let mut queue: Vec<PeerId> = recent.iter().filter_map(|member| self.member_peer(at, member)).collect();
-            let others = self.peers.values().filter(|peer| peer.profile.network() == Some(at)).map(|peer| peer.id);
-            queue.extend(others.take(MAX_CALLED));
-            let mut seen = BTreeSet::new();
-            queue.retain(|id| seen.insert(*id) && self.peers.get(id).is_some_and(|peer| !is_listening(peer)));
-            queue.truncate(MAX_CALLED);
-            queue.reverse();
-            let Some(network) = self.networks.get_mut(at) else { return };
-            network.gossip.spread.next = (!queue.is_empty()).then_some(now);
-            network.gossip.spread.queue = queue;
-        }
-        let Some(network) = self.networks.get_mut(at) else { return };
-        let spread = &mut network.gossip.spread;
-        if spread.next.is_some_and(|at| at <= now) {
-            let id = spread.queue.pop();
-            spread.next = (!spread.queue.is_empty()).then(|| now + CALL_PACE);
-            if let Some(id) = id.filter(|id| self.peers.get(id).is_some_and(|peer| peer.attempt.is_none())) {
-                self.recall(now, id);
-                self.begin_attempt(now, id, now, CALLS_LAST);
-            }
-        }
+/// Whether the state folder's memory of the log's end goes on with a change at once: one that a shorter log would undo.
+const fn is_pinned(change: &Change) -> bool {
+    match change {
+        Change::Founded
+        | Change::InviteVoided(_)
+        | Change::Rotated { .. }
+        | Change::Revoked(_)
+        | Change::AdminsChanged
+        | Change::ServersChanged
+        | Change::PolicyChanged => true,
+        Change::Invited(_)
+        | Change::Joined(_)
+        | Change::Updated(_)
+        | Change::Spared(_)
+        | Change::Leased(_)
+        | Change::Checkpointed(_) => false,
     }
 }
 
@@ -432,18 +377,13 @@ fn is_listening(peer: &Peer) -> bool {
 const MAX_LOG: u64 = 1 << 20;
 /// A new head is told after this time and up to half a second more: by then most have it from a server.
 const ANNOUNCE_AFTER: Duration = Duration::from_millis(300);
-/// How long an answer may take, from one packet to the next.
-const PATIENCE: Duration = Duration::from_secs(2);
-const MAX_TRIES: u8 = 4;
+/// And up to ten seconds in a network where many are to be told, in milliseconds.
+const MOST_SPREAD: u64 = 10_000;
+/// Peers told of a new head at a time.
 const MAX_TOLD: usize = 256;
+/// Before what did not fit is told.
+const TOLD_PACE: Duration = Duration::from_millis(300);
 /// Packets of one answer.
 const MAX_PACKETS: usize = 24;
 /// Revocations that a peer is told at once.
 const MAX_REVOCATIONS: usize = 64;
-/// A server has this long to order a revocation before members without a session are called.
-const SPREAD_AFTER: Duration = Duration::from_secs(2);
-/// Members called for one revocation; each passes it on.
-const MAX_CALLED: usize = 64;
-const CALL_PACE: Duration = Duration::from_millis(50);
-/// How long such a call is kept up.
-const CALLS_LAST: Duration = Duration::from_secs(45);

@@ -123,8 +123,8 @@ pub enum Output {
         /// Encoded entries, in order.
         entries: Vec<Vec<u8>>,
     },
-    /// What is stored of a network's log is replaced by a snapshot and the log entry that vouches for it, durably before the
-    /// next output is carried out; entries after that one follow.
+    /// What is stored of a network's log is replaced by a snapshot, the log entry that vouches for it and the entries after
+    /// that one, durably before the next output is carried out, and at once: a power cut leaves all of it or what was before.
     StoreSnapshot {
         /// The network.
         network: NetworkId,
@@ -132,6 +132,8 @@ pub enum Output {
         snapshot: Vec<u8>,
         /// The encoded entry of its checkpoint.
         entry: Vec<u8>,
+        /// The encoded entries after that one, in order.
+        entries: Vec<Vec<u8>>,
     },
     /// The log of a network that this machine has left is no longer wanted.
     ForgetLog(NetworkId),

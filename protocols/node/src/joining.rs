@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use ginnel_membership::build::{invite_record, lease_record, member_record};
+use ginnel_membership::record::Lease;
 use ginnel_membership::{Capabilities, Name, Rights, TunnelKey};
 use ginnel_signal_proto::{ClientMessage, Head, Refusal, Request as Asked};
 use ginnel_time::Instant;
 use ginnel_tunnel::Suite;
 
 use crate::Discard;
+use crate::clock::AGREEMENT;
 use crate::gossip::Past;
 use crate::io::{FailureCode, Output, ServerId, UpOutcome};
-use crate::link::{CROWDED, Hopeless, LinkStatus, Purpose, RELAY_AGAIN};
+use crate::link::{CROWDED, Hopeless, Purpose, RELAY_AGAIN};
 use crate::networks::{Ipv4Use, NetworkNumber};
 use crate::node::Node;
 use crate::saved::Stage;
@@ -25,7 +27,9 @@ impl Node {
         let trouble = taken.err().map(|error| format!("the server's log does not verify: {error}"));
         let Some(network) = self.networks.get_mut(at) else { return };
         let length = network.state.head().0;
-        let trouble = trouble.or_else(|| network.disagreement(head));
+        // Asked in any case, since it is what raises the alarm.
+        let disagreement = network.disagreement(head);
+        let trouble = trouble.or(disagreement);
         self.note_head(now, id, head);
         let Some(network) = self.networks.get_mut(at) else { return };
         let Some(link) = network.links.get_mut(&id) else { return };
@@ -85,6 +89,7 @@ impl Node {
             return;
         }
         if let Some(admin) = founder.filter(|_| !known) {
+            // Nobody but this machine ever holds its key, so that a wrong time does no harm.
             let expires = time.saturating_add(FOUNDER_INVITE_LIFE);
             let record = invite_record(&network_id, &admin.signing(), invite.invite_key(), expires, None);
             link.append(now, Purpose::Own, record);
@@ -117,8 +122,9 @@ impl Node {
         self.send_waiting(now, at);
     }
 
-    pub(crate) fn appended(&mut self, now: Instant, id: ServerId) {
+    pub(crate) fn appended(&mut self, now: Instant, id: ServerId, sequence: u64) {
         let Some(network) = self.networks.owner_mut(id) else { return };
+        let at = network.number;
         let unread = network.state.head().0 == 0;
         if network.is_recruit(id) {
             return self.recruited(now, id);
@@ -130,7 +136,7 @@ impl Node {
             return;
         }
         if let Some(Purpose::Request(request)) = link.appended(now) {
-            self.finish_request(request, Ok(()));
+            self.acknowledged(at, id, request, sequence);
         }
     }
 
@@ -169,7 +175,11 @@ impl Node {
             }
             Asked::Refill if code == Refusal::Fork => {
                 link.trouble = Some(text.to_owned());
-                network.alarm = Some(text.to_owned());
+                let asked = link.refilled.is_some();
+                let name = link.name();
+                if asked {
+                    network.alarm = Some(format!("the server {name} says that it holds another history"));
+                }
                 let at = network.number;
                 self.report_alarm(at);
             }
@@ -246,17 +256,21 @@ impl Node {
 
     /// Signs a lease when this machine is an admin and the last one grows old.
     pub(crate) fn renew_lease(&mut self, now: Instant, at: NetworkNumber) {
-        let wall = self.time(now, at);
+        let own = self.stamper.unix_seconds(now);
         let Some(network) = self.networks.get_mut(at) else { return };
+        let Some(time) = network.time_to_vouch(now, own) else { return };
         let signer = network.admin_keys().into_iter().next().or_else(|| network.delegate_key(Rights::LEASE));
         let Some(signer) = signer else { return };
-        let fresh = network.state.lease_age(wall).is_some_and(|age| age.as_secs() < LEASE_RENEW);
-        if fresh || wall == 0 || !network.is_member() {
+        // One that is ahead of our clock is no reason to leave the log without a true one.
+        let fresh =
+            |lease: Lease| lease.time <= own.saturating_add(AGREEMENT) && time < lease.time.saturating_add(LEASE_RENEW);
+        if network.state.lease().is_some_and(fresh) || !network.is_member() {
             return;
         }
-        let record = lease_record(&network.saved.id(), &signer, network.state.head(), wall);
-        let up = network.links.values_mut().find(|link| link.status == LinkStatus::Up);
-        if let Some(link) = up.filter(|link| !link.is_appending(&Purpose::Lease)) {
+        let record = lease_record(&network.saved.id(), &signer, network.state.head(), time);
+        let sequencer = network.state.sequencer();
+        let best = network.serving_mut().min_by_key(|(_, link)| Some(link.server.keys.sequencer()) != sequencer);
+        if let Some((_, link)) = best.filter(|(_, link)| !link.is_appending(&Purpose::Lease)) {
             link.append(now, Purpose::Lease, record);
         }
     }

@@ -39,8 +39,10 @@ pub(crate) struct Link {
     pub(crate) trouble: Option<String>,
     /// What its log breaks, in words, since it last showed one that does not verify.
     pub(crate) accused: Option<String>,
-    /// Records to be appended and what each is for; the first is in flight, because answers come in no fixed order.
+    /// Records to be appended and what each is for. Only the first is ever in flight, because answers come in no fixed order.
     pub(crate) appends: VecDeque<(Purpose, Vec<u8>)>,
+    flight: Flight,
+    log: ServerLog,
     pub(crate) credentials_due: Option<Instant>,
     /// Since when the server lets us in.
     pub(crate) up_since: Option<Instant>,
@@ -53,6 +55,8 @@ pub(crate) struct Link {
     pub(crate) head: Option<Head>,
     /// When the server is handed what it lacks.
     pub(crate) refill: Option<Instant>,
+    /// The sequence from which on it was handed entries last.
+    pub(crate) refilled: Option<u64>,
     /// When records that the server could not take are sent again.
     pub(crate) append_again: Option<Instant>,
 }
@@ -75,6 +79,23 @@ pub(crate) enum LinkStatus {
     Connecting,
     /// The server proved itself and let us in.
     Up,
+}
+
+/// Which append was sent and is not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flight {
+    None,
+    /// The first of those that wait.
+    First,
+}
+
+/// A server's log beside ours, as the server last told its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ServerLog {
+    /// As long as ours, or longer, or nothing is known of it.
+    Level,
+    /// Shorter: an append would put another entry into a place that is taken.
+    Behind,
 }
 
 /// What an append is for.
@@ -104,6 +125,8 @@ impl Link {
             trouble: None,
             accused: None,
             appends: VecDeque::new(),
+            flight: Flight::None,
+            log: ServerLog::Level,
             credentials_due: None,
             up_since: None,
             hopeless: None,
@@ -111,6 +134,7 @@ impl Link {
             download: None,
             head: None,
             refill: None,
+            refilled: None,
             append_again: None,
         }
     }
@@ -128,9 +152,13 @@ impl Link {
 
     pub(crate) fn append(&mut self, now: Instant, purpose: Purpose, record: Vec<u8>) {
         self.appends.push_back((purpose, record));
-        if self.appends.len() == 1 {
-            self.append_next(now);
-        }
+        self.append_next(now);
+    }
+
+    /// Notes whether the server's log is shorter than ours; what waits for it to grow is sent when it has.
+    pub(crate) fn note_log(&mut self, now: Instant, standing: ServerLog) {
+        self.log = standing;
+        self.append_next(now);
     }
 
     /// Whether a record for this purpose waits or is in flight.
@@ -145,13 +173,20 @@ impl Link {
 
     /// Takes the answer to the append in flight, and sends the next.
     pub(crate) fn appended(&mut self, now: Instant) -> Option<Purpose> {
+        if std::mem::replace(&mut self.flight, Flight::None) == Flight::None {
+            return None;
+        }
         let (purpose, _) = self.appends.pop_front()?;
         self.append_next(now);
         Some(purpose)
     }
 
     fn append_next(&mut self, now: Instant) {
+        if self.flight == Flight::First || self.log == ServerLog::Behind {
+            return;
+        }
         if let Some(record) = self.appends.front().map(|(_, record)| record.clone()) {
+            self.flight = Flight::First;
             self.say(now, ClientMessage::Append { record });
         }
     }
@@ -172,9 +207,11 @@ impl Link {
         self.status = LinkStatus::Down;
         self.client = None;
         self.appends.clear();
+        (self.flight, self.log) = (Flight::None, ServerLog::Level);
         self.credentials_due = None;
         self.download = None;
         self.refill = None;
+        self.refilled = None;
         self.append_again = None;
         self.head = None;
         self.retry = again.map(|pause| now + pause);
@@ -327,7 +364,7 @@ impl Node {
         match message {
             ServerMessage::Welcome(welcome) => self.welcomed(now, id, &welcome),
             ServerMessage::Entries { first, entries, head } => self.take_entries(now, id, first, &entries, head),
-            ServerMessage::Appended { .. } => self.appended(now, id),
+            ServerMessage::Appended { sequence } => self.appended(now, id, sequence),
             ServerMessage::Refused { request, code, text } => self.server_refused(now, id, request, code, &text),
             ServerMessage::Mail { from, bytes } => {
                 if let Err(discard) = self.handle_mail(now, id, from, &bytes) {

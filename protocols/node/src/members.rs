@@ -142,9 +142,11 @@ impl Node {
                 if *key == me {
                     return Scope::Everybody;
                 }
-                if let Some(peer) = network.state.peer(&me, key).filter(|_| running) {
-                    let crowd = Crowd::of(network.installed + 1);
-                    self.admit_member(time, at, &peer, crowd);
+                let crowd = Crowd::of(network.installed + 1);
+                match network.state.peer(&me, key).filter(|_| running) {
+                    Some(peer) => self.admit_member(time, at, &peer, crowd),
+                    // Its revocation may be known though it is not ordered.
+                    None => self.drop_member(at, key),
                 }
                 Scope::Some
             }
@@ -155,9 +157,7 @@ impl Node {
                 if let Some(network) = self.networks.get_mut(at) {
                     network.saved.recent.retain(|known| known != key);
                 }
-                if let Some(id) = self.by_member.get(&(at, *key)).copied() {
-                    self.remove_peer(id);
-                }
+                self.drop_member(at, key);
                 Scope::Some
             }
             Change::Leased(_) | Change::PolicyChanged if !network.held_back.is_empty() => Scope::Everybody,
@@ -169,6 +169,12 @@ impl Node {
             | Change::ServersChanged
             | Change::PolicyChanged
             | Change::Checkpointed(_) => Scope::Nothing,
+        }
+    }
+
+    fn drop_member(&mut self, at: NetworkNumber, key: &MemberKey) {
+        if let Some(id) = self.member_peer(at, key) {
+            self.remove_peer(id);
         }
     }
 

@@ -20,7 +20,7 @@ use rand_core::RngCore;
 use crate::clock::Clock;
 use crate::gossip::Gossip;
 use crate::greet::{Greeter, Reason};
-use crate::io::{Failure, FailureCode, Output, Reply, ServerId};
+use crate::io::{Failure, FailureCode, Output, Reply, RequestId, ServerId};
 use crate::link::{Link, LinkStatus};
 use crate::load::Bucket;
 use crate::members::addresses_of;
@@ -57,6 +57,12 @@ pub(crate) struct Network {
     pub(crate) forged: Option<String>,
     /// An alarm that is still to be told.
     pub(crate) alarm: Option<String>,
+    /// Alarms that were told, and when.
+    pub(crate) alarms: BTreeMap<String, Instant>,
+    /// How much of the log is here.
+    pub(crate) extent: Extent,
+    /// Requests whose records the log has taken or passed over, still to be answered.
+    pub(crate) settled: Vec<(RequestId, Result<(), String>)>,
     pub(crate) clock: Clock,
     pub(crate) recruit: Option<Recruit>,
     /// Servers are tried with the keys that were asked for: they may be in the log already.
@@ -71,6 +77,15 @@ pub(crate) struct Network {
     pub(crate) unproven: Bucket,
     /// Mails to the servers, below what they take.
     pub(crate) mails: Bucket,
+}
+
+/// How much of the log is here that this machine has verified, in this run or before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All of it.
+    Whole,
+    /// The state folder had less, and nobody has given the rest back yet.
+    CutShort,
 }
 
 impl Network {
@@ -98,7 +113,12 @@ impl Network {
         if head.length == 0 {
             return None;
         }
-        match self.state.compare(head.length, head.hash) {
+        let compared = match self.saved.head {
+            // It may be that of our log which we have lost.
+            (length, hash) if length == head.length && hash != head.hash => Comparison::Fork,
+            _ => self.state.compare(head.length, head.hash),
+        };
+        match compared {
             Comparison::Fork => {
                 let text = "the server shows another history than the one this machine has verified".to_owned();
                 self.alarm = Some(text.clone());
@@ -112,12 +132,29 @@ impl Network {
     /// Starts the log at a checkpoint.
     pub(crate) fn start_at(&mut self, snapshot: &[u8], entry: &[u8]) -> Result<(), String> {
         let decoded = Entry::decode(entry).map_err(|error| error.to_string())?;
+        self.check_pinned(&decoded)?;
         let state = State::from_checkpoint(self.saved.id(), snapshot, &decoded).map_err(|error| error.to_string())?;
         self.state = state;
         self.stored_from = decoded.sequence;
         self.tail.push(decoded.sequence, entry.to_vec());
         self.log.push_back(describe(&decoded, Ok(())));
         Ok(())
+    }
+
+    /// An entry at the place where this machine's log ended once has to be the one that was there.
+    fn check_pinned(&self, entry: &Entry) -> Result<(), String> {
+        let (length, hash) = self.saved.head;
+        let pinned = length.checked_sub(1) == Some(entry.sequence) && self.state.head().0 < length;
+        if pinned && entry.hash() != hash {
+            return Err(format!("entry {} is another one than this machine had verified before", entry.sequence));
+        }
+        Ok(())
+    }
+
+    /// Whether the log has just become as long again as it was once.
+    pub(crate) fn is_whole_again(&mut self) -> bool {
+        let extent = if self.state.head().0 < self.saved.head.0 { Extent::CutShort } else { Extent::Whole };
+        std::mem::replace(&mut self.extent, extent) == Extent::CutShort && extent == Extent::Whole
     }
 
     pub(crate) fn own_addresses(&self) -> Vec<IpAddr> {
@@ -156,6 +193,7 @@ impl Network {
     /// Applies one encoded entry and keeps it and its line for lists. What it changed, if anything.
     pub(crate) fn take_entry(&mut self, bytes: &[u8]) -> Result<Option<Change>, String> {
         let entry = Entry::decode(bytes).map_err(|error| error.to_string())?;
+        self.check_pinned(&entry)?;
         let applied = self.state.apply(&entry).map_err(|error| {
             if matches!(error, Break::Fork { .. }) && self.fork.is_none() {
                 self.fork = Some(error.to_string());
@@ -171,6 +209,12 @@ impl Network {
             }
             Applied::Known => return Ok(None),
         };
+        let outcome = match &change {
+            Some(Change::Spared(_)) => Err("the last admin cannot be removed".to_owned()),
+            Some(_) | None => verdict.clone(),
+        };
+        let asked = self.waiting.iter().filter(|waiting| waiting.record() == Some(entry.record.as_slice()));
+        self.settled.extend(asked.map(|waiting| (waiting.request, outcome.clone())));
         self.tail.push(entry.sequence, bytes.to_vec());
         if self.log.len() >= LOG_LINES {
             self.log.pop_front();
@@ -180,7 +224,21 @@ impl Network {
     }
 
     pub(crate) fn is_connected(&self) -> bool {
-        self.links.values().any(|link| link.status == LinkStatus::Up)
+        self.serving().next().is_some()
+    }
+
+    /// The links to servers of the network that have let this machine in; one that is being taken on is none yet.
+    pub(crate) fn serving(&self) -> impl Iterator<Item = (ServerId, &Link)> {
+        let recruit = self.recruit.as_ref().map(|recruit| recruit.link);
+        let links = self.links.iter().map(|(id, link)| (*id, link));
+        links.filter(move |(id, link)| link.status == LinkStatus::Up && Some(*id) != recruit)
+    }
+
+    /// As [`Self::serving`].
+    pub(crate) fn serving_mut(&mut self) -> impl Iterator<Item = (ServerId, &mut Link)> {
+        let recruit = self.recruit.as_ref().map(|recruit| recruit.link);
+        let links = self.links.iter_mut().map(|(id, link)| (*id, link));
+        links.filter(move |(id, link)| link.status == LinkStatus::Up && Some(*id) != recruit)
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
@@ -191,6 +249,7 @@ impl Network {
                 link.refill,
                 link.append_again,
                 link.alive_due(),
+                link.download.as_ref().map(|download| download.deadline),
                 link.client.as_ref().and_then(Client::poll_timeout),
             ]
         });
@@ -208,7 +267,7 @@ impl Network {
     /// Seals a mail to a member and hands it to every server that is connected.
     pub(crate) fn mail(&mut self, now: Instant, label: Tai64n, to: MemberKey, key: PublicKey, body: &[u8]) {
         let Ok(bytes) = self.sealer.seal(label, &TunnelKey::from_bytes(key.to_bytes()), body) else { return };
-        for link in self.links.values_mut().filter(|link| link.status == LinkStatus::Up) {
+        for (_, link) in self.serving_mut() {
             link.say(now, ClientMessage::Mail { to, bytes: bytes.clone() });
             link.doubt(now);
         }
@@ -226,7 +285,6 @@ impl Node {
         }
         for at in self.networks.numbers() {
             let Some(network) = self.networks.get_mut(at) else { continue };
-            network.start_clock(now);
             let id = network.saved.id();
             let log = logs.iter().find(|log| log.network == id);
             if let Some((snapshot, entry)) = log.and_then(|log| log.snapshot.as_ref()) {
@@ -238,10 +296,12 @@ impl Node {
                     break;
                 }
             }
+            network.is_whole_again();
             for record in &network.saved.revocations {
-                // One that was ordered meanwhile is refused as done.
+                // One that was ordered meanwhile is refused as done; one that the log cannot judge yet is tried again.
                 let _ = network.state.revoke_on_receipt(record);
             }
+            self.plan_calls(now, at, None);
             self.take_new_keys(at);
             self.sync_servers(now, at);
             self.keep_apart(at);
@@ -272,6 +332,7 @@ impl Node {
         let links =
             servers.into_iter().zip(&saved.servers).map(|(id, server)| (id, Link::new(server.clone()))).collect();
         let (secret, tag) = (saved.tunnel.tunnel(), NetworkTag(saved.id));
+        let clock = Clock::resume(now, &saved);
         let at = self.networks.enter(|number| Network {
             number,
             state: State::new(id),
@@ -289,7 +350,10 @@ impl Node {
             fork: None,
             forged: None,
             alarm: None,
-            clock: Clock::default(),
+            alarms: BTreeMap::new(),
+            extent: Extent::Whole,
+            settled: Vec::new(),
+            clock,
             recruit: None,
             next_keys_tried: false,
             held_back: BTreeSet::new(),
@@ -300,16 +364,6 @@ impl Node {
         });
         self.add_identity(IdentityId::Network(at), secret, tag);
         at
-    }
-
-    /// Forgets the kept revocations that the log holds by now.
-    pub(crate) fn drop_ordered_revocations(&mut self, at: NetworkNumber) {
-        let Some(network) = self.networks.get_mut(at) else { return };
-        let waiting: Vec<Vec<u8>> = network.state.pending_revocations().map(|(_, record)| record.to_vec()).collect();
-        if network.saved.revocations.len() != waiting.len() {
-            network.saved.revocations = waiting;
-            self.persist();
-        }
     }
 
     /// Connects to the servers when the switch is up.
@@ -355,7 +409,11 @@ impl Node {
     pub(crate) fn persist(&mut self) {
         let (now, wall) = (self.now, self.stamper.unix_seconds(self.now));
         for network in self.networks.iter_mut() {
-            network.raise_floor(now, wall);
+            network.mark_time(now, wall);
+            let head = network.state.head();
+            if head.0 >= network.saved.head.0 {
+                network.saved.head = head;
+            }
         }
         let saved = Saved::new(self.stamper.reserve(), self.shields, self.networks.saved());
         self.outputs.push_back(Output::Persist(saved.encode()));
@@ -378,6 +436,7 @@ impl Node {
             self.gossip_timeout(now, at);
             self.recruit_timeout(now, at);
             self.refill_timeout(now, at);
+            self.download_timeout(now, at);
             self.append_timeout(now, at);
         }
     }

@@ -25,7 +25,6 @@ use crate::fresh::Fresh;
 use crate::gather::{Found, Gather};
 use crate::gossip::is_gossip;
 use crate::io::{Failure, FailureCode, Family, Input, Output, Port, TunRoute, TunState};
-use crate::link::LinkStatus;
 use crate::load::{Bucket, DEFAULT_THRESHOLD, Load};
 use crate::network::Network;
 use crate::networks::{Ipv4Use, MAX_NETWORKS, NetworkNumber, Networks};
@@ -417,8 +416,7 @@ impl Node {
 
     /// Asks every server that is there for credentials of its relay.
     fn ask_for_credentials(&mut self, now: Instant) {
-        let links = self.networks.iter_mut().flat_map(|network| network.links.values_mut());
-        for link in links.filter(|link| link.status == LinkStatus::Up) {
+        for (_, link) in self.networks.iter_mut().flat_map(Network::serving_mut) {
             link.say(now, ClientMessage::Relay);
         }
     }
@@ -621,7 +619,7 @@ impl Node {
         self.pending_answers.retain(|pending| pending.peer != id);
         self.forward(Command::RemovePeer { peer: id });
         if let Some(network) = peer.profile.network().and_then(|at| self.networks.get_mut(at)) {
-            network.gossip.forget(id);
+            network.gossip.forget(self.now, id);
         }
         self.close_fresh(self.now, id);
         self.gather.forget_peer(self.now, id);

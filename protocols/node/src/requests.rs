@@ -6,6 +6,7 @@ use ginnel_membership::build::{invite_record, revoke_record, void_record};
 use ginnel_membership::{Entry, Invite, Name, Record, Rights, SignedRecord, SigningKey};
 use ginnel_time::Instant;
 
+use crate::clock::in_words;
 use crate::govern::refs;
 use crate::io::{Failure, FailureCode, Output, Reply, Request, RequestId};
 use crate::lookup::no_peer;
@@ -127,19 +128,27 @@ impl Node {
     ) -> Result<Option<Reply>, Failure> {
         let hint = name.as_deref().map(usable_name).transpose()?;
         let key = SigningKey::generate(&mut self.rng);
-        let wall = self.time(now, at);
+        let own = self.stamper.unix_seconds(now);
         let network = self.networks.get(at).ok_or_else(not_joined)?;
+        let (start, believed) = (network.time_to_invite(now, own), network.believed(now, own));
+        let lost = believed.saturating_sub(start);
+        if lost > 0 && lost >= expires.as_secs() {
+            let behind = in_words(believed.saturating_sub(own));
+            let text =
+                format!("this machine's clock is {behind} behind the server's: the invite would be over already");
+            return Err(Failure::new(FailureCode::Failed, text, "set the clock, for instance by NTP"));
+        }
         let signers = match network.delegate_key(Rights::INVITE) {
             Some(delegate) if network.admin_keys().is_empty() => vec![delegate],
             Some(_) | None => self.as_admin(at, "invite")?.1,
         };
-        let end = wall.saturating_add(expires.as_secs());
+        let end = start.saturating_add(expires.as_secs());
         let record = invite_record(&network.saved.id(), &refs(&signers)[..], key.invite_key(), end, hint.clone());
         let servers = network.state.servers();
         let report = InviteReport {
             id: key.invite_key().to_string(),
             by: signers.iter().map(|key| key.member_key().to_string()).collect(),
-            created: wall,
+            created: start,
             expires: end,
             state: InviteState::Open,
             name,
@@ -243,7 +252,7 @@ impl Node {
         if network.waiting.len() >= MAX_WAITING {
             return Err(Failure::new(FailureCode::Failed, "too many requests wait for the server", "try again later"));
         }
-        network.waiting.push(Waiting { request, deadline, wish });
+        network.waiting.push(Waiting { request, deadline, wish, acknowledged: None });
         Ok(())
     }
 }

@@ -1,14 +1,14 @@
 //! What a node keeps in the state folder, and its encoding.
 //!
-//! A version byte, 3, then the fields below in postcard's encoding. The shell adds a checksum and writes atomically.
+//! A version byte, 4, then the fields below in postcard's encoding. The shell adds a checksum and writes atomically.
 //!
 //! | field | meaning |
 //! |---|---|
 //! | reserve | TAI64N label that no sent initiation has passed |
 //! | shields | whether connections that peers open are refused |
-//! | networks | at most 16, in the order in which they were joined; of each: its id, servers (addresses, keys), the member's Ed25519 seed, the X25519 secret, the admin's Ed25519 seed if held, the stage (founding with token and genesis; joining with the invite's seed; member), the wished name, the switch, revocations that are not ordered yet, the token that founded it, the last direct endpoints of members, Unix seconds that have certainly passed, the keys to follow the present ones, the network's name on this machine where another one has its own, whether its IPv4 addresses are used |
+//! | networks | at most 16, in the order in which they were joined; of each: its id, servers (addresses, keys), the member's Ed25519 seed, the X25519 secret, the admin's Ed25519 seed if held, the stage (founding with token and genesis; joining with the invite's seed; member), the wished name, the switch, revocations that are not ordered yet, the token that founded it, the last direct endpoints of members, Unix seconds that have certainly passed, the keys to follow the present ones, the network's name on this machine where another one has its own, whether its IPv4 addresses are used, what the own clock said when those seconds had passed, the length of the longest log that was verified and the hash of its last entry |
 //!
-//! Versions before are read: 1 and 2 have one network or none, with its shields before the revocations; 2 ended with the
+//! Versions before are read: 3 ended with the use of IPv4; 1 and 2 have one network or none, with its shields before the revocations; 2 ended with the
 //! endpoints, 1 with the revocations.
 
 use ginnel_membership::{NetworkId, Server, SigningKey};
@@ -64,6 +64,10 @@ pub(crate) struct SavedNetwork {
     /// What this machine calls the network, because another one has its name.
     pub(crate) alias: Option<String>,
     pub(crate) ipv4: Ipv4Use,
+    /// What the own clock said at [`Self::time_floor`].
+    pub(crate) floor_wall: u64,
+    /// The end of the longest log that was verified: its length, and the hash of its last entry.
+    pub(crate) head: (u64, [u8; 32]),
 }
 
 /// The keys that follow the present ones.
@@ -73,6 +77,66 @@ pub(crate) struct NewSecrets {
     pub(crate) member: Secret,
     /// The X25519 secret.
     pub(crate) tunnel: Secret,
+}
+
+/// The whole of it as version 3 wrote it.
+#[derive(Deserialize)]
+struct SavedV3 {
+    reserve: [u8; 12],
+    shields: SavedShields,
+    networks: Vec<SavedNetworkV3>,
+}
+
+/// [`SavedNetwork`] as version 3 wrote it.
+#[derive(Deserialize)]
+struct SavedNetworkV3 {
+    id: [u8; 32],
+    servers: Vec<Server>,
+    member: Secret,
+    tunnel: Secret,
+    admin: Option<Secret>,
+    stage: Stage,
+    wish: String,
+    switch: Switch,
+    revocations: Vec<Vec<u8>>,
+    founded_with: Option<[u8; 16]>,
+    recent: Recent,
+    time_floor: u64,
+    next_keys: Option<NewSecrets>,
+    alias: Option<String>,
+    ipv4: Ipv4Use,
+}
+
+impl From<SavedNetworkV3> for SavedNetwork {
+    fn from(old: SavedNetworkV3) -> Self {
+        Self {
+            id: old.id,
+            servers: old.servers,
+            member: old.member,
+            tunnel: old.tunnel,
+            admin: old.admin,
+            stage: old.stage,
+            wish: old.wish,
+            switch: old.switch,
+            revocations: old.revocations,
+            founded_with: old.founded_with,
+            recent: old.recent,
+            time_floor: old.time_floor,
+            next_keys: old.next_keys,
+            alias: old.alias,
+            ipv4: old.ipv4,
+            // The floor was raised only where the own clock agreed.
+            floor_wall: old.time_floor,
+            head: (0, [0; 32]),
+        }
+    }
+}
+
+impl From<SavedV3> for Saved {
+    fn from(old: SavedV3) -> Self {
+        let networks = old.networks.into_iter().map(SavedNetwork::from).collect();
+        Self { reserve: old.reserve, shields: old.shields, networks }
+    }
 }
 
 /// The whole of it as versions 1 and 2 wrote it, which differ in the network.
@@ -115,7 +179,7 @@ impl SavedNetworkV1 {
         time_floor: u64,
         next_keys: Option<NewSecrets>,
     ) -> (SavedShields, SavedNetwork) {
-        let network = SavedNetwork {
+        let network = SavedNetworkV3 {
             id: self.id,
             servers: self.servers,
             member: self.member,
@@ -132,7 +196,7 @@ impl SavedNetworkV1 {
             alias: None,
             ipv4: Ipv4Use::On,
         };
-        (self.shields, network)
+        (self.shields, network.into())
     }
 }
 
@@ -248,6 +312,7 @@ impl Saved {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadState> {
         match bytes.split_first() {
             Some((&VERSION, body)) => whole(body),
+            Some((&3, body)) => whole::<SavedV3>(body).map(Self::from),
             Some((&2, body)) => whole::<OldSaved<SavedNetworkV2>>(body).map(Self::from),
             Some((&1, body)) => whole::<OldSaved<SavedNetworkV1>>(body).map(Self::from),
             Some((&version, _)) if version > VERSION => Err(BadState::Newer(version)),
@@ -263,7 +328,7 @@ fn whole<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, BadState> {
     }
 }
 
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 #[cfg(test)]
 mod tests {
@@ -291,13 +356,15 @@ mod tests {
             next_keys: Some(NewSecrets { member: Secret([10; 32]), tunnel: Secret([11; 32]) }),
             alias: None,
             ipv4: Ipv4Use::On,
+            floor_wall: 6,
+            head: (7, [12; 32]),
         }
     }
 
     #[test]
     fn golden_state_without_network() {
         let saved = Saved::new(Tai64n::from_bytes([9; 12]), SavedShields::Down, Vec::new());
-        assert_eq!(saved.encode(), [3, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 1, 0]);
+        assert_eq!(saved.encode(), [4, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 1, 0]);
     }
 
     #[test]
@@ -324,20 +391,14 @@ mod tests {
         let recent = [[1, 6].as_slice(), &[6; 31], &[1, 0, 203, 0, 113, 9, 0xA0, 0x1F]].concat();
         let founded = [[1].as_slice(), &[8; 16]].concat();
         let rest = [[5, 1].as_slice(), &[10; 32], &[11; 32]].concat();
-        let present = [
-            [3].as_slice(),
-            &[9; 12],
-            &[0, 1],
-            &first,
-            &revocations,
-            &founded,
-            &recent,
-            &rest,
-            &[1, 6],
-            b"home-2",
-            &[1],
-        ];
-        assert_eq!(bytes, present.concat());
+        let of_3 =
+            [[9; 12].as_slice(), &[0, 1], &first, &revocations, &founded, &recent, &rest, &[1, 6], b"home-2", &[1]];
+        let of_3 = of_3.concat();
+        assert_eq!(bytes, [[4].as_slice(), &of_3, &[6, 7], &[12; 32]].concat());
+        let of_3 = Saved::decode(&[[3].as_slice(), &of_3].concat()).expect("older versions are read");
+        let [network] = of_3.networks.as_slice() else { panic!("one network") };
+        assert_eq!((network.alias.as_deref(), network.ipv4), (Some("home-2"), Ipv4Use::Off));
+        assert_eq!((network.time_floor, network.floor_wall, network.head), (5, 5, (0, [0; 32])));
 
         let old = [[9; 12].as_slice(), &[1], &first, &[0], &revocations].concat();
         let read = |bytes: &[u8]| {
@@ -372,7 +433,7 @@ mod tests {
 
     #[test]
     fn newer_versions_are_told_apart_from_broken_ones() {
-        assert_eq!(Saved::decode(&[4, 0]).err(), Some(BadState::Newer(4)));
+        assert_eq!(Saved::decode(&[5, 0]).err(), Some(BadState::Newer(5)));
         assert_eq!(Saved::decode(&[0, 0]).err(), Some(BadState::Broken));
     }
 }

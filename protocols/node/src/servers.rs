@@ -18,7 +18,7 @@ use crate::saved::{Stage, Switch};
 /// A server that is being taken on: it has to know the network before the log names it.
 pub(crate) struct Recruit {
     request: RequestId,
-    link: ServerId,
+    pub(crate) link: ServerId,
     server: Server,
     token: Token,
     key: SigningKey,
@@ -68,6 +68,7 @@ impl Node {
         network.saved.servers = wanted;
         for id in &gone {
             network.links.remove(id);
+            network.clock.forget(*id);
         }
         self.outputs.extend(gone.iter().copied().map(Output::DisconnectServer));
         self.gather.forget_servers(now, &gone);
@@ -125,6 +126,7 @@ impl Node {
             link.close(now, None);
         }
         network.links.remove(&id);
+        network.clock.forget(id);
         let servers = network.state.servers().iter().cloned().chain([recruit.server]).collect();
         self.outputs.push_back(Output::DisconnectServer(id));
         let outcome = self.change_servers(now, recruit.request, at, servers, None);
@@ -140,6 +142,7 @@ impl Node {
     pub(crate) fn recruiting_failed(&mut self, id: ServerId, why: &str) {
         let Some(network) = self.networks.owner_mut(id) else { return };
         let Some(recruit) = network.recruit.take_if(|recruit| recruit.link == id) else { return };
+        network.clock.forget(id);
         let open = network.links.remove(&id).is_some_and(|link| link.status != LinkStatus::Down);
         if open {
             self.outputs.push_back(Output::DisconnectServer(id));

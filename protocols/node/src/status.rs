@@ -11,7 +11,7 @@ use ginnel_time::Instant;
 
 use crate::io::Failure;
 use crate::link::LinkStatus;
-use crate::network::Network;
+use crate::network::{Extent, Network};
 use crate::networks::{Ipv4Use, NetworkNumber};
 use crate::node::Node;
 use crate::peer::{Peer, Ways};
@@ -165,6 +165,18 @@ impl Network {
                 fix: "let an admin's machine go online".to_owned(),
             });
         }
+        if network.extent == Extent::CutShort {
+            let (here, verified) = (network.state.head().0, network.saved.head.0);
+            let title = network.title();
+            health.push(HealthReport {
+                network: Some(network.number),
+                code: "log-cut-short",
+                text: format!(
+                    "only {here} of the {verified} entries of {title} that this machine had verified are here"
+                ),
+                fix: "the rest comes from a server or a member; check this machine's disk".to_owned(),
+            });
+        }
         health.extend(network.clock_health(now, clock));
         if let Some(age) = network.state.lease_age(wall).filter(|age| wall != 0 && age.as_secs() > LEASE_LIFE) {
             health.push(HealthReport {
@@ -211,8 +223,9 @@ impl Network {
             admin: if self.saved.admin.is_some() { Administration::Admin } else { Administration::Member },
             servers: self
                 .links
-                .values()
-                .map(|link| ServerReport {
+                .iter()
+                .filter(|(id, _)| !self.is_recruit(**id))
+                .map(|(_, link)| ServerReport {
                     address: link.server.addresses.first().cloned().unwrap_or_default(),
                     connected: link.status == LinkStatus::Up,
                     last_contact: link.last_contact,

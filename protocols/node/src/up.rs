@@ -233,6 +233,8 @@ impl Node {
             recent: Recent::default(),
             time_floor: 0,
             next_keys: None,
+            floor_wall: 0,
+            head: (0, [0; 32]),
         })
     }
 
@@ -277,6 +279,8 @@ impl Node {
             recent: Recent::default(),
             time_floor: 0,
             next_keys: None,
+            floor_wall: 0,
+            head: (0, [0; 32]),
         })
     }
 

@@ -1,8 +1,9 @@
 //! Requests that wait for a server.
 
+use ginnel_membership::Entry;
 use ginnel_time::Instant;
 
-use crate::io::{Failure, FailureCode, Output, Reply, RequestId, UpOutcome};
+use crate::io::{Failure, FailureCode, Output, Reply, RequestId, ServerId, UpOutcome};
 use crate::link::{LinkStatus, Purpose};
 use crate::network::Network;
 use crate::networks::NetworkNumber;
@@ -13,6 +14,8 @@ pub(crate) struct Waiting {
     pub(crate) request: RequestId,
     pub(crate) deadline: Instant,
     pub(crate) wish: Wish,
+    /// The server that says that its record is in the log; done it is when the log shows it.
+    pub(crate) acknowledged: Option<ServerId>,
 }
 
 /// What a waiting request asked for.
@@ -34,7 +37,8 @@ pub(crate) enum Wish {
 }
 
 impl Waiting {
-    fn record(&self) -> Option<&[u8]> {
+    /// The record that the log has to take.
+    pub(crate) fn record(&self) -> Option<&[u8]> {
         match &self.wish {
             Wish::Append { record, .. } | Wish::Leave { record } => Some(record),
             Wish::Up => None,
@@ -62,10 +66,10 @@ impl Node {
     pub(crate) fn send_waiting(&mut self, now: Instant, at: NetworkNumber) {
         let Some(network) = self.networks.get_mut(at) else { return };
         let sequencer = network.state.sequencer();
-        let up = network.links.values_mut().filter(|link| link.status == LinkStatus::Up);
         // The one that orders the log itself, where it is reached.
-        let best = up.min_by_key(|link| Some(link.server.keys.sequencer()) != sequencer);
-        let Some(link) = best else { return };
+        let best = network.serving().min_by_key(|(_, link)| Some(link.server.keys.sequencer()) != sequencer);
+        let Some(server) = best.map(|(id, _)| id) else { return };
+        let Some(link) = network.links.get_mut(&server) else { return };
         let asked: Vec<&[u8]> = network.waiting.iter().filter_map(|waiting| waiting.record()).collect();
         for (_, record) in network.state.pending_revocations() {
             if !asked.contains(&record) && !link.holds(record) {
@@ -74,7 +78,7 @@ impl Node {
         }
         for waiting in &network.waiting {
             let purpose = Purpose::Request(waiting.request);
-            if link.is_appending(&purpose) {
+            if link.is_appending(&purpose) || waiting.acknowledged == Some(server) {
                 continue;
             }
             match &waiting.wish {
@@ -107,6 +111,22 @@ impl Node {
         }
     }
 
+    /// A server says that the record of a request is in the log.
+    pub(crate) fn acknowledged(&mut self, at: NetworkNumber, id: ServerId, request: RequestId, sequence: u64) {
+        let Some(network) = self.networks.get_mut(at) else { return };
+        let known = network.entry_at(sequence);
+        let verdict = network.log.iter().find(|line| line.sequence == sequence).map(|line| line.verdict.clone());
+        let Some(waiting) = network.waiting.iter_mut().find(|waiting| waiting.request == request) else { return };
+        waiting.acknowledged = Some(id);
+        let is_there = known.is_some_and(|entry| waiting.record() == Some(entry.record.as_slice()));
+        if is_there {
+            self.finish_request(request, verdict.unwrap_or(Ok(())));
+        } else if matches!(waiting.wish, Wish::Leave { .. }) {
+            // The server lets us in no longer, so that nothing more can be learned of it.
+            self.finish_request(request, Ok(()));
+        }
+    }
+
     pub(crate) fn finish_request(&mut self, request: RequestId, outcome: Result<(), String>) {
         let waits = |network: &&mut Network| network.waiting.iter().any(|waiting| waiting.request == request);
         let Some(network) = self.networks.iter_mut().find(waits) else { return };
@@ -134,7 +154,9 @@ impl Node {
         network.waiting = kept;
         let mut leave = false;
         for waiting in late {
-            let why = trouble.clone().unwrap_or_else(|| "no server answered".to_owned());
+            let said =
+                waiting.acknowledged.map(|_| "a server says that it was, but the log does not show it".to_owned());
+            let why = said.or_else(|| trouble.clone()).unwrap_or_else(|| "no server answered".to_owned());
             let reply = match waiting.wish {
                 Wish::Up => Err(Failure::new(
                     FailureCode::TimedOut,
@@ -158,5 +180,12 @@ impl Node {
         if leave {
             self.forget_network(at);
         }
+    }
+}
+
+impl Network {
+    /// An entry near the end of the log.
+    fn entry_at(&self, sequence: u64) -> Option<Entry> {
+        self.tail.from(sequence)?.next().and_then(|bytes| Entry::decode(bytes).ok())
     }
 }

@@ -432,10 +432,10 @@ impl Machine {
             Output::Tun(state) => self.effects.push(Effect::Tun(state)),
             Output::Persist(state) => self.write(|disk| disk.state = Some(state)),
             Output::StoreEntries { network, entries } => self.write(|disk| disk.log(network).entries.extend(entries)),
-            Output::StoreSnapshot { network, snapshot, entry } => self.write(|disk| {
+            Output::StoreSnapshot { network, snapshot, entry, entries } => self.write(|disk| {
                 let log = disk.log(network);
                 log.snapshot = Some((snapshot, entry));
-                log.entries.clear();
+                log.entries = entries;
             }),
             Output::ForgetLog(network) => self.write(|disk| disk.logs.retain(|log| log.network != network)),
             Output::Names(_) | Output::Notice { .. } => {}

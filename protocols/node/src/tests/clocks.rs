@@ -1,7 +1,7 @@
 //! Machines whose clocks are wrong by decades.
 
-use super::world::{World, secs};
-use crate::io::Input;
+use super::world::{WALL, World, secs};
+use crate::io::{Input, Reply, Request};
 use crate::notice::Notice;
 
 const YEARS_50: i64 = 50 * 31_557_600;
@@ -29,7 +29,8 @@ fn a_clock_50_years_off_joins_links_and_is_told() {
         for (number, ahead) in [(0, founder), (1, guest)] {
             let health = world.status(number).health;
             assert_eq!(health.iter().any(|item| item.code == "clock"), ahead != 0, "{health:?}");
-            assert!(!health.iter().any(|item| item.code == "stale-log"), "{health:?}");
+            // A founder whose clock is behind signs nothing: who tells it the time could be anybody.
+            assert_eq!(health.iter().any(|item| item.code == "stale-log"), founder < 0, "{health:?}");
             let notices = world.machines[number].notices.iter();
             let told = notices.filter_map(|notice| {
                 let Notice::Clock { ahead_seconds } = notice else { return None };
@@ -38,6 +39,14 @@ fn a_clock_50_years_off_joins_links_and_is_told() {
             let told: Vec<i64> = told.collect();
             assert_eq!(told.len(), usize::from(ahead != 0), "{told:?}");
             assert!(told.iter().all(|told| told.abs_diff(ahead) < 60));
+        }
+        for number in 0..2 {
+            world.machines[number].ahead = 0;
+            world.tell_wall(number);
+        }
+        world.pass(secs(1));
+        for number in 0..2 {
+            assert!(world.status(number).health.is_empty(), "{:?}", world.status(number).health);
         }
     }
 }
@@ -91,4 +100,81 @@ fn a_replayed_initiation_moves_nothing_after_a_restart() {
     assert_eq!(before.path.map(|path| path.path), after.path.map(|path| path.path));
     talks(&mut world, 0, 1);
     talks(&mut world, 1, 0);
+}
+
+/// The wall clock's time, where it is right.
+fn wall(world: &World) -> u64 {
+    WALL + world.now.as_nanos() / 1_000_000_000
+}
+
+/// What a server says of the time from here on.
+fn turn(world: &mut World, host: usize, ahead: i64) {
+    world.stop_host(host);
+    world.hosts[host].ahead = ahead;
+    world.start_host(host);
+}
+
+fn lease_time(world: &World, number: usize) -> u64 {
+    let network = world.machines[number].node.as_ref().and_then(|node| node.networks.iter().next());
+    network.and_then(|network| network.state.lease()).expect("there is one").time
+}
+
+fn invite_ends(world: &mut World, number: usize) -> u64 {
+    match world.ask(number, Request::Invite { expires: secs(3600), name: None }) {
+        Ok(Reply::Invite { invite, .. }) => invite.expires,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn no_server_has_an_admin_sign_a_time_that_is_yet_to_come() {
+    let mut world = World::linked(2, 2);
+    let founding = world.founding(1);
+    assert!(world.ask(0, Request::ServerAdd { founding }).is_ok());
+    world.pass(secs(75));
+    // A mirror lies, and the sequencer does not.
+    turn(&mut world, 1, YEARS_50);
+    world.pass(secs(86_400 + 2 * 3600));
+    let lease = lease_time(&world, 0);
+    assert!(lease.abs_diff(wall(&world)) < 2 * 3600 + 60, "a true lease is signed nevertheless: {lease}");
+    assert!(invite_ends(&mut world, 0) <= wall(&world) + 3600);
+    assert!(world.status(0).health.iter().all(|item| item.code != "stale-log"), "{:?}", world.status(0).health);
+    // Now there is nobody else to ask.
+    turn(&mut world, 0, YEARS_50);
+    world.pass(secs(2 * 86_400));
+    assert_eq!(lease_time(&world, 0), lease);
+    let refused = world.ask(0, Request::Invite { expires: secs(3600), name: None }).expect_err("it would be over");
+    assert!(refused.message.contains("50 years behind"), "{refused:?}");
+}
+
+#[test]
+fn a_lease_from_the_future_is_replaced_by_a_true_one() {
+    let mut world = World::new(2, 1);
+    world.machines[0].ahead = YEARS_50;
+    world.tell_wall(0);
+    turn(&mut world, 0, YEARS_50 - 3 * 86_400);
+    world.found();
+    world.pass(secs(5));
+    assert!(lease_time(&world, 0) > wall(&world) + 40 * 31_557_600);
+    turn(&mut world, 0, 0);
+    world.machines[0].ahead = 0;
+    world.tell_wall(0);
+    world.pass(secs(2 * 3600));
+    assert!(lease_time(&world, 0) <= wall(&world));
+}
+
+#[test]
+fn a_server_that_turns_time_back_hides_no_old_log_from_a_machine_that_restarts() {
+    let mut world = World::linked(2, 1);
+    world.stop(0);
+    world.stop(1);
+    // It says that no time has passed, and the machine's clock knows better; whether that is right or not.
+    for days in [30, 3] {
+        world.machines[1].ahead += days * 86_400;
+        world.start(1);
+        world.pass(secs(10));
+        let health = world.status(1).health;
+        assert!(health.iter().any(|item| item.code == "stale-log"), "{health:?}");
+        world.stop(1);
+    }
 }

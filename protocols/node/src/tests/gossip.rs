@@ -159,3 +159,94 @@ fn gossip_is_bounded_and_lies_change_nothing() {
     assert!(!world.machines[0].notices.iter().any(|notice| matches!(notice, Notice::Alarm { .. })));
     assert!(world.reaches(0, 1));
 }
+
+/// Machine 2 tells machine 1 of another log.
+fn claim(world: &mut World, path: ginnel_path::Path, head: &[u8]) {
+    let peer = world.peer(1, 2).expect("a peer").id;
+    let event = ginnel_forward::Event::Control { peer, path, plaintext: head.to_vec() };
+    world.input(1, crate::io::Input::Forward(event));
+}
+
+#[test]
+fn a_member_that_claims_much_and_gives_nothing_keeps_no_entry_from_anybody() {
+    for is_other_history in [false, true] {
+        let mut world = World::linked(3, 1);
+        world.cut(1, 0);
+        world.pass(secs(1));
+        let length = world.log_length(1);
+        let path = world.peer(1, 2).and_then(|peer| peer.path).expect("linked").path;
+        let claimed = if is_other_history { length } else { u64::MAX };
+        let head = [[0x12, 1].as_slice(), &claimed.to_be_bytes(), &[9; 32]].concat();
+        // It will never answer.
+        world.stop(2);
+        claim(&mut world, path, &head);
+        world.invite(0);
+        for _ in 0..30 {
+            claim(&mut world, path, &head);
+            world.pass(secs(2));
+        }
+        assert_eq!((world.log_length(1), world.log_length(0)), (length + 1, length + 1));
+    }
+}
+
+#[test]
+fn a_revocation_that_is_heard_before_the_entries_that_make_it_good_waits_for_them() {
+    let mut world = World::linked(4, 1);
+    world.cut(1, 0);
+    world.pass(secs(1));
+    let before = world.log_length(1);
+    assert!(matches!(world.ask(0, Request::AdminAdd { peer: "m3".into() }), Ok(Reply::Done)));
+    world.pass(Duration::from_millis(30));
+    world.stop_host(0);
+    world.pass(Duration::from_millis(15));
+    let reply = world.ask(3, revoke("m2"));
+    assert!(matches!(reply, Ok(Reply::Revoked { .. })), "{reply:?}");
+    world.pass(Duration::from_millis(20));
+    assert_eq!(world.log_length(1), before, "it has heard the revocation first");
+    assert!(world.peer(1, 2).is_some());
+    world.pass(secs(5));
+    assert_eq!(world.log_length(1), before + 1);
+    assert!(world.peer(1, 2).is_none(), "{:?}", world.status(1));
+    world.stop(1);
+    world.start(1);
+    assert!(world.peer(1, 2).is_none());
+}
+
+#[test]
+fn new_keys_that_are_heard_of_after_their_revocation_let_nobody_in() {
+    let mut world = World::linked(3, 1);
+    world.cut(1, 0);
+    world.pass(secs(1));
+    let before = world.log_length(1);
+    assert!(matches!(world.ask(2, Request::RotateKeys), Ok(Reply::Done)));
+    world.pass(Duration::from_millis(30));
+    world.stop_host(0);
+    world.pass(Duration::from_millis(15));
+    let reply = world.ask(0, revoke("m2"));
+    assert!(matches!(reply, Ok(Reply::Revoked { .. })), "{reply:?}");
+    world.pass(Duration::from_millis(20));
+    assert_eq!(world.log_length(1), before, "it has heard the revocation first");
+    world.pass(secs(5));
+    assert_eq!(world.log_length(1), before + 1);
+    assert!(world.peer(1, 2).is_none(), "{:?}", world.status(1));
+}
+
+#[test]
+fn a_revocation_outlasts_a_log_that_is_lost() {
+    let mut world = World::linked(3, 1);
+    world.stop_host(0);
+    world.pass(secs(1));
+    assert!(world.ask(0, revoke("m2")).is_ok());
+    world.pass(secs(1));
+    let length = world.log_length(1);
+    for number in 0..3 {
+        world.stop(number);
+    }
+    // Nothing is left but the state.
+    world.machines[1].logs.clear();
+    world.start_host(0);
+    world.start(1);
+    world.pass(secs(15));
+    assert_eq!(world.log_length(1), length + 1, "it has had it ordered");
+    assert!(world.peer(1, 2).is_none() && world.peer(1, 0).is_some());
+}

@@ -34,8 +34,8 @@ fn nth(number: u32, kind: u8) -> [u8; 32] {
     seed
 }
 
-/// A server that holds the log of 100,000 members with a checkpoint and one open invite, and that invite.
-fn crowd(world: &World) -> (Stored, String) {
+/// A server that holds the log of so many members with a checkpoint and open invites, those invites, and the admin's key.
+pub(super) fn crowd(world: &World, members: u32, invites: u8) -> (Stored, Vec<String>, SigningKey) {
     let server = world.server(0);
     let charter = Charter {
         name: Name::new("crowd").expect("a name"),
@@ -50,7 +50,7 @@ fn crowd(world: &World) -> (Stored, String) {
     let (mut sequencer, genesis) = Sequencer::found(key, WALL, &founded.genesis).expect("a log");
     let mut log = vec![genesis.encode()];
     let mut append = |record: &[u8]| log.push(sequencer.append(WALL, record).expect("a good record").encode());
-    for number in 0..MEMBERS {
+    for number in 0..members {
         let (invite, member) = (SigningKey::from_bytes(&nth(number, 1)), SigningKey::from_bytes(&nth(number, 2)));
         append(&build::invite_record(&network, &admin, invite.invite_key(), WALL + 86_400, None));
         let tunnel = ginnel_tunnel::StaticSecret::from_bytes(nth(number, 3)).public();
@@ -58,22 +58,26 @@ fn crowd(world: &World) -> (Stored, String) {
         let name = Name::new(&format!("m{number}")).expect("a name");
         append(&build::member_record(&network, &invite, &member, tunnel, name, Capabilities::BOTH_SUITES));
     }
-    let open = SigningKey::from_bytes(&[77; 32]);
-    append(&build::invite_record(&network, &admin, open.invite_key(), u64::MAX, None));
+    let open: Vec<SigningKey> = (0..invites).map(|number| SigningKey::from_bytes(&[77 + number; 32])).collect();
+    for key in &open {
+        append(&build::invite_record(&network, &admin, key.invite_key(), u64::MAX, None));
+    }
     let checkpoint = sequencer.state().make_checkpoint().expect("it fits");
     let record = build::checkpoint_record(&network, &admin, checkpoint);
     log.push(sequencer.append(WALL, &record).expect("a good record").encode());
-    let ticket = Invite::new(&[server], network, open, u64::MAX, None).expect("it fits").to_string();
+    let ticket =
+        |key| Invite::new(std::slice::from_ref(&server), network, key, u64::MAX, None).expect("it fits").to_string();
+    let tickets = open.into_iter().map(ticket).collect();
     let log = log.into_iter().map(Into::into).collect();
     let stored = Stored { logs: vec![(network, log)], ..Stored::default() };
-    (stored, ticket)
+    (stored, tickets, admin)
 }
 
 #[test]
 #[ignore = "signs and checks half a million signatures"]
 fn a_newcomer_joins_100_000_members_within_3_s() {
     let mut world = World::new(1, 1);
-    let (stored, ticket) = crowd(&world);
+    let (stored, mut tickets, _) = crowd(&world, MEMBERS, 1);
     world.stop_host(0);
     world.hosts[0].disk = stored;
     let started = processor_seconds();
@@ -86,7 +90,7 @@ fn a_newcomer_joins_100_000_members_within_3_s() {
     let up = world.ask(
         0,
         Request::Up {
-            ticket: Some(ticket),
+            ticket: tickets.pop(),
             name: Some("newcomer".into()),
             network: None,
             shields: None,

@@ -1,6 +1,8 @@
 //! The world of the tests: whole machines (node and data plane) behind port-preserving NATs, and true signaling servers,
 //! joined by a wire of 10 ms.
 
+mod host;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -12,13 +14,15 @@ use ginnel_membership::invite::Token;
 use ginnel_membership::{Founding, NetworkId, ServerKeys, SigningKey};
 use ginnel_path::{Path, SocketId};
 use ginnel_signal_proto::server::{
-    Change, Config as SignalConfig, ConnectionId, Input as SignalInput, Limits, LinkId, Outcome,
-    Output as SignalOutput, Stored,
+    Config as SignalConfig, ConnectionId, Input as SignalInput, Limits, LinkId, Outcome, Output as SignalOutput, Stored,
 };
 use ginnel_signal_proto::{FoundingToken, Server as Signal};
 use ginnel_time::{Instant, Tai64n};
 use ginnel_tunnel::{MessageKind, StaticSecret, Suite};
 
+use host::{End, Host};
+
+use super::stored::length;
 use crate::io::{
     Failure, Family, Input, Output, Port, Reply, Request, RequestId, ServerId, TunState, UpOutcome, UpReport,
 };
@@ -143,29 +147,6 @@ struct Buffers {
     datagrams: Datagrams,
     plan: WritePlan,
     arena: SendArena,
-}
-
-/// Who is at the other end of a server's connection.
-#[derive(Clone, Copy)]
-enum End {
-    /// A machine's stream: its link and the link's serial.
-    Machine(usize, ServerId, u64),
-    Host(usize, LinkId),
-}
-
-pub(crate) struct Host {
-    signal: Option<Signal>,
-    pub(crate) key: SigningKey,
-    noise: [u8; 32],
-    token: [u8; 16],
-    pub(crate) disk: Stored,
-    /// Connections by number: machine, its link, the link's serial.
-    lines: BTreeMap<u64, End>,
-    /// Links to fellow servers: which one, and the number of the connection there.
-    links: BTreeMap<u64, (usize, u64)>,
-    starts: u8,
-    /// Seconds by which the wall clock is wrong.
-    pub(crate) ahead: i64,
 }
 
 pub(crate) fn secs(seconds: u64) -> Duration {
@@ -692,10 +673,10 @@ impl World {
                 machine.state = Some(state);
             }
             Output::StoreEntries { network, entries } => machine.log(network).entries.extend(entries),
-            Output::StoreSnapshot { network, snapshot, entry } => {
-                let log = machine.log(network);
-                log.snapshot = Some((snapshot, entry));
-                log.entries.clear();
+            Output::StoreSnapshot { network, snapshot, entry, entries } => {
+                let stored = StoredLog { network, snapshot: Some((snapshot, entry)), entries };
+                assert!(length(&stored) >= length(machine.log(network)), "what was stored is gone");
+                *machine.log(network) = stored;
             }
             Output::ForgetLog(network) => machine.logs.retain(|log| log.network != network),
             Output::Notice { notice, .. } => machine.notices.push(notice),
@@ -835,42 +816,6 @@ impl Machine {
             self.logs.len() - 1
         });
         &mut self.logs[place]
-    }
-}
-
-impl Host {
-    fn keep(&mut self, change: Change) {
-        match change {
-            Change::Found { network, token, entry } => {
-                self.disk.logs.push((network, vec![entry]));
-                for (known, usage) in &mut self.disk.tokens {
-                    if *known == token {
-                        *usage = Some(network);
-                    }
-                }
-            }
-            Change::Append { network, sequence, entry } => {
-                let log = self.disk.logs.iter_mut().find(|(id, _)| *id == network);
-                let log = match log {
-                    Some((_, log)) => log,
-                    None => {
-                        self.disk.logs.push((network, Vec::new()));
-                        &mut self.disk.logs.last_mut().expect("just pushed").1
-                    }
-                };
-                assert_eq!(log.len() as u64, sequence, "a log has no gap");
-                log.push(entry);
-            }
-            Change::Mend { .. } | Change::Cut { .. } => panic!("{change:?}: the disk is sound"),
-            Change::Adopt { network, token, genesis } => {
-                self.disk.adopted.push((network, genesis));
-                for (known, usage) in &mut self.disk.tokens {
-                    if *known == token {
-                        *usage = Some(network);
-                    }
-                }
-            }
-        }
     }
 }
 

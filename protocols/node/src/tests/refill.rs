@@ -1,0 +1,86 @@
+//! Servers that have lost entries, or the whole of a log, and the machines that still have them.
+
+use std::time::Duration;
+
+use super::world::{World, secs};
+use crate::io::{Reply, Request};
+use crate::notice::Notice;
+
+/// Takes the last entries from a server's disk.
+fn lose(world: &mut World, host: usize, count: usize) {
+    world.stop_host(host);
+    let log = &mut world.hosts[host].disk.logs[0].1;
+    log.truncate(log.len() - count);
+}
+
+/// The log as the first server has it on its disk.
+fn on_disk(world: &World) -> Vec<Vec<u8>> {
+    world.hosts[0].disk.logs[0].1.iter().map(|entry| entry.bytes.clone()).collect()
+}
+
+fn no_alarms(world: &World) {
+    for machine in &world.machines {
+        assert!(!machine.notices.iter().any(|notice| matches!(notice, Notice::Alarm { .. })), "{:?}", machine.notices);
+    }
+}
+
+#[test]
+fn a_server_gets_back_what_it_lost_before_it_is_asked_for_anything() {
+    let mut world = World::linked(2, 1);
+    for _ in 0..60 {
+        world.invite(0);
+    }
+    world.pass(secs(2));
+    let full = on_disk(&world);
+    lose(&mut world, 0, 40);
+    world.pass(secs(2));
+    // Both have something to be written when it comes back.
+    let asked = world.request(0, None, Request::Policy { strict: Some(true), delegate: None });
+    world.start_host(0);
+    world.pass(secs(8));
+    let log = on_disk(&world);
+    assert_eq!(log[..full.len()], full, "nothing stands in the place of what was lost");
+    assert!(matches!(world.machines[0].replies.get(&asked), Some(Ok(Reply::Done))), "{:?}", world.status(0));
+    assert_eq!(log.len(), full.len() + 1);
+    no_alarms(&world);
+}
+
+#[test]
+fn one_handful_follows_the_other() {
+    let mut world = World::linked(1, 1);
+    for _ in 0..250 {
+        world.invite(0);
+        world.pass(secs(1));
+    }
+    let full = on_disk(&world);
+    let bytes: usize = full.iter().map(Vec::len).sum();
+    assert!(bytes > 3 * ginnel_signal_proto::server::MAX_REFILL);
+    lose(&mut world, 0, 248);
+    world.start_host(0);
+    world.pass(secs(4));
+    assert_eq!(on_disk(&world), full);
+    no_alarms(&world);
+}
+
+#[test]
+fn nothing_is_appended_to_a_server_that_is_behind() {
+    let mut world = World::linked(2, 1);
+    for _ in 0..10 {
+        world.invite(0);
+    }
+    world.pass(secs(2));
+    let full = on_disk(&world);
+    lose(&mut world, 0, 5);
+    // Nor by one who cannot give it what it lacks.
+    for machine in &mut world.machines {
+        let network = machine.node.as_mut().and_then(|node| node.networks.iter_mut().next());
+        network.expect("it is in one").tail = crate::tail::Tail::default();
+    }
+    world.start_host(0);
+    world.pass(Duration::from_millis(100));
+    let asked = world.request(0, None, Request::Invite { expires: secs(60), name: None });
+    world.pass(secs(20));
+    assert_eq!(on_disk(&world), full[..full.len() - 5]);
+    assert!(matches!(world.machines[0].replies.get(&asked), Some(Err(_))));
+    no_alarms(&world);
+}
