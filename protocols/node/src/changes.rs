@@ -90,8 +90,7 @@ impl Network {
         }
         let subject = key.to_string();
         let line = self.log.iter().rev().find(|line| line.kind == "revoke" && line.subject == subject)?;
-        let known =
-            |text: &String| self.state.members().map(|member| member.key()).find(|key| key.to_string() == *text);
+        let known = |text: &String| text.parse().ok().filter(|key| self.state.member(key).is_some());
         let signers: Vec<MemberKey> = line.by.iter().filter_map(known).collect();
         Some(if signers.is_empty() { "an admin".to_owned() } else { self.called(&signers) })
     }
