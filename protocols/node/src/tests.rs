@@ -4,6 +4,7 @@ mod clocks;
 mod dead_servers;
 mod gossip;
 mod governing;
+mod record;
 mod scale;
 mod several;
 mod stock;
