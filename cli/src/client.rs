@@ -163,6 +163,12 @@ impl Answer {
         self.text.trim_end()
     }
 
+    /// Whether the reply says that it is of `T`'s schema.
+    pub(crate) fn is_of<T: Body>(&self) -> bool {
+        serde_json::from_str::<Document<serde_json::Value>>(&self.text)
+            .is_ok_and(|document| document.schema == T::SCHEMA)
+    }
+
     /// The reply's content.
     ///
     /// # Errors

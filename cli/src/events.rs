@@ -66,6 +66,9 @@ fn describe(kind: &EventKind, output: &Output) -> Option<String> {
         EventKind::Lost { peer } => format!("no path to {}", clean(peer)),
         EventKind::ServerUp { server } => format!("server {} is connected", clean(server)),
         EventKind::ServerDown { server, reason } => format!("server {} is gone: {}", clean(server), clean(reason)),
+        EventKind::Alarm { text } if text.is_empty() => {
+            "alarm, told in full to those who may operate this machine".to_owned()
+        }
         EventKind::Alarm { text } => format!("alarm: {}", clean(text)),
         EventKind::Clock { ahead_s } if *ahead_s < 0 => {
             format!("this machine's clock is {} s behind", ahead_s.unsigned_abs())

@@ -123,24 +123,33 @@ async fn admins(client: &Client, output: &Output) -> Result<Exit, ApiError> {
 /// Asks for a change that admins sign. What others must sign is printed alone on standard output.
 async fn change(request: Request, client: &Client, output: &Output) -> Result<Exit, ApiError> {
     let answer = client.ask(&request).await?;
-    show(&answer, output, |changed: Changed, output| {
-        let what = changed.what.as_deref().map(clean);
-        match (changed.outcome, &changed.proposal) {
-            (ChangeOutcome::Done, _) => {
-                output.line(&what.map_or_else(|| "Done".to_owned(), |what| format!("Done: {what}")))
-            }
-            (ChangeOutcome::Proposed, proposal) => {
-                let admins = if changed.missing == 1 {
-                    "One more admin".to_owned()
-                } else {
-                    format!("{} more admins", changed.missing)
-                };
-                output.note(&format!(
-                    "Not in effect yet: {}.\n{admins} must run `ginnel cosign` with the string below.",
-                    what.as_deref().unwrap_or("a change")
-                ));
-                output.line(&clean(proposal.as_deref().unwrap_or_default()));
-            }
+    show(&answer, output, |changed: Changed, output| tell(&changed, output))
+}
+
+/// Tells what became of a change that admins sign.
+pub(crate) fn tell(changed: &Changed, output: &Output) {
+    let what = changed.what.as_deref().map(clean);
+    match (changed.outcome, &changed.proposal) {
+        (ChangeOutcome::Done, _) => {
+            output.line(&what.map_or_else(|| "Done".to_owned(), |what| format!("Done: {what}")));
         }
-    })
+        (ChangeOutcome::Proposed, proposal) => {
+            let admins = if changed.missing == 1 {
+                "One more admin".to_owned()
+            } else {
+                format!("{} more admins", changed.missing)
+            };
+            output.note(&format!(
+                "Not in effect yet: {}.\n{admins} must run `ginnel cosign` with the string below.",
+                what.as_deref().unwrap_or("a change")
+            ));
+            if let Some(invite) = &changed.invite {
+                output.note(&format!(
+                    "Once signed, this string joins; it is not told again:\n{}",
+                    clean(invite.expose())
+                ));
+            }
+            output.line(&clean(proposal.as_deref().unwrap_or_default()));
+        }
+    }
 }

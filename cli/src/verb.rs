@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ginnel_local_api::{
-    ApiError, DEFAULT_SOCKET, Down, Exit, InviteCreateRequest, InviteCreated, InviteList, InviteRevokeRequest,
+    ApiError, Changed, DEFAULT_SOCKET, Down, Exit, InviteCreateRequest, InviteCreated, InviteList, InviteRevokeRequest,
     InviteState, InviteVoided, Ip, IpRequest, Left, Log, Network, PathReport, Peer, Peers, Request, RevokeRequest,
     Revoked, Secret, StaticPeer, Status, Up, UpNetwork, UpOutcome, UpRequest, Verdict, nearest,
 };
@@ -283,9 +283,11 @@ async fn revoke(options: &arguments::Revoke, client: &Client, output: &Output) -
         confirm(&format!("Put {peer} out of the network for good? Its key cannot come back."), output)?;
     }
     let answer = client.ask(&Request::Revoke(RevokeRequest { peer: options.peer.clone() })).await?;
-    show(&answer, output, |revoked: Revoked, output| {
-        output.line(&format!("Revoked {} ({})", clean(&revoked.name), short(&revoked.id)));
-    })
+    show(&answer, output, |revoked: Revoked, output| tell_revoked(&revoked, output))
+}
+
+fn tell_revoked(revoked: &Revoked, output: &Output) {
+    output.line(&format!("Revoked {} ({})", clean(&revoked.name), short(&revoked.id)));
 }
 
 async fn ip(options: &arguments::Ip, client: &Client, output: &Output) -> Result<Exit, ApiError> {
@@ -355,6 +357,12 @@ pub(crate) fn show<T: ginnel_local_api::Body + serde::de::DeserializeOwned>(
 ) -> Result<Exit, ApiError> {
     if output.is_json() {
         output.line(answer.text());
+    } else if answer.is_of::<Changed>() {
+        // Whatever an admin asks for may need other admins first.
+        govern::tell(&answer.read()?, output);
+    } else if answer.is_of::<Revoked>() {
+        // The last signature may be one on a revocation.
+        tell_revoked(&answer.read()?, output);
     } else {
         words(answer.read()?, output);
     }

@@ -90,6 +90,22 @@ fn a_bare_invite_prints_the_string_alone_on_standard_output() {
 }
 
 #[test]
+fn what_other_admins_must_sign_is_printed_whatever_was_asked_for() {
+    let proposed = r#"{"schema":"ginnel.change/1","ginnel_version":"0.1.0","outcome":"proposed","what":"invite: k5",
+        "proposal":"ginnel-sign-abc","missing":1,"invite":"ginnel-invite-abc"}"#;
+    let revoked = r#"{"schema":"ginnel.revoke/1","ginnel_version":"0.1.0","name":"laptop","id":"b2"}"#;
+    let daemon = Daemon::answering(vec![(200, proposed), (200, proposed), (200, revoked)]);
+    let output = ginnel(daemon.path(), &["invite"]);
+    assert_eq!(text(&output.stdout), "ginnel-sign-abc\n", "{}", text(&output.stderr));
+    let told = text(&output.stderr);
+    assert!(told.contains("One more admin") && told.contains("\nginnel-invite-abc\n"), "{told}");
+    let output = ginnel(daemon.path(), &["revoke", "laptop", "--yes"]);
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), "ginnel-sign-abc\n".to_owned()));
+    let output = ginnel(daemon.path(), &["cosign", "ginnel-sign-abc"]);
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), "Revoked laptop (b2)\n".to_owned()));
+}
+
+#[test]
 fn up_reads_the_invite_from_standard_input() {
     let reply = r#"{"schema":"ginnel.up/1","ginnel_version":"0.1.0","outcome":"joined","network":"home","network_id":"k",
         "name":"desk","ips":["100.70.0.8"],"state":"running","warnings":[]}"#;

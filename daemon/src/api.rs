@@ -2,7 +2,8 @@
 //!
 //! A caller is known by the kernel's credentials of its connection. Root and the daemon's own user may do everything, as
 //! may members of the admin group; everybody else whom the socket's mode lets in may read, without endpoints and keys.
-//! Every change that is asked for leaves one line in the log, also where it is refused.
+//! Every change that is asked for leaves one line in the log, also where it is refused, and also where the caller does not
+//! wait for the answer. Of refusals alone that a user below the highest tier piles up, most are counted in one line.
 
 mod caller;
 mod events;
@@ -108,7 +109,8 @@ impl ControlSocket {
     pub async fn serve(self, calls: mpsc::Sender<Call>, events: Events, shutdown: impl Future<Output = ()>) {
         let mut shutdown = std::pin::pin!(shutdown);
         let (stop, stopping) = watch::channel(());
-        let shared = Arc::new(Shared { calls, events, gate: Gate::default() });
+        let (alive, mut ended) = mpsc::channel(1);
+        let shared = Arc::new(Shared { calls, events, gate: Gate::default(), _alive: alive });
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -130,7 +132,12 @@ impl ControlSocket {
         }
         // Event streams end at once; a connection on which nothing is asked is not waited for.
         drop((stop, shared));
-        let _ = tokio::time::timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
+        let rest = async {
+            while connections.join_next().await.is_some() {}
+            // Changes whose callers have gone still leave their lines.
+            ended.recv().await;
+        };
+        let _ = tokio::time::timeout(GRACE, rest).await;
         drop(self.guard);
     }
 }
@@ -150,6 +157,8 @@ struct Shared {
     calls: mpsc::Sender<Call>,
     events: Events,
     gate: Gate,
+    /// Dropped with the last that has to do with a request.
+    _alive: mpsc::Sender<()>,
 }
 
 /// Serves one connection until it ends or has lasted too long.
@@ -160,11 +169,12 @@ async fn converse(
     shared: Arc<Shared>,
     mut stopping: watch::Receiver<()>,
 ) {
+    let pass = Arc::new(pass);
     let answer = |request: hyper::Request<hyper::body::Incoming>| {
-        let (shared, pass) = (Arc::clone(&shared), &pass);
+        let (shared, pass) = (Arc::clone(&shared), Arc::clone(&pass));
         async move {
             let (parts, body) = request.into_parts();
-            Ok::<_, Infallible>(handle(&shared, pass, caller, &parts.method, &parts.uri, Body::new(body)).await)
+            Ok::<_, Infallible>(handle(&shared, &pass, caller, &parts.method, &parts.uri, Body::new(body)).await)
         }
     };
     let connection = http1::Builder::new()
@@ -191,21 +201,33 @@ async fn converse(
     }
 }
 
-async fn handle(shared: &Shared, pass: &Pass, caller: Caller, method: &Method, uri: &Uri, body: Body) -> Response {
+async fn handle(
+    shared: &Arc<Shared>,
+    pass: &Arc<Pass>,
+    caller: Caller,
+    method: &Method,
+    uri: &Uri,
+    body: Body,
+) -> Response {
+    // Whatever is asked is counted first, so that nothing is had for less.
+    let counted = shared.gate.take(&caller).map_err(|busy| {
+        ApiError::new(Exit::Failed, busy.code(), busy.to_string()).with_hint("Wait a moment and try again.")
+    });
     let endpoint = match find(method, uri.path()) {
         Ok(endpoint) => endpoint,
-        Err(error) => return refuse(error),
+        Err(error) => return refuse(counted.err().unwrap_or(error)),
     };
     let network = match selection::network(uri.query()) {
         Ok(Some(_)) if endpoint == Endpoint::Events => {
             let error = ApiError::new(Exit::Usage, "usage", "events are those of every network");
-            return refuse(error.with_hint("Leave --network out."));
+            return refuse(counted.err().unwrap_or_else(|| error.with_hint("Leave --network out.")));
         }
         Ok(network) => network,
-        Err(error) => return refuse(error),
+        Err(error) => return refuse(counted.err().unwrap_or(error)),
     };
+    let admitted = counted.and_then(|()| admit(&caller, endpoint));
     if endpoint == Endpoint::Events {
-        return match admit(shared, &caller, endpoint) {
+        return match admitted {
             Ok(()) => {
                 pass.begin_stream();
                 shared.events.stream(caller.tier)
@@ -213,10 +235,13 @@ async fn handle(shared: &Shared, pass: &Pass, caller: Caller, method: &Method, u
             Err(error) => refuse(error),
         };
     }
-    let (request, outcome) = answer(shared, caller, endpoint, network.clone(), body).await;
-    if endpoint.effect() != Effect::None {
-        audit(&caller, endpoint, (request.as_ref(), network.as_deref()), &outcome);
-    }
+    let outcome = if endpoint.effect() == Effect::None {
+        answer(shared, caller, endpoint, network, admitted, body).await.1
+    } else {
+        let task = change(Arc::clone(shared), Arc::clone(pass), caller, endpoint, network, admitted, body);
+        // It is a task of its own, so that it runs to its end where the caller hangs up.
+        tokio::spawn(task).await.unwrap_or_else(|_| Err(stopping()))
+    };
     match outcome {
         Ok(mut reply) => {
             if caller.tier < Some(Tier::Operate) {
@@ -228,16 +253,37 @@ async fn handle(shared: &Shared, pass: &Pass, caller: Caller, method: &Method, u
     }
 }
 
+/// Answers a request that changes something, and leaves its line in the log. Until then its connection counts as open.
+async fn change(
+    shared: Arc<Shared>,
+    _pass: Arc<Pass>,
+    caller: Caller,
+    endpoint: Endpoint,
+    network: Option<String>,
+    admitted: Result<(), ApiError>,
+    body: Body,
+) -> Result<Reply, ApiError> {
+    let (request, outcome) = answer(&shared, caller, endpoint, network.clone(), admitted, body).await;
+    // One that never got as far as being asked costs its sender nothing.
+    let is_free = request.is_none() && outcome.is_err();
+    let told = if is_free { shared.gate.tell_refusal(&caller) } else { Some(0) };
+    if let Some(untold) = told {
+        audit(&caller, endpoint, (request.as_ref(), network.as_deref()), untold, &outcome);
+    }
+    outcome
+}
+
 /// The answer to one request, with the request as far as it was understood.
 async fn answer(
     shared: &Shared,
     caller: Caller,
     endpoint: Endpoint,
     network: Option<String>,
+    admitted: Result<(), ApiError>,
     body: Body,
 ) -> (Option<Request>, Result<Reply, ApiError>) {
     let request = async {
-        admit(shared, &caller, endpoint)?;
+        admitted?;
         endpoint.request(&read(body).await?)
     };
     let request = match request.await {
@@ -248,7 +294,6 @@ async fn answer(
     let (sender, receiver) = oneshot::channel();
     let call = Call { request: request.clone(), network, caller, answer: sender };
     let exchange = async {
-        let stopping = || ApiError::new(Exit::Unreachable, "stopping", "the daemon is stopping");
         shared.calls.send(call).await.map_err(|_| stopping())?;
         receiver.await.map_err(|_| stopping())?
     };
@@ -260,16 +305,19 @@ async fn answer(
     (Some(request), outcome)
 }
 
-/// Whether this caller may use this endpoint at this moment.
-fn admit(shared: &Shared, caller: &Caller, endpoint: Endpoint) -> Result<(), ApiError> {
-    if caller.tier < Some(endpoint.tier()) {
-        let message = format!("this user may not use {}, which needs the tier {}", endpoint.path(), endpoint.tier());
-        return Err(ApiError::new(Exit::Denied, "denied", message)
-            .with_hint("Run ginnel with sudo, or add the user to the group ginnel-admin and log in again."));
+/// Whether this caller may use this endpoint.
+fn admit(caller: &Caller, endpoint: Endpoint) -> Result<(), ApiError> {
+    if caller.tier >= Some(endpoint.tier()) {
+        return Ok(());
     }
-    shared.gate.take(caller).map_err(|busy| {
-        ApiError::new(Exit::Failed, busy.code(), busy.to_string()).with_hint("Wait a moment and try again.")
-    })
+    let message = format!("this user may not use {}, which needs the tier {}", endpoint.path(), endpoint.tier());
+    Err(ApiError::new(Exit::Denied, "denied", message)
+        .with_hint("Run ginnel with sudo, or add the user to the group ginnel-admin and log in again."))
+}
+
+/// The error for a request that no daemon can answer while it stops.
+fn stopping() -> ApiError {
+    ApiError::new(Exit::Unreachable, "stopping", "the daemon is stopping")
 }
 
 async fn read(body: Body) -> Result<axum::body::Bytes, ApiError> {
@@ -282,11 +330,13 @@ async fn read(body: Body) -> Result<axum::body::Bytes, ApiError> {
     })
 }
 
-/// One line for a change that was asked for. What comes from the caller is quoted, so that it can fake no other line.
+/// One line for a change that was asked for, and for `untold` refusals before it. What comes from the caller is quoted, so
+/// that it can fake no other line.
 fn audit(
     caller: &Caller,
     endpoint: Endpoint,
     (request, network): (Option<&Request>, Option<&str>),
+    untold: u64,
     outcome: &Result<Reply, ApiError>,
 ) {
     let subject = request.and_then(Request::subject).map(|subject| subject.chars().take(LONGEST_SUBJECT).collect());
@@ -297,7 +347,8 @@ fn audit(
         Err(error) => error.code.as_str(),
     };
     let (uid, pid) = (caller.uid, caller.pid);
-    tracing::info!(uid, pid, request = endpoint.path(), network, subject = ?subject, outcome, "change asked for");
+    let untold = (untold > 0).then_some(untold);
+    tracing::info!(uid, pid, request = endpoint.path(), network, subject = ?subject, outcome, untold, "change asked for");
 }
 
 fn find(method: &Method, path: &str) -> Result<Endpoint, ApiError> {

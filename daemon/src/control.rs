@@ -19,6 +19,7 @@ use crate::data::{DataCommand, DataEvent, DataHandle};
 use crate::hosts::Hosts;
 use crate::netlink::{self, Netlink};
 use crate::quic::{Incoming, ServerStream};
+use crate::record::Recorder;
 use crate::state::{Keeper, StateError};
 use crate::translate::{self, Asked, Report, Traffic};
 use crate::tun::{Applied, Tun};
@@ -40,6 +41,8 @@ pub struct Control {
     pub hosts: Option<Hosts>,
     /// Where what happens is told.
     pub events: Events,
+    /// Takes down what goes into the node, when that is wanted.
+    pub recorder: Option<Recorder>,
     /// When the daemon started.
     pub started: Timestamp,
     /// State between inputs.
@@ -122,8 +125,12 @@ impl Control {
         self.tell_interfaces().await?;
         let mut batch = Vec::with_capacity(BATCH);
         loop {
-            if self.node.poll_timeout().is_some_and(|due| due <= clock::now()) {
-                self.node.handle_timeout(clock::now());
+            let now = clock::now();
+            if self.node.poll_timeout().is_some_and(|due| due <= now) {
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.deadlines(now);
+                }
+                self.node.handle_timeout(now);
                 self.drain().await?;
             }
             self.state.handle_timeout(clock::now());
@@ -190,10 +197,19 @@ impl Control {
     }
 
     async fn tell(&mut self, input: Input) -> Result<()> {
-        if let Err(discard) = self.node.handle_input(clock::now(), input) {
+        self.feed(input);
+        self.drain().await
+    }
+
+    /// The one place at which the node is told something.
+    fn feed(&mut self, input: Input) {
+        let now = clock::now();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.input(now, &input);
+        }
+        if let Err(discard) = self.node.handle_input(now, input) {
             tracing::debug!(%discard, "dropped");
         }
-        self.drain().await
     }
 
     async fn tell_interfaces(&mut self) -> Result<()> {
@@ -209,6 +225,9 @@ impl Control {
     /// Carries out everything that the node asks for, in order.
     async fn drain(&mut self) -> Result<()> {
         while let Some(output) = self.node.poll_output() {
+            if let Some(recorder) = &mut self.recorder {
+                recorder.output(&output);
+            }
             match output {
                 Output::Forward(command) => self.data.send(DataCommand::Forward(command))?,
                 Output::OpenSocket { socket, family, port } => self.open_socket(socket, family, port)?,
@@ -236,6 +255,9 @@ impl Control {
                 Output::Reply { id, reply } => self.answer(id, reply),
             }
         }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.drained();
+        }
         Ok(())
     }
 
@@ -260,9 +282,7 @@ impl Control {
                 Input::SocketLost { socket }
             }
         };
-        if let Err(discard) = self.node.handle_input(clock::now(), input) {
-            tracing::debug!(%discard, "dropped");
-        }
+        self.feed(input);
         Ok(())
     }
 
@@ -297,7 +317,7 @@ impl Control {
             tracing::warn!(server = server.0, "a server does not take what it is sent; connecting anew");
             self.tasks.servers.remove(&server);
             let reason = "the server does not take what it is sent".to_owned();
-            let _ = self.node.handle_input(clock::now(), Input::ServerClosed { server, reason });
+            self.feed(Input::ServerClosed { server, reason });
         }
     }
 

@@ -10,6 +10,7 @@
 //! | [`hosts`] | the names of peers in the machine's hosts file |
 //! | [`netlink`] | addresses, routes and links of the kernel |
 //! | [`quic`] | the connection to a signaling server |
+//! | [`record`] | a recording of what goes into the deciding machine, on request |
 //! | [`state`] | the state folder |
 //! | [`translate`] | the control socket's documents from the node's words |
 //! | [`tun`] | the TUN interface |
@@ -23,6 +24,7 @@ pub mod data;
 pub mod hosts;
 pub mod netlink;
 pub mod quic;
+pub mod record;
 pub mod state;
 mod sys;
 pub mod translate;

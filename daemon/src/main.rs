@@ -20,6 +20,7 @@ use ginneld::control::{Control, STATE, STATE_VERSION, Tasks, folder, log_name, o
 use ginneld::data::{DataThread, Options as DataOptions};
 use ginneld::hosts::Hosts;
 use ginneld::netlink::Netlink;
+use ginneld::record::{self, Recorder};
 use ginneld::state::transfer::{self, Replace};
 use ginneld::state::{Keeper, StateError, StateFolder};
 use ginneld::tun::Tun;
@@ -50,6 +51,12 @@ struct Arguments {
     /// Hosts file for the names of peers, in place of the configured one.
     #[arg(long, value_name = "FILE")]
     hosts: Option<PathBuf>,
+    /// Records everything that this machine's node is told to a new file, for `cargo xtask sim --replay FILE`
+    ///
+    /// The file holds this machine's private keys and the strings with which it joins: whoever has it can be this machine.
+    /// Only its owner can read it. Recording ends at 256 MiB; the daemon goes on.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
     /// Accepts the `[debug]` section of the configuration, whose settings only tests need.
     #[arg(long)]
     test_mode: bool,
@@ -178,7 +185,13 @@ async fn run(arguments: Arguments) -> Result<()> {
     let hosts_file = arguments.hosts.unwrap_or_else(|| config.names.hosts_file.clone());
     let hosts = config.names.write_hosts.then(|| Hosts::new(hosts_file, &arguments.interface));
     let own = own_sockets(&mut state, config.interface.listen_port)?;
-    let node = Node::new(clock::now(), node_config(config).await?, resume).context("take up the saved state")?;
+    let (now, config) = (clock::now(), node_config(config).await?);
+    let recorder = arguments.record.map(|path| {
+        tracing::warn!("{} will hold this machine's private keys: destroy it after use", path.display());
+        Recorder::begin(&path, record::BOUND, now, &config, &resume)
+    });
+    let recorder = recorder.transpose()?;
+    let node = Node::new(now, config, resume).context("take up the saved state")?;
 
     let (calls_sender, calls) = mpsc::channel(CALLS);
     let (stop_api, api_stopped) = tokio::sync::oneshot::channel::<()>();
@@ -197,6 +210,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         netlink,
         hosts,
         events: events_out,
+        recorder,
         started: Timestamp::from_unix(clock::unix_now()),
         tasks: Tasks::new(own),
     };

@@ -22,7 +22,10 @@
 //!
 //! An older generation of the node's state brings back an older *reserve*, the handshake time that no sent message has
 //! passed. By the machine's clock the next handshakes are later all the same. Where the clock is wrong too, peers ignore
-//! handshakes until its time has passed theirs; none is ever taken twice, since peers keep the highest time themselves.
+//! handshakes until its time has passed the highest that they remember. They remember it while they run: a peer that was
+//! started anew takes a captured handshake once more. It gains nothing by that, since the session's keys need the private
+//! key that the capturer lacks; it costs the peer a session that nobody confirms, and up to 2 s in which it begins no
+//! handshake of its own with that machine.
 //!
 //! # Journals
 //! A **journal** grows by whole batches; each is flushed to the disk before it counts. It can be begun anew with a

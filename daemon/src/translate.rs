@@ -134,10 +134,14 @@ pub fn reply(asked: &api::Request, reply: Reply, status: &Status) -> Result<api:
         (api::Request::InviteRevoke(invite), Reply::Done) => api::InviteVoided { id: invite.id.clone() }.into(),
         (_, Reply::Stopped(stopped)) => api::Down { stopped }.into(),
         (_, Reply::Left { network }) => api::Left { network }.into(),
-        (_, Reply::Proposed { proposal, missing, what }) => {
-            api::Changed { outcome: api::ChangeOutcome::Proposed, what: Some(what), proposal: Some(proposal), missing }
-                .into()
+        (_, Reply::Proposed { proposal, missing, what, ticket }) => api::Changed {
+            outcome: api::ChangeOutcome::Proposed,
+            what: Some(what),
+            proposal: Some(proposal),
+            missing,
+            invite: ticket.map(Into::into),
         }
+        .into(),
         (api::Request::RotateKeys, Reply::Done) => {
             let own = status.networks.first();
             let name = own.map_or_else(String::new, |network| network.self_name.clone());
@@ -154,7 +158,8 @@ pub fn reply(asked: &api::Request, reply: Reply, status: &Status) -> Result<api:
             | api::Request::PolicySet(_)
             | api::Request::Checkpoint,
             Reply::Done,
-        ) => api::Changed { outcome: api::ChangeOutcome::Done, what: None, proposal: None, missing: 0 }.into(),
+        ) => api::Changed { outcome: api::ChangeOutcome::Done, what: None, proposal: None, missing: 0, invite: None }
+            .into(),
         (_, Reply::Done | Reply::Pong { .. }) => {
             return Err(bad_answer());
         }

@@ -5,6 +5,7 @@
 //! | connections of a user below the highest tier | 32 | closed at once |
 //! | connections | 128, of which 32 are kept for callers of the highest tier | closed at once |
 //! | requests of a user below the highest tier | 100 a second, 200 at once | refused |
+//! | lines of the log about changes of such a user that were refused before they were asked for | 10 a minute, 20 at once | counted in the next one |
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,6 +34,11 @@ struct User {
     /// Requests that may still come at once.
     left: u32,
     filled: Instant,
+    /// Lines of the log that may still come at once.
+    lines: u32,
+    lines_filled: Instant,
+    /// Refusals that had no line.
+    untold: u64,
 }
 
 /// The right to be connected; given back when it is dropped.
@@ -87,6 +93,22 @@ impl Gate {
         Ok(())
     }
 
+    /// Whether a refusal has a line of the log to itself; if so, how many before it had none.
+    pub(super) fn tell_refusal(&self, caller: &Caller) -> Option<u64> {
+        if caller.tier == Some(Tier::Admin) {
+            return Some(0);
+        }
+        let mut users = self.users();
+        let user = users.user(caller.uid);
+        user.fill();
+        let Some(left) = user.lines.checked_sub(1) else {
+            user.untold += 1;
+            return None;
+        };
+        user.lines = left;
+        Some(std::mem::take(&mut user.untold))
+    }
+
     fn users(&self) -> MutexGuard<'_, Users> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -94,7 +116,9 @@ impl Gate {
 
 impl Users {
     fn user(&mut self, uid: u32) -> &mut User {
-        self.by_uid.entry(uid).or_insert_with(|| User { connections: 0, left: BURST, filled: clock::now() })
+        let now = clock::now();
+        let new = User { connections: 0, left: BURST, filled: now, lines: LINES, lines_filled: now, untold: 0 };
+        self.by_uid.entry(uid).or_insert(new)
     }
 }
 
@@ -106,6 +130,11 @@ impl User {
         if more > 0 {
             self.left = self.left.saturating_add(more).min(BURST);
             self.filled = now;
+        }
+        let passed = now.saturating_duration_since(self.lines_filled).as_secs() / SECONDS_PER_LINE;
+        if passed > 0 {
+            self.lines = self.lines.saturating_add(u32::try_from(passed).unwrap_or(LINES)).min(LINES);
+            self.lines_filled = now;
         }
     }
 }
@@ -127,11 +156,15 @@ impl Drop for Pass {
         users.connections = users.connections.saturating_sub(1);
         let user = users.user(self.uid);
         user.connections = user.connections.saturating_sub(1);
-        // A user who is not connected is forgotten once its requests are paid for; so the users are never more than the
-        // connections and a second's comers and goers.
-        users.by_uid.retain(|_, user| {
+        // A user who is not connected is forgotten once its requests and lines are paid for; so the users are never more
+        // than the connections and the comers and goers of two seconds, and of two minutes those who were refused.
+        users.by_uid.retain(|uid, user| {
             user.fill();
-            user.connections > 0 || user.left < BURST
+            let kept = user.connections > 0 || user.left < BURST || user.lines < LINES;
+            if !kept && user.untold > 0 {
+                tracing::info!(uid, untold = user.untold, "changes were asked for and refused");
+            }
+            kept
         });
     }
 }
@@ -142,6 +175,8 @@ const KEPT: usize = 32;
 const MOST_OF_USER: usize = 32;
 const PER_SECOND: u32 = 100;
 const BURST: u32 = 200;
+const LINES: u32 = 20;
+const SECONDS_PER_LINE: u64 = 6;
 
 #[cfg(test)]
 mod tests {
@@ -170,5 +205,21 @@ mod tests {
         assert!((0..10_000).all(|_| gate.take(&root).is_ok()));
         let other = Caller { uid: 1001, pid: None, tier: Some(Tier::Read) };
         assert!(gate.take(&other).is_ok());
+    }
+
+    #[test]
+    fn refusals_beyond_the_bound_are_counted_and_the_next_line_tells_how_many() {
+        let gate = Gate::default();
+        let stranger = Caller { uid: 1000, pid: None, tier: Some(Tier::Read) };
+        let pass = gate.admit(&stranger).unwrap();
+        let told: Vec<u64> = (0..10_000).filter_map(|_| gate.tell_refusal(&stranger)).collect();
+        assert!((20..1_000).contains(&told.len()), "{} lines at once", told.len());
+        let counted: u64 = told.iter().sum();
+        // A disconnected user is remembered, so that coming again is no way around the bound.
+        drop(pass);
+        gate.users().user(1000).lines = 1;
+        assert_eq!(gate.tell_refusal(&stranger), Some(10_000 - told.len() as u64 - counted));
+        let root = Caller { uid: 0, pid: None, tier: Some(Tier::Admin) };
+        assert!((0..1000).all(|_| gate.tell_refusal(&root) == Some(0)));
     }
 }

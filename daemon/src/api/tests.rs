@@ -2,7 +2,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use ginnel_local_api::{Daemon, EventKind, Ip, Left, Status, Timestamp};
+use ginnel_local_api::{Daemon, EventKind, Ip, Left, Revoked, Status, Timestamp};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use tempfile::TempDir;
@@ -60,10 +60,10 @@ async fn every_endpoint_is_denied_to_every_tier_below_its_own() {
             drop(call.answer.send(Err(refused)));
         }
     });
-    let shared = Shared { calls: sender, events: Events::default(), gate: Gate::default() };
+    let shared = shared(sender);
     for tier in [None, Some(Tier::Read), Some(Tier::Operate), Some(Tier::Admin)] {
         let caller = Caller { uid: 1000, pid: None, tier };
-        let pass = shared.gate.admit(&caller).unwrap();
+        let pass = Arc::new(shared.gate.admit(&caller).unwrap());
         for endpoint in Endpoint::ALL {
             let method = Method::from_bytes(endpoint.method().as_str().as_bytes()).unwrap();
             let body = Body::from(body_for(endpoint));
@@ -141,9 +141,9 @@ async fn another_user_reads_and_is_denied_the_rest_by_the_kernels_word() {
 async fn a_stranger_sees_a_redacted_status() {
     let (sender, mut calls) = mpsc::channel::<Call>(1);
     let machine = tokio::spawn(async move { calls.recv().await.unwrap().answer.send(Ok(status().into())).is_ok() });
-    let shared = Shared { calls: sender, events: Events::default(), gate: Gate::default() };
+    let shared = shared(sender);
     let stranger = Caller { uid: 1000, pid: None, tier: Some(Tier::Read) };
-    let pass = shared.gate.admit(&stranger).unwrap();
+    let pass = Arc::new(shared.gate.admit(&stranger).unwrap());
     let uri = Uri::from_static("/v1/status");
     let response = handle(&shared, &pass, stranger, &Method::GET, &uri, Body::empty()).await;
     let body = to_bytes(response.into_body(), MAX_BODY).await.unwrap();
@@ -154,29 +154,25 @@ async fn a_stranger_sees_a_redacted_status() {
 #[test]
 fn every_change_leaves_one_line_that_tells_who_and_what_and_no_secret() {
     let lines = Lines::default();
-    let subscriber = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false).with_target(false).finish();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    tracing::subscriber::with_default(subscriber, || {
-        runtime.block_on(async {
-            let (sender, mut calls) = mpsc::channel::<Call>(1);
-            tokio::spawn(async move {
-                while let Some(call) = calls.recv().await {
-                    drop(call.answer.send(Ok(Left { network: "home".into() }.into())));
-                }
-            });
-            let shared = Shared { calls: sender, events: Events::default(), gate: Gate::default() };
-            let ask = async |tier, path: &'static str, body: &'static str| {
-                let caller = Caller { uid: 1000, pid: Some(77), tier: Some(tier) };
-                let pass = shared.gate.admit(&caller).unwrap();
-                let method = if body.is_empty() { Method::GET } else { Method::POST };
-                handle(&shared, &pass, caller, &method, &Uri::from_static(path), Body::from(body)).await;
-            };
-            ask(Tier::Admin, "/v1/revoke", r#"{"peer":"laptop\n INFO forged line"}"#).await;
-            ask(Tier::Admin, "/v1/up", r#"{"invite_or_founding":"ginnel-invite-secret","name":"desk"}"#).await;
-            ask(Tier::Read, "/v1/leave", "{}").await;
-            ask(Tier::Admin, "/v1/invite/revoke", r#"{"nonsense":1}"#).await;
-            ask(Tier::Admin, "/v1/status", "").await;
+    told_to(&lines, async {
+        let (sender, mut calls) = mpsc::channel::<Call>(1);
+        tokio::spawn(async move {
+            while let Some(call) = calls.recv().await {
+                drop(call.answer.send(Ok(Left { network: "home".into() }.into())));
+            }
         });
+        let shared = shared(sender);
+        let ask = async |tier, path: &'static str, body: &'static str| {
+            let caller = Caller { uid: 1000, pid: Some(77), tier: Some(tier) };
+            let pass = Arc::new(shared.gate.admit(&caller).unwrap());
+            let method = if body.is_empty() { Method::GET } else { Method::POST };
+            handle(&shared, &pass, caller, &method, &Uri::from_static(path), Body::from(body)).await;
+        };
+        ask(Tier::Admin, "/v1/revoke", r#"{"peer":"laptop\n INFO forged line"}"#).await;
+        ask(Tier::Admin, "/v1/up", r#"{"invite_or_founding":"ginnel-invite-secret","name":"desk"}"#).await;
+        ask(Tier::Read, "/v1/leave", "{}").await;
+        ask(Tier::Admin, "/v1/invite/revoke", r#"{"nonsense":1}"#).await;
+        ask(Tier::Admin, "/v1/status", "").await;
     });
     let text = lines.text();
     let told: Vec<&str> = text.lines().filter(|line| line.contains("change asked for")).collect();
@@ -193,6 +189,72 @@ fn every_change_leaves_one_line_that_tells_who_and_what_and_no_secret() {
         }
     }
     assert!(!text.contains("ginnel-invite"), "{text}");
+}
+
+/// A caller that hangs up at once, and one that does so while the daemon stops, have their lines all the same.
+#[test]
+fn a_change_leaves_its_line_also_where_the_caller_has_hung_up() {
+    let lines = Lines::default();
+    told_to(&lines, async {
+        let folder = TempDir::new().unwrap();
+        let socket = ControlSocket::bind(&options(&folder)).unwrap();
+        let (sender, mut calls) = mpsc::channel(4);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::spawn(socket.serve(sender, Events::default(), async move { drop(stopped.await) }));
+        let mut ask_and_go = async |peer: &str| {
+            let mut stream = UnixStream::connect(folder.path().join("socket")).await.unwrap();
+            let body = format!(r#"{{"peer":"{peer}"}}"#);
+            let head = format!("POST /v1/revoke HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+            stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+            let call = calls.recv().await.unwrap();
+            drop(stream);
+            // Time to notice.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            call
+        };
+        let call = ask_and_go("laptop").await;
+        let reply = Revoked { name: "laptop".into(), id: "b2".into() };
+        call.answer.send(Ok(reply.into())).unwrap();
+        let call = ask_and_go("phone").await;
+        drop(stop);
+        drop(call);
+        drop(calls);
+        serving.await.unwrap();
+    });
+    let text = lines.text();
+    let told: Vec<&str> = text.lines().filter(|line| line.contains("change asked for")).collect();
+    assert_eq!(told.len(), 2, "{text}");
+    assert!(told[0].contains("laptop") && told[0].contains("done"), "{text}");
+    assert!(told[1].contains("phone") && told[1].contains("stopping"), "{text}");
+}
+
+#[test]
+fn refused_requests_are_bounded_and_so_are_their_lines() {
+    let lines = Lines::default();
+    told_to(&lines, async {
+        let (sender, _calls) = mpsc::channel::<Call>(1);
+        let shared = shared(sender);
+        let stranger = Caller { uid: 1000, pid: None, tier: Some(Tier::Read) };
+        let pass = Arc::new(shared.gate.admit(&stranger).unwrap());
+        let code = async |method: Method, path: &'static str| {
+            let response = handle(&shared, &pass, stranger, &method, &Uri::from_static(path), Body::empty()).await;
+            let body = to_bytes(response.into_body(), MAX_BODY).await.unwrap();
+            serde_json::from_slice::<ErrorReply>(&body).unwrap().error.code
+        };
+        assert_eq!(code(Method::POST, "/v1/revoke").await, "denied");
+        for (method, path) in
+            [(Method::POST, "/v1/revoke"), (Method::GET, "/v1/nothing"), (Method::GET, "/v1/status?network=%")]
+        {
+            let mut refused = 0;
+            for _ in 0..2_000 {
+                refused += usize::from(code(method.clone(), path).await == "too-many-requests");
+            }
+            assert!(refused > 0, "{path}");
+        }
+    });
+    let text = lines.text();
+    let told = text.lines().filter(|line| line.contains("change asked for")).count();
+    assert!((20..1_000).contains(&told), "{told} lines");
 }
 
 #[tokio::test]
@@ -281,9 +343,9 @@ async fn a_dead_socket_is_replaced_and_a_live_one_or_a_file_is_not() {
 #[tokio::test(start_paused = true)]
 async fn a_machine_that_stays_silent_is_answered_for_at_the_deadline() {
     let (sender, mut calls) = mpsc::channel(1);
-    let shared = Shared { calls: sender, events: Events::default(), gate: Gate::default() };
+    let shared = shared(sender);
     let caller = Caller { uid: 0, pid: None, tier: Some(Tier::Admin) };
-    let (_, outcome) = answer(&shared, caller, Endpoint::Leave, None, Body::empty()).await;
+    let (_, outcome) = answer(&shared, caller, Endpoint::Leave, None, Ok(()), Body::empty()).await;
     assert_eq!(outcome.unwrap_err().exit, Exit::NoAnswer);
     let late = calls.recv().await.unwrap().answer.send(Ok(Left { network: "home".into() }.into()));
     assert!(late.is_err(), "nobody waits any more");
@@ -356,6 +418,18 @@ impl Reader {
         self.stream.read_to_end(&mut rest).await.unwrap();
         String::from_utf8(rest).unwrap().trim_matches(['\r', '\n', '0']).to_owned()
     }
+}
+
+fn shared(calls: mpsc::Sender<Call>) -> Arc<Shared> {
+    let (alive, _) = mpsc::channel(1);
+    Arc::new(Shared { calls, events: Events::default(), gate: Gate::default(), _alive: alive })
+}
+
+/// Runs a future and keeps what it logs.
+fn told_to(lines: &Lines, future: impl Future<Output = ()>) {
+    let subscriber = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false).with_target(false).finish();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tracing::subscriber::with_default(subscriber, || runtime.block_on(future));
 }
 
 /// Log lines, kept.

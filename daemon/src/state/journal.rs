@@ -62,6 +62,11 @@ impl StateFolder {
         Ok(Some(journal))
     }
 
+    /// Whether the journal `name` is known to be there, from reading or writing it.
+    pub(super) fn has_journal(&self, name: &str) -> bool {
+        self.ends.get(name).is_some_and(|end| *end != End::Missing)
+    }
+
     /// Appends entries to the journal `name` as one batch, which is there wholly or not at all after a power cut. A
     /// journal that is missing is made.
     ///

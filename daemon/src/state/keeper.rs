@@ -7,11 +7,15 @@ use ginnel_time::Instant;
 use zeroize::Zeroizing;
 
 use super::{Content, Journal, StateError, StateFolder};
+use crate::clock;
 
 /// Writes to a state folder, and keeps in memory what a full, read-only or failing disk did not take.
 ///
 /// Nothing here fails: a daemon whose disk fails keeps its links. [`Self::trouble`] tells whether everything given to the
 /// keeper is on the disk; what is not is tried again after 1 s, then 2 s, and so on up to a minute.
+///
+/// A write returns when the disk has it, so one that hangs holds up its caller. After a write of more than a second the disk
+/// is left alone for ten times as long: it takes at most a tenth of the daemon's time, and handshakes get through between.
 #[derive(Debug)]
 pub struct Keeper {
     folder: StateFolder,
@@ -22,6 +26,16 @@ pub struct Keeper {
     /// Logs of which more came than memory is given to: what follows is not kept.
     behind: BTreeSet<String>,
     trouble: Option<Trouble>,
+    /// Until when a slow disk is left alone.
+    rest: Option<Rest>,
+    clock: fn() -> Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    until: Instant,
+    /// How long the disk took.
+    took: Duration,
 }
 
 /// Why the disk does not hold everything that it should.
@@ -47,6 +61,11 @@ struct Unsaved {
 impl Keeper {
     /// A keeper of an open folder.
     pub fn new(folder: StateFolder) -> Self {
+        Self::timed_by(clock::now, folder)
+    }
+
+    /// A keeper that learns from `clock` how long the disk takes.
+    pub(super) fn timed_by(clock: fn() -> Instant, folder: StateFolder) -> Self {
         Self {
             folder,
             files: BTreeMap::new(),
@@ -54,6 +73,8 @@ impl Keeper {
             logs: BTreeMap::new(),
             behind: BTreeSet::new(),
             trouble: None,
+            rest: None,
+            clock,
         }
     }
 
@@ -102,13 +123,7 @@ impl Keeper {
     }
 
     /// Begins the log `name` anew with a snapshot, the entry that vouches for it and the entries after that one.
-    pub fn restart(
-        &mut self,
-        now: Instant,
-        name: &str,
-        snapshot: (Vec<u8>, Vec<u8>),
-        entries: Vec<Vec<u8>>,
-    ) {
+    pub fn restart(&mut self, now: Instant, name: &str, snapshot: (Vec<u8>, Vec<u8>), entries: Vec<Vec<u8>>) {
         let log = Unsaved { snapshot: Some(snapshot), entries, ..Unsaved::default() };
         self.logs.insert(name.to_owned(), log);
         self.behind.remove(name);
@@ -154,23 +169,38 @@ impl Keeper {
     }
 
     fn save(&mut self, now: Instant) {
-        match &self.trouble {
-            Some(trouble) if trouble.next > now => {}
-            Some(_) => self.retry(now),
-            None => {
+        match (&self.trouble, self.rest.filter(|rest| rest.until > now)) {
+            (Some(trouble), _) if trouble.next > now => {}
+            (None, Some(rest)) => {
+                let text = format!("the disk took {} s for a write and is given a rest", rest.took.as_secs());
+                tracing::warn!("this machine's state waits in memory: {text}");
+                self.trouble = Some(Trouble { since: now, text, next: rest.until, wait: FIRST_WAIT });
+            }
+            (Some(_), _) => self.retry(now),
+            (None, None) => {
+                let began = (self.clock)();
                 let flushed = self.flush();
-                self.settle(now, flushed);
+                self.settle(now, began, flushed);
             }
         }
     }
 
     fn retry(&mut self, now: Instant) {
+        let began = (self.clock)();
         let tried = self.folder.probe(PROBE).and_then(|()| self.flush());
-        self.settle(now, tried);
+        self.settle(now, began, tried);
     }
 
-    /// Writes everything that waits. The state goes first: a log that is behind it is fetched again.
+    /// Writes everything that waits. Logs go before the state, which forgets a revocation once it has been given to a log;
+    /// a state that is behind its log catches up. But a log that the disk has none of yet comes after the state that names
+    /// its network, and is fetched again where it is missing; and one that goes does so after the state that names it no
+    /// more.
     fn flush(&mut self) -> Result<(), StateError> {
+        let known = |folder: &StateFolder, name: &str, log: &Unsaved| !log.is_forgotten && folder.has_journal(name);
+        let folder = &self.folder;
+        let first: Vec<String> =
+            self.logs.iter().filter(|(name, log)| known(folder, name, log)).map(|(name, _)| name.clone()).collect();
+        first.iter().try_for_each(|name| self.flush_log(name))?;
         while let Some(file) = self.files.first_entry() {
             let (version, content) = file.get();
             self.folder.write(file.key(), *version, content)?;
@@ -180,24 +210,31 @@ impl Keeper {
             self.folder.forget_previous(name)?;
             self.scrubbed.pop_first();
         }
-        while let Some(mut entry) = self.logs.first_entry() {
-            let name = entry.key().clone();
-            let log = entry.get_mut();
-            if log.is_forgotten {
-                self.folder.remove(&name)?;
-                log.is_forgotten = false;
-            }
-            if let Some((snapshot, voucher)) = &log.snapshot {
-                self.folder.restart(&name, snapshot, voucher, &log.entries)?;
-            } else if !log.entries.is_empty() {
-                self.folder.append(&name, &log.entries)?;
-            }
-            entry.remove();
+        while let Some(name) = self.logs.keys().next().cloned() {
+            self.flush_log(&name)?;
         }
         Ok(())
     }
 
-    fn settle(&mut self, now: Instant, outcome: Result<(), StateError>) {
+    fn flush_log(&mut self, name: &str) -> Result<(), StateError> {
+        let Some(log) = self.logs.get_mut(name) else { return Ok(()) };
+        if log.is_forgotten {
+            self.folder.remove(name)?;
+            log.is_forgotten = false;
+        }
+        if let Some((snapshot, voucher)) = &log.snapshot {
+            self.folder.restart(name, snapshot, voucher, &log.entries)?;
+        } else if !log.entries.is_empty() {
+            self.folder.append(name, &log.entries)?;
+        }
+        self.logs.remove(name);
+        Ok(())
+    }
+
+    /// Takes in what came of an attempt that began at `began` by the keeper's own clock.
+    fn settle(&mut self, now: Instant, began: Instant, outcome: Result<(), StateError>) {
+        let took = (self.clock)().saturating_duration_since(began);
+        self.rest = (took > SLOW).then(|| Rest { until: now + took * (PATIENCE + 1), took });
         match (outcome, self.trouble.take()) {
             (Ok(()), None) => {}
             (Ok(()), Some(_)) => tracing::info!("this machine's state is on the disk again"),
@@ -207,12 +244,17 @@ impl Keeper {
                 }
                 let wait = before.as_ref().map_or(FIRST_WAIT, |trouble| (trouble.wait * 2).min(LONGEST_WAIT));
                 let since = before.map_or(now, |trouble| trouble.since);
-                self.trouble = Some(Trouble { since, text: error.to_string(), next: now + wait, wait });
+                let next = self.rest.map_or(now + wait, |rest| rest.until.max(now + wait));
+                self.trouble = Some(Trouble { since, text: error.to_string(), next, wait });
             }
         }
     }
 }
 
+/// A write that takes longer is followed by a rest.
+const SLOW: Duration = Duration::from_secs(1);
+/// How many times as long as the write the rest is.
+const PATIENCE: u32 = 10;
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// More than the node's state ever takes.

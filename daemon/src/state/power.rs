@@ -186,7 +186,7 @@ impl Run {
 
     /// A daemon reads before it writes.
     fn start(&self) -> Keeper {
-        let mut keeper = Keeper::new(StateFolder::on(Box::new(self.disk.clone())));
+        let mut keeper = Keeper::timed_by(|| Instant::ZERO, StateFolder::on(Box::new(self.disk.clone())));
         let _ = keeper.read(STATE, 1);
         let _ = keeper.read_log(LOG);
         keeper
@@ -246,7 +246,7 @@ fn read_with_warnings(disk: &PaperDisk) -> Result<(Found, bool), StateError> {
 
 /// Writes once more on what a cut has left, and reads it back.
 fn goes_on(disk: &PaperDisk, mut log: Journal) -> Result<(), String> {
-    let mut keeper = Keeper::new(StateFolder::on(Box::new(disk.clone())));
+    let mut keeper = Keeper::timed_by(|| Instant::ZERO, StateFolder::on(Box::new(disk.clone())));
     let _ = keeper.read(STATE, 1);
     keeper.write(Instant::ZERO, STATE, 1, b"after".to_vec());
     keeper.append(Instant::ZERO, LOG, vec![b"after".to_vec()]);

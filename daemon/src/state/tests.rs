@@ -1,10 +1,13 @@
+use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ginnel_time::Instant;
 use tempfile::TempDir;
+use zeroize::Zeroizing;
 
 use super::power::power_cuts;
 use super::transfer::{Replace, export, import};
@@ -248,6 +251,71 @@ fn what_a_disk_does_not_take_is_kept_and_tried_again_ever_more_rarely() {
     assert_eq!(entries(&mut state, "log"), [b"one", b"two"]);
 }
 
+/// A revocation leaves the state when it has come into the log: whichever of them the disk does not take, one holds it.
+#[test]
+fn what_moves_from_the_state_to_the_log_is_never_in_neither() {
+    let (folder, disk) = picky();
+    let mut keeper = Keeper::new(StateFolder::on(Box::new(disk.clone())));
+    let at = |seconds: u64| Instant::from_nanos(seconds * 1_000_000_000);
+    keeper.write(at(0), "node", 1, b"revocation".to_vec());
+    keeper.append(at(0), "log", vec![b"one".to_vec()]);
+    disk.refuse("");
+    keeper.append(at(1), "log", vec![b"revocation".to_vec()]);
+    keeper.write(at(1), "node", 1, b"none".to_vec());
+    disk.refuse("log");
+    assert!(keeper.check(at(2)).is_err());
+    let held = |name: &str| fs::read(folder.path().join("state").join(name)).unwrap();
+    assert!(held("node").ends_with(b"revocation"), "the log does not have it yet");
+    disk.refuse("node");
+    assert!(keeper.check(at(3)).is_err());
+    assert!(held("log").ends_with(b"revocation"));
+    disk.refuse("nothing");
+    keeper.check(at(4)).unwrap();
+    assert!(held("node").ends_with(b"none"));
+    // A log that the state does not name yet, and one that it names no more, never stand alone.
+    disk.refuse("node");
+    keeper.write(at(5), "node", 1, b"network 2".to_vec());
+    keeper.append(at(5), "log-2", vec![b"one".to_vec()]);
+    keeper.forget(at(5), "log");
+    let mut state = StateFolder::on(Box::new(disk.clone()));
+    assert_eq!(state.names().unwrap(), ["log", "node"]);
+    disk.refuse("nothing");
+    keeper.check(at(6)).unwrap();
+    assert_eq!(state.names().unwrap(), ["log-2", "node"]);
+    assert_eq!(entries(&mut state, "log-2"), [b"one"]);
+}
+
+#[test]
+fn a_disk_that_hangs_is_left_alone_ten_times_as_long() {
+    let (_folder, disk) = picky();
+    let mut keeper = Keeper::timed_by(picky_time, StateFolder::on(Box::new(disk.clone())));
+    let at = |seconds: u64| Instant::from_nanos(seconds * 1_000_000_000);
+    keeper.write(at(0), "node", 1, b"first".to_vec());
+    assert!(keeper.trouble().is_none() && disk.flushes() == 1);
+    disk.take(Duration::from_secs(30));
+    keeper.write(at(10), "node", 1, b"second".to_vec());
+    assert!(keeper.trouble().is_none(), "it is on the disk");
+    // It is 40 now; nothing touches the disk before 340.
+    for second in 40..340 {
+        keeper.append(at(second), "log", vec![b"x".to_vec()]);
+        keeper.handle_timeout(at(second));
+    }
+    assert_eq!(disk.flushes(), 2);
+    assert!(keeper.trouble().unwrap().text.contains("took 30 s"));
+    assert_eq!(keeper.poll_timeout(), Some(at(340)));
+    disk.take(Duration::ZERO);
+    keeper.handle_timeout(at(340));
+    assert!(keeper.trouble().is_none());
+    assert_eq!(entries(&mut StateFolder::on(Box::new(disk.clone())), "log").len(), 300);
+    keeper.append(at(341), "log", vec![b"y".to_vec()]);
+    assert!(keeper.trouble().is_none(), "it is well again");
+    // One that hangs and then fails is no better.
+    disk.take(Duration::from_secs(20));
+    disk.refuse("");
+    keeper.append(at(350), "log", vec![b"z".to_vec()]);
+    assert_eq!(keeper.poll_timeout(), Some(at(570)));
+}
+
 #[test]
 fn what_left_a_network_forgets_its_keys_in_both_generations() {
     let (_folder, state) = open();
@@ -309,6 +377,88 @@ fn a_damaged_or_newer_export_changes_nothing() {
     fs::write(&file, [&[9], &good[1..]].concat()).unwrap();
     assert!(matches!(import(&mut other, &file, Replace::Yes), Err(StateError::Newer { version: 9, .. })));
     assert_eq!(files(&other), ["lock"]);
+}
+
+/// A folder whose disk refuses some files, and takes its time.
+#[derive(Clone, Debug)]
+struct Picky {
+    files: Arc<Mutex<Files>>,
+    refused: Arc<Mutex<String>>,
+    takes: Arc<Mutex<Duration>>,
+    flushes: Arc<Mutex<usize>>,
+}
+
+thread_local! {
+    static PICKY_TIME: Cell<Instant> = const { Cell::new(Instant::ZERO) };
+}
+
+fn picky_time() -> Instant {
+    PICKY_TIME.get()
+}
+
+fn picky() -> (TempDir, Picky) {
+    let folder = TempDir::new().unwrap();
+    let files = Arc::new(Mutex::new(Files::open(folder.path().join("state")).unwrap()));
+    let refused = Arc::new(Mutex::new("nothing".to_owned()));
+    (folder, Picky { files, refused, takes: Arc::default(), flushes: Arc::default() })
+}
+
+impl Picky {
+    /// Files whose names begin so are refused.
+    fn refuse(&self, names: &str) {
+        names.clone_into(&mut self.refused.lock().unwrap());
+    }
+
+    fn take(&self, time: Duration) {
+        *self.takes.lock().unwrap() = time;
+    }
+
+    fn flushes(&self) -> usize {
+        *self.flushes.lock().unwrap()
+    }
+
+    fn flush(&self, name: &str) -> io::Result<()> {
+        PICKY_TIME.set(PICKY_TIME.get() + *self.takes.lock().unwrap());
+        *self.flushes.lock().unwrap() += 1;
+        let refused = name.starts_with(self.refused.lock().unwrap().as_str());
+        if refused { Err(io::Error::from(io::ErrorKind::StorageFull)) } else { Ok(()) }
+    }
+}
+
+impl Disk for Picky {
+    fn path(&self, name: &str) -> PathBuf {
+        self.files.lock().unwrap().path(name)
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        self.files.lock().unwrap().names()
+    }
+
+    fn read(&self, name: &str, longest: u64) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+        self.files.lock().unwrap().read(name, longest)
+    }
+
+    fn put(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
+        self.flush(name)?;
+        self.files.lock().unwrap().put(name, content)
+    }
+
+    fn extend(&mut self, name: &str, place: u64, content: &[u8]) -> io::Result<()> {
+        self.flush(name)?;
+        self.files.lock().unwrap().extend(name, place, content)
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        self.files.lock().unwrap().rename(from, to)
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<bool> {
+        self.files.lock().unwrap().remove(name)
+    }
+
+    fn sync_folder(&mut self) -> io::Result<()> {
+        self.files.lock().unwrap().sync_folder()
+    }
 }
 
 fn open() -> (TempDir, StateFolder) {

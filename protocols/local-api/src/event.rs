@@ -93,7 +93,7 @@ pub enum EventKind {
     },
     /// Somebody cheats, or the machine or its network needs an admin.
     Alarm {
-        /// What is the matter.
+        /// What is the matter; empty for a caller of the lowest tier.
         text: String,
     },
     /// This machine's clock is wrong.
@@ -107,7 +107,8 @@ pub enum EventKind {
 }
 
 impl Event {
-    /// Removes what a caller of the lowest tier may not see: endpoints and the addresses of servers.
+    /// Removes what a caller of the lowest tier may not see: endpoints, the addresses of servers, and words that may quote
+    /// one of them.
     pub fn redact(&mut self) {
         match &mut self.kind {
             EventKind::PathChanged { path, .. } => path.redact(),
@@ -117,6 +118,8 @@ impl Event {
                 // It may quote an address.
                 reason.clear();
             }
+            // It may quote a server.
+            EventKind::Alarm { text } => text.clear(),
             EventKind::Listening
             | EventKind::Overrun { .. }
             | EventKind::Joined { .. }
@@ -125,7 +128,6 @@ impl Event {
             | EventKind::InviteUsed { .. }
             | EventKind::Linked { .. }
             | EventKind::Lost { .. }
-            | EventKind::Alarm { .. }
             | EventKind::Clock { .. }
             | EventKind::Unknown => {}
         }
@@ -180,6 +182,7 @@ mod tests {
         for kind in [
             EventKind::PathChanged { peer: "laptop".into(), path },
             EventKind::ServerUp { server: server.clone() },
+            EventKind::Alarm { text: format!("{server} says that it holds another history") },
             EventKind::ServerDown { reason: format!("no answer from {server}"), server },
         ] {
             let mut event = Event { time: Timestamp::from_unix(0), network: None, kind };

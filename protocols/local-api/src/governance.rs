@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::Timestamp;
+use crate::{Secret, Timestamp};
 
 /// The servers of a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,6 +114,9 @@ pub struct Changed {
     pub proposal: Option<String>,
     /// How many more admins must sign.
     pub missing: u8,
+    /// The string that joins once a proposed invite is signed; nobody is told it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invite: Option<Secret>,
 }
 
 /// Whether a change stands in the log.
@@ -147,6 +150,7 @@ mod tests {
             what: Some("2 admins must agree".into()),
             proposal: Some("ginnel-sign-x".into()),
             missing: 1,
+            invite: None,
         };
         assert_eq!(
             serde_json::to_string(&Reply::from(changed)).unwrap(),

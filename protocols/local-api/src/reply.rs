@@ -56,9 +56,9 @@ impl Reply {
             }
             Self::Ping(ping) => ping.body.path.redact(),
             Self::ServerList(list) => list.body.servers.iter_mut().for_each(ServerSummary::redact),
+            Self::Up(up) => up.body.warnings.iter_mut().for_each(Health::redact),
             Self::Ip(_)
             | Self::Log(_)
-            | Self::Up(_)
             | Self::Down(_)
             | Self::InviteCreated(_)
             | Self::InviteList(_)
@@ -360,6 +360,28 @@ mod tests {
     }
 
     #[test]
+    fn the_warnings_of_up_lose_their_words_for_the_lowest_tier() {
+        let first = UpNetwork {
+            outcome: UpOutcome::Unchanged,
+            network: "home".into(),
+            network_id: "k5qf".into(),
+            name: "desk".into(),
+            ips: Vec::new(),
+            state: NetworkState::NoServer,
+        };
+        let warning = Health {
+            code: "no-server".into(),
+            severity: crate::Severity::Warning,
+            text: "no answer from signal.example:4433".into(),
+            fix: Some("ask who runs signal.example".into()),
+        };
+        let mut reply = Reply::from(Up { first, others: Vec::new(), warnings: vec![warning] });
+        reply.redact();
+        let text = serde_json::to_string(&reply).unwrap();
+        assert!(!text.contains("signal.example") && text.contains(r#""code":"no-server""#), "{text}");
+    }
+
+    #[test]
     fn an_invite_is_not_shown_by_debug() {
         let invite = InviteCreated {
             invite: Secret::from("ginnel-invite-abc".to_owned()),
@@ -370,5 +392,14 @@ mod tests {
         };
         assert!(!format!("{invite:?}").contains("abc"));
         assert!(serde_json::to_string(&invite).unwrap().contains("ginnel-invite-abc"));
+        let proposed = Changed {
+            outcome: crate::ChangeOutcome::Proposed,
+            what: Some("invite: 1".into()),
+            proposal: Some("ginnel-sign-x".into()),
+            missing: 1,
+            invite: Some(Secret::from("ginnel-invite-abc".to_owned())),
+        };
+        assert!(!format!("{:?}", Reply::from(proposed.clone())).contains("abc"));
+        assert!(serde_json::to_string(&proposed).unwrap().contains(r#""invite":"ginnel-invite-abc""#));
     }
 }

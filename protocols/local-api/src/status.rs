@@ -23,7 +23,8 @@ impl Body for Status {
 }
 
 impl Status {
-    /// Removes what a caller of the lowest tier may not see: endpoints, server addresses and public keys.
+    /// Removes what a caller of the lowest tier may not see: endpoints, server addresses, public keys, and words that may
+    /// quote one of them.
     pub fn redact(&mut self) {
         for network in &mut self.networks {
             if let Some(server) = &mut network.server {
@@ -32,6 +33,7 @@ impl Status {
             network.peers.iter_mut().for_each(Peer::redact);
         }
         self.static_peers.iter_mut().for_each(StaticPeer::redact);
+        self.health.iter_mut().for_each(Health::redact);
     }
 }
 
@@ -152,15 +154,16 @@ pub struct Peer {
     pub last_handshake: Option<Timestamp>,
     /// When anything authentic was last received from it.
     pub last_seen: Option<Timestamp>,
-    /// Why a link that is wanted is not there, in words.
+    /// Why a link that is wanted is not there, in words; absent for a caller of the lowest tier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
 }
 
 impl Peer {
-    /// Removes the endpoint and the relay, as [`Status::redact`] does.
+    /// Removes the endpoint, the relay and what may quote an address, as [`Status::redact`] does.
     pub fn redact(&mut self) {
         self.path.redact();
+        self.waiting = None;
     }
 }
 
@@ -285,10 +288,21 @@ pub struct Health {
     pub code: String,
     /// How bad it is.
     pub severity: Severity,
-    /// What is the matter, in one sentence.
+    /// What is the matter, in one sentence; the code and [`Self::REDACTED`] for a caller of the lowest tier.
     pub text: String,
-    /// What to do about it.
+    /// What to do about it; absent for a caller of the lowest tier.
     pub fix: Option<String>,
+}
+
+impl Health {
+    /// What stands in place of the text for a caller of the lowest tier, to whom the code alone is told.
+    pub const REDACTED: &'static str = "told in full to those who may operate this machine";
+
+    /// Removes what may quote an address, as [`Status::redact`] does.
+    pub fn redact(&mut self) {
+        self.text = format!("{}: {}", self.code, Self::REDACTED);
+        self.fix = None;
+    }
 }
 
 /// How bad a [`Health`] item is.
@@ -338,12 +352,19 @@ mod tests {
     #[test]
     fn redaction_leaves_no_address_outside_the_network_and_no_key() {
         let mut status = example();
+        status.networks[0].peers[0].waiting = Some("waiting for a server: no answer from signal.example".into());
+        status.health.push(Health {
+            code: "no-server".into(),
+            severity: Severity::Warning,
+            text: "no server of home is reached: no answer from signal.example:4433 (203.0.113.9)".into(),
+            fix: Some("`ginnel server remove signal.example` takes it off the list".into()),
+        });
         status.redact();
         let text = serde_json::to_string(&status).unwrap();
         for secret in ["198.51.100", "203.0.113", "signal.example", "xTIBA5"] {
             assert!(!text.contains(secret), "{secret} in {text}");
         }
-        assert!(text.contains("100.70.0.9") && text.contains("direct4"));
+        assert!(text.contains("100.70.0.9") && text.contains("direct4") && text.contains("no-server"));
     }
 
     fn example() -> Status {

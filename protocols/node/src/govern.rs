@@ -246,7 +246,7 @@ impl Node {
         if missing > 0 {
             let what = SignedRecord::decode(&record).map(|signed| describe_record(signed.record())).ok();
             let what = what.map_or_else(String::new, |(kind, subject)| format!("{kind}: {subject}"));
-            return Ok(Some(Reply::Proposed { proposal: proposal.to_string(), missing, what }));
+            return Ok(Some(Reply::Proposed { proposal: proposal.to_string(), missing, what, ticket: None }));
         }
         if let Reply::Revoked { .. } = reply {
             return self.append_revocation(now, id, at, record, reply);

@@ -351,6 +351,8 @@ pub enum Reply {
         missing: u8,
         /// What it is, in words.
         what: String,
+        /// The pasteable string of a proposed invite, which joins once they have signed.
+        ticket: Option<String>,
     },
     /// A member was revoked.
     Revoked {

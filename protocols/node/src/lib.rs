@@ -35,6 +35,10 @@
 //! ([`Ipv4Use::Off`]). A network whose name another one has already gets a number at its end (`home-2`), on this machine
 //! alone. Shields are the whole machine's.
 //!
+//! # Recordings
+//!
+//! A run of a node can be recorded and repeated, see [`record`].
+//!
 //! # Control messages
 //!
 //! Sealed plaintexts between ginneld whose first byte is below 0x40. Those of `ginnel-path` (0x01 to 0x03) go to the
@@ -76,6 +80,7 @@ mod notice;
 mod peer;
 mod ping;
 mod recent;
+pub mod record;
 mod relays;
 mod report;
 mod requests;

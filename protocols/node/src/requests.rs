@@ -161,10 +161,10 @@ impl Node {
             return self.append(now, id, at, record, Some(reply));
         }
         match self.propose(now, id, at, record, reply)? {
-            Some(Reply::Proposed { proposal, missing, what }) => {
+            Some(Reply::Proposed { proposal, missing, what, .. }) => {
                 // The string works once the others have signed; it is told here, since nobody else has it.
-                let what = format!("{what}; once signed, this string joins: {invite}");
-                Ok(Some(Reply::Proposed { proposal, missing, what }))
+                let ticket = Some(invite.to_string());
+                Ok(Some(Reply::Proposed { proposal, missing, what, ticket }))
             }
             other => Ok(other),
         }

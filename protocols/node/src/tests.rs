@@ -7,6 +7,7 @@ mod gossip;
 mod governing;
 mod liars;
 mod meeting;
+mod record;
 mod refill;
 mod scale;
 mod several;

@@ -6,6 +6,7 @@ mod local_api;
 mod membership;
 mod node;
 mod path;
+mod recording;
 mod signal;
 mod stun;
 mod tunnel;
@@ -43,6 +44,7 @@ pub const TARGETS: &[Target] = &[
     signal::MAILBOX,
     node::NODE,
     node::STATE,
+    recording::RECORDING,
     local_api::REQUEST,
     local_api::TIME,
     daemon::CONFIG,

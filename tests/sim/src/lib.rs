@@ -90,6 +90,7 @@ mod machine;
 mod nat;
 mod net;
 mod oracle;
+mod replay;
 mod scenario;
 mod script;
 mod server;
@@ -104,6 +105,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use judge::Shares;
+pub use replay::replay;
 pub use trace::Telling;
 
 /// How one world ended.

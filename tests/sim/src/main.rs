@@ -1,11 +1,12 @@
 //! `ginnel-sim`: runs simulated worlds and says what went wrong in them.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use ginnel_sim::{Stop, Telling, run, run_seed};
+use ginnel_sim::{Stop, Telling, replay, run, run_seed};
 
 /// Runs simulated worlds, one for each seed.
 #[derive(Parser)]
@@ -27,6 +28,9 @@ struct Arguments {
     /// Says of the verdicts that are none why they are not.
     #[arg(long)]
     why: bool,
+    /// Plays a recording of `ginneld --record` again, in place of worlds; with --trace it tells what the node says.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "from", "stop_at_first"])]
+    replay: Option<PathBuf>,
 }
 
 fn main() -> Result<ExitCode> {
@@ -40,6 +44,12 @@ fn main() -> Result<ExitCode> {
             .with_env_filter(tracing_subscriber::EnvFilter::try_new("debug")?)
             .with_writer(std::io::stdout)
             .init();
+    }
+    if let Some(file) = &arguments.replay {
+        writeln!(out, "{}", replay(file)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.trace {
         let mut violations = 0;
         for seed in seeds {
             let outcome = run_seed(seed, Telling::Lines);

@@ -1,8 +1,9 @@
 //! `cargo xtask sim`: simulated worlds on the command line.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::cargo;
 
@@ -25,13 +26,23 @@ pub(crate) struct Worlds {
     /// Says of the verdicts that are none why they are not.
     #[arg(long)]
     why: bool,
+    /// Plays a recording of `ginneld --record` again, in place of worlds; it fails where the node does anything else. The
+    /// recording holds the private keys of the machine that made it.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "from", "stop_at_first"])]
+    replay: Option<PathBuf>,
 }
 
 /// Builds the simulator and runs it; it fails when a world breaks a rule.
 pub(crate) fn run(worlds: &Worlds) -> Result<ExitCode> {
     let (seeds, from) = (worlds.seeds.to_string(), worlds.from.to_string());
     let mut arguments = vec!["run", "--quiet", "--profile", "ci", "--locked", "--package", "ginnel-sim", "--"];
-    arguments.extend(["--seeds", &seeds, "--from", &from]);
+    let replay = worlds.replay.as_ref().map(|file| std::path::absolute(file)).transpose()?;
+    let replay =
+        replay.as_ref().map(|file| file.to_str().context("the name of the recording is not UTF-8")).transpose()?;
+    match replay {
+        Some(file) => arguments.extend(["--replay", file]),
+        None => arguments.extend(["--seeds", &seeds, "--from", &from]),
+    }
     if worlds.trace {
         arguments.push("--trace");
     }

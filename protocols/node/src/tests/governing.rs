@@ -24,9 +24,12 @@ fn done(world: &mut World, number: usize, request: Request) {
     assert!(matches!(reply, Ok(Reply::Done)), "{reply:?}");
 }
 
-fn proposed(world: &mut World, number: usize, request: Request) -> (String, u8, String) {
+fn proposed(world: &mut World, number: usize, request: Request) -> (String, u8, Option<String>) {
     match world.ask(number, request) {
-        Ok(Reply::Proposed { proposal, missing, what }) => (proposal, missing, what),
+        Ok(Reply::Proposed { proposal, missing, what, ticket }) => {
+            assert!(!what.contains("ginnel-invite-"), "words are no place for a secret: {what}");
+            (proposal, missing, ticket)
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -66,9 +69,9 @@ fn two_admins_of_two_decide_together() {
     assert_eq!(none.code, FailureCode::Usage);
     world.pass(secs(1));
 
-    let (proposal, missing, what) = proposed(&mut world, 0, Request::Invite { expires: secs(3600), name: None });
+    let (proposal, missing, ticket) = proposed(&mut world, 0, Request::Invite { expires: secs(3600), name: None });
     assert_eq!(missing, 1);
-    let ticket = what.split_whitespace().find(|word| word.starts_with("ginnel-invite-")).expect("the invite is told");
+    let ticket = ticket.expect("the invite is told");
     let length = world.log_length(0);
     done(&mut world, 1, Request::Cosign { proposal: proposal.clone() });
     assert_eq!(world.log_length(0), length + 1);

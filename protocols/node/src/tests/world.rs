@@ -26,9 +26,10 @@ use super::stored::length;
 use crate::io::{
     Failure, Family, Input, Output, Port, Reply, Request, RequestId, ServerId, TunState, UpOutcome, UpReport,
 };
-use crate::node::{Config, Debug, Node, Resume, StoredLog};
+use crate::node::{Config, Debug, Resume, StoredLog};
 use crate::notice::Notice;
 use crate::report::{PeerReport, Status};
+use crate::tests::record::{Recorded, Recording};
 
 /// The wall clock at the world's start.
 pub(crate) const WALL: u64 = 1_800_000_000;
@@ -47,6 +48,7 @@ pub(crate) struct World {
     requests: u64,
     /// Streams that carry nothing any more, though neither end knows.
     hung: BTreeSet<u64>,
+    recording: Recording,
     /// Machines that cannot reach a server.
     cuts: BTreeSet<(usize, usize)>,
     /// Datagrams that reached another machine or a server.
@@ -98,7 +100,7 @@ enum Item {
 }
 
 pub(crate) struct Machine {
-    pub(crate) node: Option<Node>,
+    pub(crate) node: Option<Recorded>,
     forward: Forward,
     buffers: Buffers,
     /// Seconds by which the wall clock is wrong.
@@ -163,7 +165,12 @@ fn host_address(host: usize) -> IpAddr {
 
 impl World {
     pub(crate) fn new(machines: usize, hosts: usize) -> Self {
+        Self::with(machines, hosts, Recording::Off)
+    }
+
+    pub(crate) fn with(machines: usize, hosts: usize, recording: Recording) -> Self {
         let mut world = Self {
+            recording,
             now: Instant::ZERO + secs(1000),
             machines: Vec::new(),
             hosts: Vec::new(),
@@ -384,7 +391,7 @@ impl World {
             debug: Debug::default(),
         };
         let resume = Resume { state: machine.state.clone(), logs: machine.logs.clone() };
-        machine.node = Some(Node::new(now, config, resume).expect("own state is read"));
+        machine.node = Some(Recorded::new(now, config, resume, self.recording));
         self.drain(number);
         self.input(number, Input::Interfaces(vec![IpAddr::from([192, 168, 1, 2])]));
         self.tell_wall(number);
@@ -480,7 +487,7 @@ impl World {
         loop {
             let wire = self.queue.keys().next().map(|(at, _)| *at);
             let machines = self.machines.iter().filter(|machine| machine.node.is_some()).flat_map(|machine| {
-                [machine.node.as_ref().and_then(Node::poll_timeout), machine.forward.poll_timeout()]
+                [machine.node.as_ref().and_then(|node| node.poll_timeout()), machine.forward.poll_timeout()]
             });
             let hosts = self.hosts.iter().map(|host| host.signal.as_ref().and_then(Signal::poll_timeout));
             let next = machines.chain(hosts).flatten().chain(wire).min();
@@ -631,7 +638,7 @@ impl World {
     }
 
     fn drain(&mut self, number: usize) {
-        while let Some(output) = self.machines[number].node.as_mut().and_then(Node::poll_output) {
+        while let Some(output) = self.machines[number].node.as_mut().and_then(Recorded::poll_output) {
             self.output(number, output);
         }
     }

@@ -209,7 +209,7 @@ fn journal(data: &[u8]) {
     let batches: Vec<&[u8]> = bytes.chunks(usize::from(a % 40) + 1).take(12).collect();
     let with_snapshot = kind % 8 > 3;
     if with_snapshot {
-        state.restart("log", b"a snapshot", b"its entry").expect("memory has room");
+        state.restart("log", b"a snapshot", b"its entry", &[] as &[&[u8]]).expect("memory has room");
     }
     for batch in &batches {
         let entries: Vec<&[u8]> = batch.chunks(7).collect();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use ginnel_node::record::replay;
 use serde::Serialize;
 
 use super::machine::{Addresses, Machine, Programs, Server, tail};
@@ -66,10 +67,17 @@ pub fn run(programs: &Programs, tell: &dyn Fn(&str)) -> Result<Account> {
     }
     for member in crew {
         let name = member.name;
+        let recording = member.host().files()?.join("recording");
         let ended = member.machine.stop()?;
         if !ended.status.success() {
             bail!("the daemon of {name} ended with {}: {}", ended.status, tail(&ended.stderr));
         }
+        let recording = std::fs::read(&recording).with_context(|| format!("read the recording of {name}"))?;
+        let played = replay(&recording).with_context(|| format!("replay what {name} recorded"))?;
+        tell(&format!(
+            "{name:<5} recorded {} inputs; a fresh node that is given them puts out the same {} things.",
+            played.inputs, played.outputs
+        ));
     }
     drop(server);
     drop(lab);
@@ -90,7 +98,9 @@ impl Member {
 }
 
 fn join(lab: &Lab, programs: &Programs, name: &'static str, ticket: &str, tell: &dyn Fn(&str)) -> Result<Member> {
-    let machine = Machine::start(&lab.host(name)?, programs)?;
+    let host = lab.host(name)?;
+    let file = host.files()?.join("recording");
+    let machine = Machine::start_with(&host, programs, &["--record", &file.to_string_lossy()])?;
     let inner = machine.up(ticket, name)?;
     tell(&format!("{name:<5} $ ginnel up {} --name {name}", shortened(ticket)));
     tell(&format!("        joined as {name}: {}, {}", inner.v4, inner.v6));
