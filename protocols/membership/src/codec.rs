@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use crate::keys::{Server, ServerKeys};
 use crate::name::{Name, NameError};
+use crate::record::MAX_RECORD_LEN;
 
 /// Bytes from outside are not what they should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -97,6 +98,12 @@ impl<'a> Reader<'a> {
     pub(crate) fn name(&mut self) -> Result<Name, Malformed> {
         let len = self.u8()?;
         Name::from_bytes(self.bytes(len.into())?).map_err(Malformed::Name)
+    }
+
+    /// A record, behind its length.
+    pub(crate) fn record(&mut self) -> Result<&'a [u8], Malformed> {
+        let len = usize::from(self.u16()?);
+        if len > MAX_RECORD_LEN { Err(Malformed::TooLong) } else { self.bytes(len) }
     }
 
     /// A name, or nothing where the length is zero.

@@ -138,13 +138,7 @@ impl ServersChange {
     }
 
     pub(crate) fn check(&self) -> Result<(), Malformed> {
-        check_servers(&self.servers)?;
-        let mut keys: Vec<_> = self.servers.iter().map(|server| server.keys.signing).collect();
-        keys.sort_unstable();
-        if !keys.is_sorted_by(|a, b| a < b) {
-            return Err(Malformed::Sequencer);
-        }
-        if keys.contains(self.sequencer.as_bytes()) { Ok(()) } else { Err(Malformed::Sequencer) }
+        check_service(&self.sequencer, &self.servers)
     }
 }
 
@@ -210,6 +204,15 @@ impl Checkpoint {
             state_length: reader.u32()?,
         })
     }
+}
+
+/// Checks servers and who of them orders the log against the bounds of every record that names them.
+pub(crate) fn check_service(sequencer: &SequencerKey, servers: &[Server]) -> Result<(), Malformed> {
+    check_servers(servers)?;
+    let mut keys: Vec<_> = servers.iter().map(|server| server.keys.signing).collect();
+    keys.sort_unstable();
+    let distinct = keys.is_sorted_by(|a, b| a < b);
+    if distinct && keys.contains(sequencer.as_bytes()) { Ok(()) } else { Err(Malformed::Sequencer) }
 }
 
 /// Checks a set of admins against the bounds of every record that names one.

@@ -69,7 +69,7 @@
 //!
 //! | type | body | signed by |
 //! |---|---|---|
-//! | 1 genesis | name; time u64; threshold u8; count u8 (1–8) and admins' keys, strictly ascending; sequencer's key 32; servers; 0, or 1 and the first two bytes of the IPv4 range | threshold of the admins named |
+//! | 1 genesis | name; time u64; threshold u8; count u8 (1–8) and admins' keys, strictly ascending; sequencer's key 32; servers, as in type 9; 0, or 1 and the first two bytes of the IPv4 range | threshold of the admins named |
 //! | 2 invite | one-time key 32; expiry u64; name or a zero byte | threshold of admins, or a delegate with the right |
 //! | 3 invite-void | one-time key 32 | threshold of admins, or the delegate that made it |
 //! | 4 member | one-time key 32; member key 32; tunnel key 32; name; capabilities u16 | one-time key and member key |
@@ -100,14 +100,16 @@
 //! **Snapshot**, at most 64 MiB. Its hash, label `ginnel snapshot v1`, is over all of it. `record` is a length u16 and as many
 //! bytes, `list` a count u32 and as many items, `terms` an invite's expiry u64, hint (name or a zero byte), and the makers: a
 //! count u8 (1–8) and as many u32, each an index into the list of makers. Lists are sorted by their items' first field, in
-//! strictly ascending order, but for the proof, which is in log order.
+//! strictly ascending order, but for the proof, which is in log order. A reader proves the admins first, record by record,
+//! then holds the checkpoint's signatures and the hash of the whole against them, and only then reads the lists: nobody but
+//! admins can make it fill its memory.
 //!
 //! | bytes | what |
 //! |---|---|
 //! | 1 | version, 1 |
 //! | … | genesis: record |
 //! | 48 | length u64, head 32 and time u64 of the log |
-//! | … | proof of the admins: list of records, every admin-change, every revocation of an admin, every member-update that changed an admin's key |
+//! | … | proof of the admins: list of records, every admin-change, every revocation of an admin, every member-update that changed an admin's key; behind a revocation 0, or 1 and the admin's key 32 where the record names one that was replaced |
 //! | … | servers: as the body of the latest record of type 9, number 0 for the genesis |
 //! | … | policy: as the body of the latest record of type 10, less the delegates who lost their rights and with their latest keys |
 //! | 48 | the latest lease |

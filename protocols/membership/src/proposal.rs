@@ -58,10 +58,18 @@ impl Proposal {
         self.signed.cosign(&self.network, admin)
     }
 
+    /// Drops signatures that are bad or no admin's by the admins of `state`, so that nobody who handed the proposal on, and no
+    /// admin who has lost that right since, keeps it from taking effect. Signatures do not cover each other. One that is
+    /// left with none must be signed before it is handed on.
+    pub fn prune(&mut self, state: &State) {
+        let network = self.network;
+        self.signed.retain_signers(|signed, key| is_good(state, &network, signed, key));
+    }
+
     /// How many admins must still sign, by the admins and the threshold of `state`: signatures that are bad or no admin's
-    /// do not count.
+    /// do not count, but keep the record from taking effect until [`Self::prune`] drops them.
     pub fn missing(&self, state: &State) -> u8 {
-        let good = |key: &&MemberKey| state.is_admin(key) && self.signed.verify_by(&self.network, key).is_ok();
+        let good = |key: &&MemberKey| is_good(state, &self.network, &self.signed, key);
         let count = self.signed.signers().filter(good).count();
         state.threshold().saturating_sub(count.try_into().unwrap_or(u8::MAX))
     }
@@ -76,7 +84,8 @@ impl Proposal {
         self.signed.record()
     }
 
-    /// The record with its signatures: once nobody is missing, it can be appended.
+    /// The record with its signatures: once nobody is missing and [`Self::prune`] has dropped what does not count, it can be
+    /// appended.
     pub fn encode(&self) -> Vec<u8> {
         self.signed.encode()
     }
@@ -85,6 +94,11 @@ impl Proposal {
     pub fn signers(&self) -> impl ExactSizeIterator<Item = &MemberKey> {
         self.signed.signers()
     }
+}
+
+/// Whether a signature counts.
+fn is_good(state: &State, network: &NetworkId, signed: &SignedRecord, key: &MemberKey) -> bool {
+    state.is_admin(key) && signed.verify_by(network, key).is_ok()
 }
 
 impl fmt::Display for Proposal {

@@ -7,11 +7,11 @@
 use thiserror::Error;
 
 use crate::addressing::Ipv4Range;
-use crate::codec::{MAX_SERVERS, Malformed, Reader, Writer, check_servers};
-use crate::governance::check_admins;
+use crate::codec::{MAX_SERVERS, Malformed, Reader, Writer};
 pub use crate::governance::{
     AdminChange, Checkpoint, Delegate, Freshness, MAX_DELEGATES, Policy, Rights, ServersChange,
 };
+use crate::governance::{check_admins, check_service};
 use crate::keys::{
     BadSignature, Context, InviteKey, MemberKey, NetworkId, SequencerKey, Server, Signature, SigningKey, TunnelKey,
     Verifier, hash,
@@ -29,9 +29,9 @@ pub struct Genesis {
     pub threshold: u8,
     /// The admins' keys, strictly ascending; one to [`MAX_ADMINS`].
     pub admins: Vec<MemberKey>,
-    /// The key that signs the log's entries.
+    /// The key that signs the log's entries; one of the servers' keys.
     pub sequencer: SequencerKey,
-    /// Where the network's servers are.
+    /// Where the network's servers are; no key twice.
     pub servers: Vec<Server>,
     /// The /16 for IPv4 addresses; `None` leaves the choice to the network id.
     pub ipv4_range: Option<Ipv4Range>,
@@ -304,7 +304,7 @@ impl Genesis {
     }
 
     fn check(&self) -> Result<(), Malformed> {
-        check_servers(&self.servers)?;
+        check_service(&self.sequencer, &self.servers)?;
         check_admins(self.threshold, &self.admins)
     }
 }
@@ -393,6 +393,12 @@ impl SignedRecord {
         }
         self.signatures.insert(place, (key, signature));
         Ok(())
+    }
+
+    /// Drops the signatures of signers that do not pass; none needs to be left.
+    pub(crate) fn retain_signers(&mut self, keep: impl Fn(&Self, &MemberKey) -> bool) {
+        let dropped: Vec<MemberKey> = self.signers().filter(|key| !keep(self, key)).copied().collect();
+        self.signatures.retain(|(key, _)| !dropped.contains(key));
     }
 
     /// Reads a record. No signature is checked: only replay can say what a record is worth.

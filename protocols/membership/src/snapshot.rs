@@ -9,16 +9,16 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use thiserror::Error;
 
 use crate::addressing::{Ipv4Range, Pool, interface_of, ipv6_of};
-use crate::authority::{Authority, Effect};
+use crate::authority::Authority;
 use crate::codec::{Malformed, Reader, Writer};
-use crate::entry::Entry;
-use crate::keys::{BadSignature, InviteKey, MemberKey, NetworkId, TunnelKey, hash};
+use crate::entry::{Entry, MAX_TIME};
+use crate::keys::{BadSignature, InviteKey, MemberKey, NetworkId, TunnelKey, Verifier, hash};
 use crate::ledger::Ledger;
 use crate::name::{Name, Registry};
 use crate::peer::{Member, Standing};
 use crate::record::{
-    BadGenesis, Capabilities, Checkpoint, Lease, MAX_ADMINS, MAX_RECORD_LEN, Policy, Record, Rotation, ServersChange,
-    SignedRecord, check_genesis,
+    BadGenesis, Capabilities, Checkpoint, Genesis, Lease, MAX_ADMINS, Policy, Record, ServersChange, SignedRecord,
+    check_genesis,
 };
 use crate::refusal::Refusal;
 use crate::state::{InviteInfo, InviteStanding, State};
@@ -55,73 +55,89 @@ pub enum BadSnapshot {
     Signature(#[from] BadSignature),
 }
 
-/// A snapshot's content: a ledger, and where in the log it stands.
-pub(crate) struct Snapshot {
-    pub(crate) ledger: Ledger,
-    pub(crate) length: u64,
-    pub(crate) head: [u8; 32],
-    pub(crate) time: u64,
+/// The start of a snapshot: all that it takes to know whose word the rest is.
+struct Front<'a> {
+    bytes: &'a [u8],
+    /// Behind the servers.
+    rest: Reader<'a>,
+    network: NetworkId,
+    genesis: Genesis,
+    genesis_record: &'a [u8],
+    length: u64,
+    head: [u8; 32],
+    time: u64,
+    authority: Authority,
+    service: ServersChange,
 }
 
-impl Snapshot {
-    /// Reads a snapshot and proves its admins; the rest is worth what the checkpoint's signatures are.
-    pub(crate) fn decode(network: NetworkId, bytes: &[u8]) -> Result<Self, BadSnapshot> {
+impl<'a> Front<'a> {
+    /// Reads the start of a snapshot and proves its admins. A liar's reading ends here: nothing that it could make long has
+    /// been kept.
+    fn read(network: NetworkId, bytes: &'a [u8]) -> Result<Self, BadSnapshot> {
         if bytes.len() > MAX_SNAPSHOT_LEN {
             return Err(Malformed::TooLong.into());
         }
-        let mut reader = Reader::new(bytes);
-        reader.version(VERSION)?;
-        let genesis_record = read_record(&mut reader)?;
-        let genesis = check_genesis(&genesis_record, Some(&network))?;
-        let (length, head, time) = (reader.u64()?, reader.array()?, reader.u64()?);
-        let proof = list(&mut reader, read_record)?;
-        let mut ledger = Ledger::new(network, genesis, genesis_record);
-        ledger.service = ServersChange::read(&mut reader)?;
-        ledger.policy = Policy::read(&mut reader)?;
+        let mut rest = Reader::new(bytes);
+        rest.version(VERSION)?;
+        let genesis_record = rest.record()?;
+        let genesis = check_genesis(genesis_record, Some(&network))?;
+        let (length, head, time) = (rest.u64()?, rest.array()?, rest.u64()?);
+        let authority = Authority::read(&network, &genesis, &mut rest)?;
+        let service = ServersChange::read(&mut rest)?;
+        Ok(Self { bytes, rest, network, genesis, genesis_record, length, head, time, authority, service })
+    }
+
+    /// Checks that `entry` is the checkpoint of these bytes, signed by the admins that they prove, and by the sequencer.
+    fn check(&self, entry: &Entry) -> Result<(Checkpoint, Verifier), BadSnapshot> {
+        let signed = SignedRecord::decode(&entry.record)?;
+        let Record::Checkpoint(checkpoint) = signed.record() else { return Err(BadSnapshot::OtherCheckpoint) };
+        let place = (checkpoint.length, checkpoint.head) == (self.length, self.head);
+        let same_place = (entry.sequence, entry.previous) == (self.length, self.head);
+        let same_time = (self.time..=MAX_TIME).contains(&entry.time);
+        let length = u32::try_from(self.bytes.len()) == Ok(checkpoint.state_length);
+        if !place || !same_place || !same_time || !length || state_hash(self.bytes) != checkpoint.state_hash {
+            return Err(BadSnapshot::OtherCheckpoint);
+        }
+        self.authority.authorise(&signed).map_err(BadSnapshot::Checkpoint)?;
+        signed.verify(&self.network).map_err(|bad| BadSnapshot::Checkpoint(bad.into()))?;
+        let sequencer = Verifier::new(self.service.sequencer.as_bytes())?;
+        entry.verify(&self.network, &sequencer)?;
+        Ok((*checkpoint, sequencer))
+    }
+
+    /// Reads the rest. Admins have vouched for it, and can be wrong.
+    fn finish(mut self) -> Result<Ledger, BadSnapshot> {
+        let mut ledger = Ledger::new(self.network, self.genesis, self.genesis_record.to_vec());
+        (ledger.authority, ledger.service) = (self.authority, self.service);
+        let reader = &mut self.rest;
+        ledger.policy = Policy::read(reader)?;
         ledger.lease = Lease { length: reader.u64()?, head: reader.array()?, time: reader.u64()? };
         ledger.checkpoint = match reader.u8()? {
             0 => None,
-            1 => Some(Checkpoint::read(&mut reader)?),
+            1 => Some(Checkpoint::read(reader)?),
             other => return Err(Malformed::Value(other, "checkpoint").into()),
         };
-        let makers = list(&mut reader, |reader| reader.array().map(MemberKey::from_bytes))?;
-        let range = ledger.ipv4_range();
-        let members = list(&mut reader, |reader| read_member(reader, network, range, &makers))?;
-        let dead = list(&mut reader, read_dead)?;
-        let spent = list(&mut reader, |reader| reader.array().map(TunnelKey::from_bytes))?;
-        let invites = list(&mut reader, |reader| read_invite(reader, &makers))?;
-        let counters = list(&mut reader, |reader| Ok((reader.name()?, reader.u32()?)))?;
-        reader.end()?;
+        let makers = list(reader, |reader| reader.array().map(MemberKey::from_bytes), |key| *key)?;
+        let (network, range) = (self.network, ledger.ipv4_range());
+        let members = list(reader, |reader| read_member(reader, network, range, &makers), |(member, _)| member.key)?;
+        let dead = list(reader, read_dead, |(key, _)| *key)?;
+        let spent = list(reader, |reader| reader.array().map(TunnelKey::from_bytes), |key| *key)?;
+        let invites = list(reader, |reader| read_invite(reader, &makers), |invite| invite.key)?;
+        let counters = list(reader, |reader| Ok((reader.name()?, reader.u32()?)), |(name, _)| name.clone())?;
+        self.rest.end()?;
         fill(&mut ledger, members, dead, spent, invites, counters)?;
-        ledger.authority = prove(&ledger, &proof).map_err(BadSnapshot::Admins)?;
         if ledger.authority.admins().iter().any(|key| ledger.dead.contains(key)) {
             return Err(BadSnapshot::Inconsistent("a dead key is an admin's"));
+        }
+        if ledger.authority.heirs().any(|(named, heir)| ledger.current(&named) != heir) {
+            return Err(BadSnapshot::Inconsistent("an admin's revocation names another's key"));
         }
         if ledger.policy.delegates.iter().any(|delegate| ledger.live(&delegate.member).is_none()) {
             return Err(BadSnapshot::Inconsistent("a delegate is not a member"));
         }
-        let snapshot = Self { ledger, length, head, time };
-        // Whatever order or filler the steps above let pass.
-        if snapshot.ledger.encode(length, head, time) == bytes {
-            Ok(snapshot)
-        } else {
-            Err(Malformed::NotCanonical.into())
-        }
-    }
-
-    /// Checks that `entry` is the checkpoint of these `bytes`, signed by the admins that they prove.
-    pub(crate) fn check(&self, bytes: &[u8], entry: &Entry) -> Result<Checkpoint, BadSnapshot> {
-        let signed = SignedRecord::decode(&entry.record)?;
-        let Record::Checkpoint(checkpoint) = signed.record() else { return Err(BadSnapshot::OtherCheckpoint) };
-        let place = (checkpoint.length, checkpoint.head) == (self.length, self.head);
-        let same_place = (entry.sequence, entry.previous) == (self.length, self.head) && entry.time >= self.time;
-        let length = u32::try_from(bytes.len()).ok() == Some(checkpoint.state_length);
-        if !place || !same_place || !length || state_hash(bytes) != checkpoint.state_hash {
-            return Err(BadSnapshot::OtherCheckpoint);
-        }
-        self.ledger.authority.authorise(&signed).map_err(BadSnapshot::Checkpoint)?;
-        signed.verify(&self.ledger.network).map_err(|bad| BadSnapshot::Checkpoint(bad.into()))?;
-        Ok(*checkpoint)
+        // Whatever second spellings or filler the steps above let pass.
+        let canonical = ledger.encode(self.length, self.head, self.time) == self.bytes;
+        if canonical { Ok(ledger) } else { Err(Malformed::NotCanonical.into()) }
     }
 }
 
@@ -130,10 +146,7 @@ impl Ledger {
     pub(crate) fn encode(&self, length: u64, head: [u8; 32], time: u64) -> Vec<u8> {
         let mut writer = Writer::new(VERSION);
         writer.record(&self.genesis_record).u64(length).bytes(&head).u64(time);
-        writer.count(self.authority.proof().len());
-        for record in self.authority.proof() {
-            writer.record(record);
-        }
+        self.authority.write(&mut writer);
         self.service.write(&mut writer);
         self.policy.write(&mut writer);
         writer.u64(self.lease.length).bytes(&self.lease.head).u64(self.lease.time);
@@ -228,56 +241,11 @@ impl State {
     /// [`BadSnapshot`] unless the genesis founds `network`, the admins follow from it, enough of them signed the
     /// checkpoint, the checkpoint names this snapshot, and the sequencer signed the entry.
     pub fn from_checkpoint(network: NetworkId, snapshot: &[u8], checkpoint_entry: &Entry) -> Result<Self, BadSnapshot> {
-        let content = Snapshot::decode(network, snapshot)?;
-        let checkpoint = content.check(snapshot, checkpoint_entry)?;
-        Self::resume_at(content, snapshot, checkpoint, checkpoint_entry)
+        let front = Front::read(network, snapshot)?;
+        let (checkpoint, sequencer) = front.check(checkpoint_entry)?;
+        let ledger = front.finish()?;
+        Ok(Self::resume_at(ledger, sequencer, snapshot, checkpoint, checkpoint_entry))
     }
-}
-
-/// Follows the records that changed the admins from the genesis on.
-fn prove(ledger: &Ledger, proof: &[Vec<u8>]) -> Result<Authority, Refusal> {
-    let mut authority = Authority::new(&ledger.genesis);
-    for bytes in proof {
-        let signed = SignedRecord::decode(bytes)?;
-        match signed.record() {
-            Record::AdminChange(body) => {
-                authority.judge_change(&signed, body)?;
-                signed.verify(&ledger.network)?;
-                authority.take(&signed, Effect::Replace(body));
-            }
-            Record::Revoke(body) => {
-                let key = ledger.current(&body.member);
-                let key = if authority.contains(&body.member) { body.member } else { key };
-                if !authority.contains(&key) || authority.admins().len() <= usize::from(authority.threshold()) {
-                    return Err(Refusal::LastAdmin);
-                }
-                if !signed.signers().eq([&key]) {
-                    authority.authorise(&signed)?;
-                }
-                signed.verify(&ledger.network)?;
-                authority.take(&signed, Effect::Remove(key));
-            }
-            Record::MemberUpdate(body) => {
-                let Rotation::Both { member: new, .. } = body.rotation else { return Err(Refusal::NotAuthorised) };
-                let old = body.member;
-                let both = signed.signers().len() == 2 && signed.signers().all(|key| *key == old || *key == new);
-                if !both || !authority.contains(&old) || authority.contains(&new) {
-                    return Err(Refusal::NotAuthorised);
-                }
-                signed.verify(&ledger.network)?;
-                authority.take(&signed, Effect::Rotate { old, new });
-            }
-            Record::Genesis(_)
-            | Record::Invite(_)
-            | Record::InviteVoid(_)
-            | Record::Member(_)
-            | Record::Lease(_)
-            | Record::Servers(_)
-            | Record::Policy(_)
-            | Record::Checkpoint(_) => return Err(Refusal::NotAuthorised),
-        }
-    }
-    Ok(authority)
 }
 
 /// Puts the lists into their places and refuses what no log could have led to.
@@ -413,18 +381,22 @@ fn read_invite(reader: &mut Reader<'_>, makers: &[MemberKey]) -> Result<InviteIn
     Ok(invite)
 }
 
-fn read_record(reader: &mut Reader<'_>) -> Result<Vec<u8>, Malformed> {
-    let len = usize::from(reader.u16()?);
-    if len > MAX_RECORD_LEN { Err(Malformed::TooLong) } else { Ok(reader.bytes(len)?.to_vec()) }
-}
-
-/// Reads as many items as a count says; memory grows with the bytes that are there, not with the count.
-fn list<T>(
+/// Reads as many items as a count says, in strictly ascending order; memory grows with the bytes that are there, not with
+/// the count.
+fn list<T, K: Ord>(
     reader: &mut Reader<'_>,
     mut read: impl FnMut(&mut Reader<'_>) -> Result<T, Malformed>,
+    key: impl Fn(&T) -> K,
 ) -> Result<Vec<T>, Malformed> {
-    let count = reader.u32()?;
-    (0..count).map(|_| read(reader)).collect()
+    let mut items: Vec<T> = Vec::new();
+    for _ in 0..reader.u32()? {
+        let item = read(reader)?;
+        if items.last().is_some_and(|last| key(last) >= key(&item)) {
+            return Err(Malformed::NotCanonical);
+        }
+        items.push(item);
+    }
+    Ok(items)
 }
 
 const fn host_of(addr: Ipv4Addr) -> u16 {

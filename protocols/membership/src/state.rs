@@ -16,7 +16,7 @@ use crate::record::{
     Checkpoint, Freshness, Genesis, Lease, MAX_RECORD_LEN, Policy, Record, SignedRecord, check_genesis,
 };
 use crate::refusal::{Break, Refusal};
-use crate::snapshot::{BadSnapshot, MAX_SNAPSHOT_LEN, Snapshot, state_hash};
+use crate::snapshot::{MAX_SNAPSHOT_LEN, state_hash};
 
 /// A network as its log tells it.
 ///
@@ -384,28 +384,26 @@ impl State {
         self.ledger.as_ref()
     }
 
-    /// Stands just after the entry of a checkpoint that was checked against `content`.
+    /// Stands just after the entry of a checkpoint, signed by the sequencer that `verifier` stands for, which vouches for
+    /// `ledger`.
     pub(crate) fn resume_at(
-        content: Snapshot,
+        mut ledger: Ledger,
+        verifier: Verifier,
         snapshot: &[u8],
         checkpoint: Checkpoint,
         entry: &Entry,
-    ) -> Result<Self, BadSnapshot> {
-        let Snapshot { mut ledger, length, head, time: _ } = content;
-        let network = ledger.network;
-        let verifier = Verifier::new(ledger.sequencer().as_bytes())?;
-        entry.verify(&network, &verifier)?;
+    ) -> Self {
         ledger.checkpoint = Some(checkpoint);
-        Ok(Self {
-            network,
-            base: (length, head),
+        Self {
+            network: ledger.network,
+            base: (checkpoint.length, checkpoint.head),
             heads: vec![entry.hash()],
             time: entry.time,
-            offices: Offices::starting(length, verifier, &ledger),
+            offices: Offices::starting(checkpoint.length, verifier, &ledger),
             ledger: Some(ledger),
             snapshot: Some(snapshot.into()),
             pending: BTreeMap::new(),
-        })
+        }
     }
 
     fn apply_genesis(&mut self, entry: &Entry, hash: [u8; 32]) -> Result<Applied, Break> {

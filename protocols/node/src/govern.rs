@@ -209,6 +209,8 @@ impl Node {
             return Err(Failure::new(FailureCode::Usage, "the proposal is for another network", "leave --network out"));
         }
         let (network, keys) = self.as_admin(at, "sign proposals")?;
+        // Whoever passed it on may have spoilt it.
+        proposal.prune(&network.state);
         for key in &keys {
             proposal.cosign(key).map_err(|error| unfit(&error))?;
         }

@@ -81,7 +81,7 @@
 //! A client that is welcomed with a shorter log than its own, whose last entry is the one that it knows, hands in the rest
 //! by `Refill`, [`MAX_REFILL`](server::MAX_REFILL) bytes at a time, before it asks for anything but a `Fetch` from the end of
 //! its log: a server that has lost entries and orders new ones in their places makes a fork. A server that has started waits
-//! for that with all appends, see [`server::Limits::settle`]; it hears in time those who come within 5 s of the first. A server that answers an append with `NoSequencer` has
+//! for that with all appends, see [`server::Limits::settle`]; it hears in time those who come within 10 s of the first. A server that answers an append with `NoSequencer` has
 //! done nothing; the same record may go to any server again. `NoSequencer` comes from a mirror that cannot reach the
 //! sequencer, after at most [`FORWARD_PATIENCE`](server::FORWARD_PATIENCE). Loser and late user of an invite get
 //! `InviteUsed`, with the name of the machine that joined with it in the text.

@@ -5,7 +5,7 @@ use ginnel_membership::record::{Genesis, MAX_RECORD_LEN};
 use ginnel_membership::{Entry, Malformed, Record, SignedRecord};
 use proptest::prelude::*;
 
-use crate::world::{Machine, START, World, name, server, server_key};
+use crate::world::{Machine, START, World, name, server, server_key, standby_server};
 
 fn records() -> Vec<Vec<u8>> {
     let mut world = World::new();
@@ -65,6 +65,8 @@ fn genesis_lists_are_bounded_and_sorted() {
         Genesis { threshold: 2, ..good.clone() },
         Genesis { servers: vec![], ..good.clone() },
         Genesis { servers: vec![server(); 5], ..good.clone() },
+        Genesis { servers: vec![server(); 2], ..good.clone() },
+        Genesis { servers: vec![standby_server()], ..good.clone() },
         Genesis { admins: (0..9).map(|seed| Machine::new(seed).id()).collect(), ..good.clone() },
     ] {
         assert!(try_it(bad.clone()).is_some(), "{bad:?}");

@@ -250,17 +250,16 @@ fn admins_cannot_be_forged() {
     for _ in 0..count {
         let start = *ends.last().unwrap();
         let len = u16::from_be_bytes(snapshot[start..start + 2].try_into().unwrap());
-        ends.push(start + 2 + usize::from(len));
+        let end = start + 2 + usize::from(len);
+        // A revocation is followed by a byte that says whose right it ended.
+        ends.push(end + usize::from(snapshot[start + 3] == 6));
     }
-    let records: Vec<_> = ends.windows(2).map(|pair| snapshot[pair[0] + 2..pair[1]].to_vec()).collect();
+    let records: Vec<_> = ends.windows(2).map(|pair| snapshot[pair[0]..pair[1]].to_vec()).collect();
     let rest = &snapshot[*ends.last().unwrap()..];
     let with = |proof: &[Vec<u8>]| {
         let mut bytes = snapshot[..at].to_vec();
         bytes.extend((proof.len() as u32).to_be_bytes());
-        for record in proof {
-            bytes.extend((record.len() as u16).to_be_bytes());
-            bytes.extend(record);
-        }
+        bytes.extend(proof.concat());
         bytes.extend(rest);
         // The thief signs a checkpoint for whatever it made, and the server orders it.
         let (length, head) = (world.log.len() as u64 - 1, world.log.last().unwrap().previous);
@@ -272,20 +271,21 @@ fn admins_cannot_be_forged() {
     };
     assert_eq!(with(&records), Some(BadSnapshot::Checkpoint(Refusal::NotAuthorised)));
     let forged = world.admin_change_record(&[&thief.key], 1, &[thief.id()]);
-    let more = [&records[..], &[forged]].concat();
+    let item = |record: Vec<u8>| [&(record.len() as u16).to_be_bytes()[..], &record].concat();
+    let more = [&records[..], &[item(forged)]].concat();
     assert_eq!(with(&more), Some(BadSnapshot::Admins(Refusal::NotAuthorised)));
     let mut unsigned = world.admin_change_record(&[&world.admin], 1, &[thief.id()]);
     *unsigned.last_mut().unwrap() ^= 1;
-    let more = [&records[..], &[unsigned]].concat();
+    let more = [&records[..], &[item(unsigned)]].concat();
     assert!(matches!(with(&more), Some(BadSnapshot::Admins(Refusal::Signature(_)))));
     // Left out, doubled or in another order, they prove nothing either.
     assert!(matches!(with(&records[1..]), Some(BadSnapshot::Admins(_))));
     assert!(matches!(with(&[&records[..], &records[..1]].concat()), Some(BadSnapshot::Admins(_))));
     assert!(matches!(with(&[records[1].clone(), records[0].clone()]), Some(BadSnapshot::Admins(_))));
-    let other = [&records[..], &[world.lease_record()]].concat();
+    let other = [&records[..], &[item(world.lease_record())]].concat();
     assert_eq!(with(&other), Some(BadSnapshot::Admins(Refusal::NotAuthorised)));
     let self_made = world.rotation_record(&Machine::new(65), 9, "thief", &thief);
-    let more = [&records[..], &[self_made]].concat();
+    let more = [&records[..], &[item(self_made)]].concat();
     assert_eq!(with(&more), Some(BadSnapshot::Admins(Refusal::NotAuthorised)));
 }
 

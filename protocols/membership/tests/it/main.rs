@@ -11,6 +11,7 @@ mod resume;
 mod rotation;
 mod rules;
 mod servers;
+mod snapshots;
 mod steps;
 mod strings;
 mod vectors;

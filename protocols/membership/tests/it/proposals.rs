@@ -41,6 +41,49 @@ fn strangers_and_bad_signatures_do_not_count() {
 }
 
 #[test]
+fn proposal_is_not_poisoned_on_its_way() {
+    let (mut world, admins) = two_of_three();
+    let invite = world.invite_record(&Machine::new(1));
+    let mut proposal = Proposal::new(world.network, &invite).unwrap();
+    proposal.cosign(&admins[0]).unwrap();
+    // Somebody adds signatures until there is room for no other one, a false one in the name of the next admin among them.
+    let mut false_one = Proposal::new(world.network, &invite).unwrap();
+    false_one.cosign(&admins[1]).unwrap();
+    let mut bytes = false_one.encode();
+    let next = admins[1].member_key().to_bytes();
+    let at = bytes.windows(32).position(|window| window == next).unwrap();
+    bytes[at + 40] ^= 1;
+    let mut poisoned = Proposal::new(world.network, &bytes).unwrap();
+    for seed in 50.. {
+        if poisoned.cosign(&Machine::new(seed).key).is_err() {
+            break;
+        }
+    }
+    assert!(poisoned.signers().len() > 6);
+    let mut received: Proposal = poisoned.to_string().parse().unwrap();
+    received.prune(world.state());
+    assert_eq!((received.missing(world.state()), received.signers().len()), (1, 1));
+    received.cosign(&admins[1]).unwrap();
+    assert_eq!(received.missing(world.state()), 0);
+    world.append(&received.encode()).unwrap();
+}
+
+#[test]
+fn proposal_outlives_an_admin_who_signed_it() {
+    let (mut world, admins) = two_of_three();
+    let mut proposal = Proposal::new(world.network, &world.invite_record(&Machine::new(1))).unwrap();
+    proposal.cosign(&admins[1]).unwrap();
+    let change =
+        world.admin_change_record(&[&admins[0], &admins[1]], 2, &[admins[0].member_key(), admins[2].member_key()]);
+    world.append(&change).unwrap();
+    proposal.cosign(&admins[2]).unwrap();
+    assert_eq!(proposal.missing(world.state()), 0);
+    assert_eq!(world.append(&proposal.encode()), Err(Refusal::NotAuthorised));
+    proposal.prune(world.state());
+    world.append(&proposal.encode()).unwrap();
+}
+
+#[test]
 fn nobody_is_asked_to_sign_away_a_membership() {
     let world = World::new();
     let (a, b) = (Machine::new(1), Machine::new(2));

@@ -129,6 +129,12 @@ fn checkpointed() -> (Vec<u8>, Entry) {
         world.rotation_record(&a, 1, "laptop", &c),
         world.policy_record(&[&admin], Freshness::Strict, &[(c.id(), Rights::INVITE)]),
         world.update_record(&b, 1, "desk"),
+        world.rotation_record(&b, 2, "desk", &Machine::new(6)),
+    ] {
+        world.append(&record).unwrap();
+    }
+    for record in [
+        world.admin_change_record(&[&admin], 1, &[admin.member_key(), c.id(), Machine::new(6).id()]),
         world.revoke_record(&b),
         world.revoke_record(&Machine::new(5)),
         world.lease_record(),

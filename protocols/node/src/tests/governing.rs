@@ -1,6 +1,6 @@
 //! What admins decide, and what every machine makes of it.
 
-use ginnel_membership::Rights;
+use ginnel_membership::{Proposal, Rights, SigningKey};
 
 use super::world::{World, secs};
 use crate::io::{FailureCode, Reply, Request, UpOutcome};
@@ -94,6 +94,20 @@ fn two_admins_of_two_decide_together() {
     world.pass(secs(1));
     let denied = world.ask(0, Request::Checkpoint).expect_err("it is no admin any more");
     assert_eq!(denied.code, FailureCode::Denied);
+}
+
+#[test]
+fn a_proposal_spoilt_on_its_way_serves_all_the_same() {
+    let mut world = World::linked(2, 1);
+    done(&mut world, 0, Request::AdminAdd { peer: "m1".into() });
+    done(&mut world, 0, Request::AdminThreshold { threshold: 2 });
+    world.pass(secs(1));
+    let (proposal, ..) = proposed(&mut world, 0, Request::Invite { expires: secs(3600), name: None });
+    let mut spoilt: Proposal = proposal.parse().expect("a proposal");
+    spoilt.cosign(&SigningKey::from_bytes(&[9; 32])).expect("there is room");
+    let length = world.log_length(0);
+    done(&mut world, 1, Request::Cosign { proposal: spoilt.to_string() });
+    assert_eq!(world.log_length(0), length + 1);
 }
 
 #[test]

@@ -208,13 +208,6 @@ impl Server {
         links.all(|link| link.head.is_some())
     }
 
-    /// Whether a fellow has said how long its log is.
-    pub(super) fn has_heard_any(&self, id: NetworkId) -> bool {
-        let Some(network) = self.networks.get(&id) else { return false };
-        let mut links = network.links.values().filter_map(|link| self.links.get(link));
-        links.any(|link| link.head.is_some())
-    }
-
     /// Dials every fellow of a network that has been asked in vain, and the new ones.
     pub(super) fn ask_all_anew(&mut self, id: NetworkId) {
         self.reconcile(id);

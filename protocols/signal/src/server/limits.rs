@@ -64,9 +64,9 @@ pub struct Limits {
     /// left most unread is cut off. One client is cut off at [`MAX_UNSENT`](super::MAX_UNSENT) in any case.
     pub unsent: usize,
     /// For how long a server that has started puts no record into the order of a log that it had before, from the moment
-    /// when the first client of the network comes: 10 s. Three fifths of it are enough where somebody said how long its log
-    /// is and nobody's is longer, and none of it where every member and every fellow server has said so. A log that was
-    /// handed in whole waits six times as long for members who hold more.
+    /// when the first client of the network comes: 10 s, which is longer than clients wait between two tries. Three fifths of
+    /// it are enough where there are fellow servers and none has a longer log, and none of it where every fellow and every
+    /// member has said so. A log that was handed in whole waits six times as long for members who hold more.
     pub settle: Duration,
 }
 

@@ -7,12 +7,14 @@
 //! ```text
 //! start ──first client or fellow comes──> counting ──> over, as soon as
 //!     every live member and every fellow has spoken, and nobody has more
-//!     3/5 of the time are over, somebody has spoken, every fellow was asked, and nobody has more
+//!     3/5 of the time are over, there are fellows, every one has spoken, and nobody has more
 //!     the time is over, and nobody who has more is still handing it in
 //! ```
 //!
-//! The time counts from the first who comes and not from the start, since after a long outage clients come back late, but
-//! about together: they have waited in the same steps since they lost the server.
+//! The time counts from the first who comes and not from the start, since after an outage clients come back late, each
+//! after a pause of its own. One who held the lost entries comes at most such a pause after the first; the time is longer.
+//! A fellow server that could be asked had them as soon as anybody, which is why the time is shorter then, but not zero: it
+//! may have been cut off from this server until just now.
 //!
 //! What a client says is its word. One that lies or is silent makes the pause a few seconds longer; only entries that this
 //! server itself has signed, and that its log lacks, make it as long as they keep coming.
@@ -49,8 +51,11 @@ pub(crate) struct Settling {
 /// How far those who might hold more of the log have been heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Heard {
-    Nobody,
+    /// Others may come.
     Some,
+    /// Every fellow, of which there are some.
+    Fellows,
+    /// Every live member and every fellow.
     All,
 }
 
@@ -65,8 +70,8 @@ impl Settling {
         let handed = self.handing.values().max().copied().unwrap_or(came);
         let end = match (more, heard) {
             (More::Nowhere, Heard::All) => return Some(handed),
-            (More::Nowhere, Heard::Some) => came + settle / 5 * 3,
-            (More::Somewhere, _) | (More::Nowhere, Heard::Nobody) => came + settle,
+            (More::Nowhere, Heard::Fellows) => came + settle / 5 * 3,
+            (More::Somewhere, _) | (More::Nowhere, Heard::Some) => came + settle,
         };
         Some(end.max(self.hold).max(handed))
     }
@@ -183,19 +188,16 @@ impl Server {
 
     /// How far members and fellow servers have said how long their logs are.
     fn heard(&self, id: NetworkId) -> Heard {
-        let Some(network) = self.networks.get(&id) else { return Heard::Nobody };
-        let Some(settling) = &network.settling else { return Heard::Nobody };
+        let Some(network) = self.networks.get(&id) else { return Heard::Some };
+        let Some(settling) = network.settling.as_ref().filter(|_| self.has_heard_all(id)) else { return Heard::Some };
         let state = network.log.state();
         let mut members = state.members().map(Member::key).filter(|member| state.is_live(member)).peekable();
-        let complete = members.peek().is_some()
-            && self.has_heard_all(id)
-            && members.all(|member| settling.heard.contains(&member));
-        if complete {
+        if members.peek().is_some() && members.all(|member| settling.heard.contains(&member)) {
             Heard::All
-        } else if self.has_asked_all(id) && (!settling.heard.is_empty() || self.has_heard_any(id)) {
+        } else if network.links.is_empty() {
             Heard::Some
         } else {
-            Heard::Nobody
+            Heard::Fellows
         }
     }
 }

@@ -6,6 +6,7 @@ use blake2::{Blake2s256, Digest as _};
 use data_encoding::BASE64URL_NOPAD;
 use ginnel_membership::build::{self, Charter, Founded};
 use ginnel_membership::codec::is_address;
+use ginnel_membership::entry::MAX_TIME;
 use ginnel_membership::invite::{MAX_STRING_LEN, Token};
 use ginnel_membership::record::{Checkpoint, MAX_ADMINS, MAX_RECORD_LEN};
 use ginnel_membership::snapshot::state_hash;
@@ -540,7 +541,7 @@ fn vouched(world: &World, bytes: &[u8]) {
         };
         let record = build::checkpoint_record(&world.network, &world.admin, checkpoint);
         let signature = Signature::from_bytes([0; 64]);
-        let entry = sign(world.network, Entry { sequence: length, previous: head, time: u64::MAX, record, signature });
+        let entry = sign(world.network, Entry { sequence: length, previous: head, time: MAX_TIME, record, signature });
         if let Ok(state) = State::from_checkpoint(world.network, bytes, &entry) {
             assert!(state.admins().next().is_some());
             let live: Vec<_> = state.members().filter(|member| state.is_live(&member.key())).collect();
