@@ -10,9 +10,11 @@ use ginnel_time::Instant;
 use crate::Discard;
 use crate::io::ServerId;
 use crate::link::{LinkStatus, ServerLog};
+use crate::network::Network;
 use crate::networks::NetworkNumber;
 use crate::node::Node;
 use crate::saved::Stage;
+use crate::tail::Tail;
 
 /// A snapshot on its way here.
 #[derive(Debug)]
@@ -206,23 +208,33 @@ impl Node {
                 continue;
             }
             let Some(first) = link.head.map(|head| head.length).filter(|length| *length < own) else { continue };
-            let Some(entries) = network.tail.from(first) else {
+            let Some(entries) = handful(&network.tail, first) else {
                 link.trouble = Some(format!("the server has lost entries: it shows {first} of {own}"));
                 continue;
             };
-            let mut room = MAX_REFILL;
-            let fits = |entry: &&[u8]| {
-                let left = room.checked_sub(entry.len() + 3);
-                room = left.unwrap_or(0);
-                left.is_some()
-            };
-            let entries: Vec<Vec<u8>> = entries.take_while(fits).map(<[u8]>::to_vec).collect();
             tracing::info!(first, entries = entries.len(), "handing a server what it lacks");
             link.refilled = Some(first);
             link.refill = Some(now + REFILL_AGAIN);
             link.say(now, ClientMessage::Refill { first, entries });
         }
     }
+}
+
+impl Network {
+    /// Entries from sequence `first` on, as many as one message takes; `None` where they are not here any more.
+    pub(crate) fn refill_from(&self, first: u64) -> Option<Vec<Vec<u8>>> {
+        handful(&self.tail, first)
+    }
+}
+
+fn handful(tail: &Tail, first: u64) -> Option<Vec<Vec<u8>>> {
+    let mut room = MAX_REFILL;
+    let fits = |entry: &&[u8]| {
+        let left = room.checked_sub(entry.len() + 3);
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    Some(tail.from(first)?.take_while(fits).map(<[u8]>::to_vec).collect())
 }
 
 /// Bytes of a snapshot at most.

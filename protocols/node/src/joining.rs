@@ -21,6 +21,11 @@ use crate::saved::Stage;
 impl Node {
     pub(crate) fn take_entries(&mut self, now: Instant, id: ServerId, first: u64, entries: &[Vec<u8>], head: Head) {
         let Some(network) = self.networks.owner(id) else { return };
+        if network.is_recruit(id) {
+            return if head.length > 0 {
+                self.recruited(now, id)
+            };
+        }
         let at = network.number;
         let before = network.state.head().0;
         let taken = self.absorb(now, at, first, entries, Past::Skip);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ginnel_membership::invite::Token;
-use ginnel_membership::{Server, SigningKey};
+use ginnel_membership::{Record, SequencerKey, Server, SignedRecord, SigningKey};
 use ginnel_signal_proto::{ClientMessage, Credentials};
 use ginnel_time::Instant;
 
@@ -22,6 +22,8 @@ pub(crate) struct Recruit {
     server: Server,
     token: Token,
     key: SigningKey,
+    /// The log names it already: it has lost what it knew.
+    is_listed: bool,
     pub(crate) deadline: Instant,
 }
 
@@ -86,10 +88,12 @@ impl Node {
         let (network, keys) = self.as_admin(at, "add servers")?;
         let key = keys.into_iter().next().ok_or_else(crate::networks::not_joined)?;
         let server = founding.server().clone();
-        if network.state.servers().iter().any(|known| known.keys == server.keys) {
+        let is_listed = network.state.servers().iter().any(|known| known.keys == server.keys);
+        let serves = |link: &Link| link.server.keys == server.keys && link.status == LinkStatus::Up;
+        if is_listed && network.links.values().any(serves) {
             return Err(Failure::new(FailureCode::Usage, "the network has this server already", ""));
         }
-        if network.state.servers().len() >= MAX_SERVERS {
+        if !is_listed && network.state.servers().len() >= MAX_SERVERS {
             let text = format!("a network has at most {MAX_SERVERS} servers");
             return Err(Failure::new(FailureCode::Usage, text, "`ginnel server remove` one first"));
         }
@@ -102,17 +106,29 @@ impl Node {
         let mut stream = Link::new(server.clone());
         stream.retry = Some(now);
         network.links.insert(link, stream);
-        network.recruit = Some(Recruit { request: id, link, server, token, key, deadline: now + RECRUITING });
+        network.recruit =
+            Some(Recruit { request: id, link, server, token, key, is_listed, deadline: now + RECRUITING });
         self.network_timeout(now);
         Ok(None)
     }
 
-    /// The server that is being taken on has let us in: it is told which network to mirror.
+    /// The server that is being taken on has let us in: it is told which network it is to hold, by the beginning of the log
+    /// where that is here. By the genesis alone a server that it names as the sequencer would begin another history.
     pub(crate) fn recruit_ready(&mut self, now: Instant, id: ServerId) {
         let Some(network) = self.networks.owner_mut(id) else { return };
         let Some(genesis) = network.state.genesis_record().map(<[u8]>::to_vec) else { return };
+        let Some(recruit) = network.recruit.as_ref().filter(|recruit| recruit.link == id) else { return };
+        let message = match network.refill_from(0) {
+            Some(entries) => ClientMessage::Refill { first: 0, entries },
+            None if first_sequencer(&genesis) == Some(recruit.server.keys.sequencer()) => {
+                let why = "it has to get the log from its beginning, which this machine does not hold; \
+                           an older member may";
+                return self.recruiting_failed(id, why);
+            }
+            None => ClientMessage::Found { genesis },
+        };
         if let Some(link) = network.links.get_mut(&id) {
-            link.say(now, ClientMessage::Found { genesis });
+            link.say(now, message);
         }
     }
 
@@ -127,8 +143,15 @@ impl Node {
         }
         network.links.remove(&id);
         network.clock.forget(id);
-        let servers = network.state.servers().iter().cloned().chain([recruit.server]).collect();
         self.outputs.push_back(Output::DisconnectServer(id));
+        if recruit.is_listed {
+            for link in network.links.values_mut().filter(|link| link.server.keys == recruit.server.keys) {
+                link.retry = (link.status == LinkStatus::Down).then_some(now);
+            }
+            self.outputs.push_back(Output::Reply { id: recruit.request, reply: Ok(Reply::Done) });
+            return self.network_timeout(now);
+        }
+        let servers = network.state.servers().iter().cloned().chain([recruit.server]).collect();
         let outcome = self.change_servers(now, recruit.request, at, servers, None);
         let reply = match outcome {
             Ok(Some(reply)) => Ok(reply),
@@ -189,6 +212,13 @@ impl Network {
     pub(crate) fn is_recruit(&self, id: ServerId) -> bool {
         self.recruit.as_ref().is_some_and(|recruit| recruit.link == id)
     }
+}
+
+/// The sequencer that a genesis record names.
+fn first_sequencer(genesis: &[u8]) -> Option<SequencerKey> {
+    let signed = SignedRecord::decode(genesis).ok()?;
+    let Record::Genesis(genesis) = signed.record() else { return None };
+    Some(genesis.sequencer)
 }
 
 /// Servers that a network may have.

@@ -246,6 +246,62 @@ fn servers_come_go_and_take_over() {
 }
 
 #[test]
+fn the_only_server_gets_its_log_back_from_a_member() {
+    let mut world = World::linked(3, 1);
+    // More than one message takes.
+    for _ in 0..120 {
+        world.invite(0);
+        world.pass(secs(1));
+    }
+    let length = world.log_length(0);
+    let founding = world.founding(0);
+    let known = world.ask(0, Request::ServerAdd { founding }).expect_err("it serves");
+    assert!(known.code == FailureCode::Usage && known.message.contains("already"), "{known:?}");
+    world.stop_host(0);
+    world.wipe_host(0);
+    world.start_host(0);
+    world.pass(secs(60));
+    assert!(!world.status(0).networks[0].servers[0].connected);
+    let founding = world.founding(0);
+    done(&mut world, 0, Request::ServerAdd { founding });
+    world.pass(secs(120));
+    for number in 0..3 {
+        let status = world.status(number);
+        assert!(status.networks[0].servers[0].connected, "{number}: {:?}", status.networks[0].servers);
+        assert!(status.health.is_empty(), "{:?}", status.health);
+    }
+    world.invite(0);
+    world.pass(secs(5));
+    assert_eq!((0..3).map(|number| world.log_length(number)).collect::<Vec<_>>(), vec![length + 1; 3]);
+}
+
+#[test]
+fn the_first_sequencer_comes_back_without_its_disk_as_a_mirror() {
+    let mut world = World::linked(2, 2);
+    let founding = world.founding(1);
+    done(&mut world, 0, Request::ServerAdd { founding });
+    world.pass(secs(75));
+    let [first, second] = [0, 1].map(|host| world.server(host).addresses[0].clone());
+    done(&mut world, 0, Request::ServerPromote { server: second });
+    done(&mut world, 0, Request::ServerRemove { server: first });
+    world.stop_host(0);
+    world.wipe_host(0);
+    world.start_host(0);
+    let founding = world.founding(0);
+    done(&mut world, 0, Request::ServerAdd { founding });
+    world.pass(secs(75));
+    for number in 0..2 {
+        let status = world.status(number);
+        let connected = status.networks[0].servers.iter().filter(|server| server.connected).count();
+        assert_eq!(connected, 2, "{:?}", status.networks[0].servers);
+        assert!(status.health.is_empty(), "{:?}", status.health);
+    }
+    world.stop_host(1);
+    world.pass(secs(5));
+    assert!(world.reaches(0, 1));
+}
+
+#[test]
 fn a_server_that_does_not_answer_is_not_added() {
     let mut world = World::new(1, 2);
     world.found();

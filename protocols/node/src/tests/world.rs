@@ -302,6 +302,15 @@ impl World {
         Founding::new(self.server(host), token).expect("one address fits").to_string()
     }
 
+    /// Takes a stopped server's disk away; its keys are kept, and it prints a fresh founding string.
+    pub(crate) fn wipe_host(&mut self, number: usize) {
+        let host = &mut self.hosts[number];
+        assert!(host.signal.is_none());
+        host.token[0] ^= 0x80;
+        let tokens = vec![(FoundingToken(Token::from_bytes(host.token)), None)];
+        host.disk = Stored { tokens, ..Stored::default() };
+    }
+
     pub(crate) fn stop_host(&mut self, number: usize) {
         self.hosts[number].signal = None;
         let lines = std::mem::take(&mut self.hosts[number].lines);
