@@ -42,6 +42,8 @@ pub(super) struct Side {
     relay: Option<SocketAddr>,
     permissions: BTreeSet<IpAddr>,
     role: Option<Role>,
+    /// It answered a later handshake, which nothing has confirmed yet.
+    awaits: bool,
     host: IpAddr,
     next_port: u16,
     pub(super) primary: Option<Path>,
@@ -106,6 +108,8 @@ pub(super) enum Link {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Load {
     Steady,
+    /// Only this side has anything to say.
+    From(usize),
     Nothing,
 }
 
@@ -145,6 +149,7 @@ impl World {
                 relay: setting.relays[index].then(|| SocketAddr::new(RELAY, 49_000 + u16::from(octet))),
                 permissions: BTreeSet::new(),
                 role: None,
+                awaits: false,
                 host,
                 next_port: 5000 + 1000 * u16::from(octet),
                 primary: None,
@@ -261,6 +266,7 @@ impl World {
             Happening::Mail { to } => self.mail(to),
             Happening::Offer { to } => {
                 self.mailed(to);
+                self.sides[to].awaits = true;
                 self.answer(to);
                 self.plan(MAIL, Happening::Answer { to: 1 - to });
             }
@@ -269,7 +275,7 @@ impl World {
                 self.sides[to].role = Some(Role::Initiator);
                 self.input(to, Input::Session(Role::Initiator));
             }
-            Happening::Openers { side, .. } if self.sides[side].primary.is_some() => {}
+            Happening::Openers { side, .. } if self.sides[side].role.is_some() && !self.sides[side].awaits => {}
             Happening::Openers { side, bold } => {
                 for (path, ttl) in self.sides[side].agent.openers() {
                     self.send(side, path, ttl.filter(|_| !bold), None);
@@ -280,10 +286,12 @@ impl World {
                 self.tell_locals(side);
             }
             Happening::Tick => {
-                if self.load == Load::Steady {
-                    for index in [A, B] {
-                        let up = self.sides[index].primary.is_some();
+                for index in [A, B] {
+                    let up = self.sides[index].primary.is_some();
+                    if self.load == Load::Steady {
                         self.input(index, Input::Traffic { sent: true, received: up });
+                    } else if self.load == Load::From(index) {
+                        self.input(index, Input::Traffic { sent: true, received: false });
                     }
                 }
                 self.plan(Duration::from_secs(1), Happening::Tick);
@@ -329,6 +337,9 @@ impl World {
         if self.sides[side].primary != Some(path) {
             self.input(side, Input::Arrived(path));
         }
+        if std::mem::take(&mut self.sides[side].awaits) {
+            self.input(side, Input::Session(Role::Responder));
+        }
         if let Ok(Message::Probe(probe)) = message::decode(&bytes) {
             let echo = Echo { id: probe.id, observed: path.remote, relayed: path.is_relayed() };
             self.send(side, path, None, Some(echo.encode()));
@@ -337,7 +348,7 @@ impl World {
         }
     }
 
-    /// Copies of an answer are repeated until there is a path: the first ones may meet a relay that does not know their
+    /// Copies of an answer are repeated until the session is confirmed: the first ones may meet a relay that does not know their
     /// sender yet, or a NAT that is not open.
     fn answer(&mut self, side: usize) {
         for (after, bold) in [(0, false), (200, false), (600, true), (1400, true), (3000, true)] {
