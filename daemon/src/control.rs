@@ -573,8 +573,11 @@ pub fn own_sockets(state: &mut Keeper, configured: Option<u16>) -> Result<Pair> 
 
 /// The state file of a network's log.
 pub fn log_name(network: &NetworkId) -> String {
-    format!("log-{network}")
+    format!("{LOG_PREFIX}{network}")
 }
+
+/// How the name of every log begins.
+pub const LOG_PREFIX: &str = "log-";
 
 /// Where a folder for a kind of file is, by the service manager's word or by custom.
 pub fn folder(variable: &str, custom: &str) -> PathBuf {

@@ -16,7 +16,7 @@ use ginnel_tunnel::{PresharedKey, PublicKey, StaticSecret, Suite};
 use ginneld::api::{ControlSocket, Events, Options as SocketOptions};
 use ginneld::clock;
 use ginneld::config::{Config, ConfigError, Mode, Peer, PeerKind};
-use ginneld::control::{Control, STATE, STATE_VERSION, Tasks, folder, log_name, own_sockets};
+use ginneld::control::{Control, LOG_PREFIX, STATE, STATE_VERSION, Tasks, folder, log_name, own_sockets};
 use ginneld::data::{DataThread, Options as DataOptions};
 use ginneld::hosts::Hosts;
 use ginneld::netlink::Netlink;
@@ -237,7 +237,13 @@ fn load_config(path: Option<&Path>, mode: Mode) -> Result<Config> {
 fn resume(state: &mut Keeper) -> Result<Resume> {
     let Some((_, bytes)) = state.read(STATE, STATE_VERSION)? else { return Ok(Resume::default()) };
     let mut logs = Vec::new();
-    for network in Node::networks_of(&bytes) {
+    let networks = Node::networks_of(&bytes);
+    let named = networks.iter().map(log_name).collect();
+    if state.folder().warnings().is_empty() {
+        // An older generation of the state may not know a network that was joined since.
+        state.forget_others(clock::now(), LOG_PREFIX, &named);
+    }
+    for network in networks {
         if let Some(journal) = state.read_log(&log_name(&network))? {
             logs.push(StoredLog { network, snapshot: journal.snapshot, entries: journal.entries });
         }

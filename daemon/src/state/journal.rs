@@ -1,8 +1,10 @@
 //! Journals of the state folder: they grow by whole batches and may begin with a snapshot.
 
+use std::io;
+
 use zeroize::Zeroizing;
 
-use super::{CHECKSUM, NEW, StateError, StateFolder, checksum};
+use super::{CHECKSUM, DAMAGED, NEW, StateError, StateFolder, checksum};
 
 /// What a journal holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,6 +62,30 @@ impl StateFolder {
         }
         self.ends.insert(name.to_owned(), end);
         Ok(Some(journal))
+    }
+
+    /// Reads the journal `name`. One that is damaged, or longer than can be read, is set aside under another name, with a
+    /// warning, and counts as missing: what it held of a network's log the servers and members have.
+    ///
+    /// # Errors
+    /// When it cannot be read or set aside, or a newer version wrote it.
+    pub fn rescue_journal(&mut self, name: &str) -> Result<Option<Journal>, StateError> {
+        let how = match self.read_journal(name) {
+            Err(StateError::Damaged { how, .. }) => how,
+            Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::FileTooLarge => source.to_string(),
+            outcome => return outcome,
+        };
+        let aside = format!("{name}{DAMAGED}");
+        self.disk.rename(name, &aside).map_err(|source| self.io("set aside", name, source))?;
+        self.sync_names().map_err(|source| self.io("set aside", name, source))?;
+        self.ends.insert(name.to_owned(), End::Missing);
+        let (from, to) = (self.path(name), self.path(&aside));
+        self.warn(format!(
+            "{} is damaged ({how}): it is now {}, and the log is fetched again",
+            from.display(),
+            to.display()
+        ));
+        Ok(None)
     }
 
     /// Whether the journal `name` is known to be there, from reading or writing it.

@@ -29,6 +29,8 @@ pub struct Keeper {
     /// Until when a slow disk is left alone.
     rest: Option<Rest>,
     clock: fn() -> Instant,
+    /// The length of the longest file that was written or read whole.
+    longest: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +77,7 @@ impl Keeper {
             trouble: None,
             rest: None,
             clock,
+            longest: 0,
         }
     }
 
@@ -83,19 +86,22 @@ impl Keeper {
     /// # Errors
     /// As there.
     pub fn read(&mut self, name: &str, newest: u8) -> Result<Option<Content>, StateError> {
-        self.folder.read(name, newest)
+        let content = self.folder.read(name, newest)?;
+        self.longest = self.longest.max(content.as_ref().map_or(0, |(_, bytes)| bytes.len()));
+        Ok(content)
     }
 
-    /// Reads a log, see [`StateFolder::read_journal`].
+    /// Reads a log, see [`StateFolder::rescue_journal`].
     ///
     /// # Errors
     /// As there.
     pub fn read_log(&mut self, name: &str) -> Result<Option<Journal>, StateError> {
-        self.folder.read_journal(name)
+        self.folder.rescue_journal(name)
     }
 
     /// Writes the file `name` whole.
     pub fn write(&mut self, now: Instant, name: &str, version: u8, content: Vec<u8>) {
+        self.longest = self.longest.max(content.len());
         self.files.insert(name.to_owned(), (version, Zeroizing::new(content)));
         self.save(now);
     }
@@ -111,7 +117,8 @@ impl Keeper {
         if self.behind.contains(name) {
             return;
         }
-        let waiting: usize = self.logs.values().flat_map(|log| &log.entries).map(|entry| entry.len() + COST).sum();
+        let waits = self.logs.get(name).into_iter().flat_map(|log| &log.entries);
+        let waiting: usize = waits.map(|entry| entry.len() + COST).sum();
         let more: usize = entries.iter().map(|entry| entry.len() + COST).sum();
         if waiting.saturating_add(more) > MOST_WAITING && waiting > 0 {
             tracing::error!("{name} grows faster than it can be written; a restart fetches the rest from a server");
@@ -135,6 +142,16 @@ impl Keeper {
         self.logs.insert(name.to_owned(), Unsaved { is_forgotten: true, ..Unsaved::default() });
         self.behind.remove(name);
         self.save(now);
+    }
+
+    /// Removes every log whose name begins with `prefix` and that is not one of `named`: a crash may leave one behind whose
+    /// network was left.
+    pub fn forget_others(&mut self, now: Instant, prefix: &str, named: &BTreeSet<String>) {
+        let held = self.folder.names().unwrap_or_default();
+        for name in held.iter().filter(|name| name.starts_with(prefix) && !named.contains(*name)) {
+            tracing::info!("{name} belongs to a network that this machine has left, and is removed");
+            self.forget(now, name);
+        }
     }
 
     /// Tries again what the disk has not taken, when it is time.
@@ -187,7 +204,7 @@ impl Keeper {
 
     fn retry(&mut self, now: Instant) {
         let began = (self.clock)();
-        let tried = self.folder.probe(PROBE).and_then(|()| self.flush());
+        let tried = self.folder.probe(PROBE.max(2 * self.longest)).and_then(|()| self.flush());
         self.settle(now, began, tried);
     }
 
@@ -200,7 +217,7 @@ impl Keeper {
         let folder = &self.folder;
         let first: Vec<String> =
             self.logs.iter().filter(|(name, log)| known(folder, name, log)).map(|(name, _)| name.clone()).collect();
-        first.iter().try_for_each(|name| self.flush_log(name))?;
+        self.flush_logs(&first)?;
         while let Some(file) = self.files.first_entry() {
             let (version, content) = file.get();
             self.folder.write(file.key(), *version, content)?;
@@ -210,10 +227,13 @@ impl Keeper {
             self.folder.forget_previous(name)?;
             self.scrubbed.pop_first();
         }
-        while let Some(name) = self.logs.keys().next().cloned() {
-            self.flush_log(&name)?;
-        }
-        Ok(())
+        let rest: Vec<String> = self.logs.keys().cloned().collect();
+        self.flush_logs(&rest)
+    }
+
+    /// Writes what waits for these logs. One that cannot be written keeps none of the others from the disk.
+    fn flush_logs(&mut self, names: &[String]) -> Result<(), StateError> {
+        names.iter().map(|name| self.flush_log(name)).fold(Ok(()), Result::and)
     }
 
     fn flush_log(&mut self, name: &str) -> Result<(), StateError> {
@@ -257,9 +277,9 @@ const SLOW: Duration = Duration::from_secs(1);
 const PATIENCE: u32 = 10;
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// More than the node's state ever takes.
+/// More than the state of a machine in few networks takes.
 const PROBE: usize = 64 * 1024;
-/// Bytes of log entries that wait for a disk at most.
-const MOST_WAITING: usize = 64 << 20;
+/// Bytes of one log's entries that wait for a disk at most.
+const MOST_WAITING: usize = 8 << 20;
 /// What an entry takes beside its bytes.
 const COST: usize = 64;

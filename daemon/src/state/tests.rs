@@ -288,6 +288,77 @@ fn what_moves_from_the_state_to_the_log_is_never_in_neither() {
 }
 
 #[test]
+fn a_log_that_cannot_be_written_holds_up_no_other() {
+    let (_folder, disk) = picky();
+    let mut keeper = Keeper::new(StateFolder::on(Box::new(disk.clone())));
+    let mut state = StateFolder::on(Box::new(disk.clone()));
+    let at = |seconds: u64| Instant::from_nanos(seconds * 1_000_000_000);
+    let both = ["log-a", "log-b"];
+    both.iter().for_each(|name| keeper.append(at(0), name, vec![b"one".to_vec()]));
+    disk.refuse("log-a");
+    both.iter().for_each(|name| keeper.append(at(1), name, vec![b"two".to_vec()]));
+    assert!(keeper.check(at(2)).is_err());
+    assert_eq!(entries(&mut state, "log-a"), [b"one"]);
+    assert_eq!(entries(&mut state, "log-b"), [b"one", b"two"]);
+    disk.refuse("nothing");
+    keeper.check(at(3)).unwrap();
+    assert_eq!(entries(&mut state, "log-a"), [b"one", b"two"]);
+    // One that grows without end leaves the others their room.
+    disk.refuse("");
+    for _ in 0..5 {
+        keeper.append(at(4), "log-a", vec![vec![0; 4 << 20]]);
+    }
+    keeper.append(at(4), "log-b", vec![b"three".to_vec()]);
+    disk.refuse("nothing");
+    keeper.check(at(5)).unwrap();
+    assert_eq!(entries(&mut state, "log-b"), [&b"one"[..], b"two", b"three"]);
+}
+
+#[test]
+fn a_damaged_log_is_set_aside_and_the_others_are_read() {
+    let (_folder, mut state) = open();
+    for name in ["log-a", "log-b"] {
+        state.append(name, &[b"one"]).unwrap();
+        state.append(name, &[b"two"]).unwrap();
+    }
+    let mut bad = fs::read(state.path("log-a")).unwrap();
+    bad[8] ^= 1;
+    fs::write(state.path("log-a"), &bad).unwrap();
+    assert_eq!(state.rescue_journal("log-b").unwrap().unwrap().entries, [b"one", b"two"]);
+    assert_eq!(state.rescue_journal("log-a").unwrap(), None);
+    assert_eq!(fs::read(state.path("log-a.damaged")).unwrap(), bad, "nothing is lost of it");
+    assert!(state.warnings().iter().any(|warning| warning.contains("log-a.damaged")), "{:?}", state.warnings());
+    state.append("log-a", &[b"again"]).unwrap();
+    assert_eq!(entries(&mut state, "log-a"), [b"again"]);
+    // What a newer version wrote is left where it is.
+    fs::write(state.path("log-b"), b"\x09whatever").unwrap();
+    assert!(matches!(state.rescue_journal("log-b"), Err(StateError::Newer { .. })));
+}
+
+#[test]
+fn a_log_that_the_state_does_not_name_goes() {
+    let (_folder, mut state) = open();
+    for name in ["log-a", "log-b", "node"] {
+        state.append(name, &[b"one"]).unwrap();
+    }
+    let mut keeper = Keeper::new(state);
+    keeper.forget_others(Instant::ZERO, "log-", &["log-b".to_owned()].into());
+    assert_eq!(keeper.folder().names().unwrap(), ["log-b", "node"]);
+}
+
+/// A state that does not fit any more is noticed before anything is changed.
+#[test]
+fn room_is_looked_for_by_the_length_of_the_state() {
+    let (_folder, disk) = picky();
+    let mut keeper = Keeper::new(StateFolder::on(Box::new(disk.clone())));
+    keeper.write(Instant::ZERO, "node", 1, vec![1; 200 << 10]);
+    disk.refuse_longer(100 << 10);
+    assert!(keeper.check(Instant::ZERO).is_err(), "what is there could not be written again");
+    disk.refuse_longer(usize::MAX);
+    keeper.check(Instant::ZERO).unwrap();
+}
+
+#[test]
 fn a_disk_that_hangs_is_left_alone_ten_times_as_long() {
     let (_folder, disk) = picky();
     let mut keeper = Keeper::timed_by(picky_time, StateFolder::on(Box::new(disk.clone())));
@@ -385,6 +456,7 @@ fn a_damaged_or_newer_export_changes_nothing() {
 #[derive(Clone, Debug)]
 struct Picky {
     files: Arc<Mutex<Files>>,
+    longest: Arc<Mutex<usize>>,
     refused: Arc<Mutex<String>>,
     takes: Arc<Mutex<Duration>>,
     flushes: Arc<Mutex<usize>>,
@@ -402,13 +474,19 @@ fn picky() -> (TempDir, Picky) {
     let folder = TempDir::new().unwrap();
     let files = Arc::new(Mutex::new(Files::open(folder.path().join("state")).unwrap()));
     let refused = Arc::new(Mutex::new("nothing".to_owned()));
-    (folder, Picky { files, refused, takes: Arc::default(), flushes: Arc::default() })
+    let longest = Arc::new(Mutex::new(usize::MAX));
+    (folder, Picky { files, refused, longest, takes: Arc::default(), flushes: Arc::default() })
 }
 
 impl Picky {
     /// Files whose names begin so are refused.
     fn refuse(&self, names: &str) {
         names.clone_into(&mut self.refused.lock().unwrap());
+    }
+
+    /// Contents that are longer are refused.
+    fn refuse_longer(&self, than: usize) {
+        *self.longest.lock().unwrap() = than;
     }
 
     fn take(&self, time: Duration) {
@@ -442,6 +520,9 @@ impl Disk for Picky {
 
     fn put(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
         self.flush(name)?;
+        if content.len() > *self.longest.lock().unwrap() {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
         self.files.lock().unwrap().put(name, content)
     }
 

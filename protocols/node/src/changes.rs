@@ -41,6 +41,8 @@ impl Node {
     ) {
         let Some(network) = self.networks.get_mut(at) else { return };
         network.stored_from = length;
+        let entries_len: usize = entries.iter().map(Vec::len).sum();
+        network.log_bytes = snapshot.len().saturating_add(entries_len) as u64;
         let id = network.saved.id();
         self.outputs.push_back(Output::StoreSnapshot { network: id, snapshot, entry, entries });
     }

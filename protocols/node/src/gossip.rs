@@ -300,8 +300,8 @@ impl Node {
             if sequence > length || (sequence < length && past == Past::Skip) {
                 continue;
             }
-            if length >= MAX_LOG {
-                outcome = Err(format!("the log has more than {MAX_LOG} entries"));
+            if length >= MAX_LOG || network.log_bytes > MAX_LOG_BYTES {
+                outcome = Err(format!("the log has more than {MAX_LOG} entries or {MAX_LOG_BYTES} bytes"));
                 break;
             }
             match network.take_entry(bytes) {
@@ -375,6 +375,9 @@ fn is_listening(peer: &Peer) -> bool {
 
 /// Entries that a log may have; the server's own bound is lower.
 const MAX_LOG: u64 = 1 << 20;
+/// Bytes that a log may have from the stored one's beginning on: twice the server's own bound, and what a shell can still
+/// read back at a start.
+const MAX_LOG_BYTES: u64 = 400 << 20;
 /// A new head is told after this time and up to half a second more: by then most have it from a server.
 const ANNOUNCE_AFTER: Duration = Duration::from_millis(300);
 /// And up to ten seconds in a network where many are to be told, in milliseconds.

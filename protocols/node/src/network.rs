@@ -71,6 +71,8 @@ pub(crate) struct Network {
     pub(crate) held_back: BTreeSet<MemberKey>,
     /// The length that the log had where the stored one begins.
     pub(crate) stored_from: u64,
+    /// Bytes of the log as it is stored, at most.
+    pub(crate) log_bytes: u64,
     /// Members that are peers of this machine.
     pub(crate) installed: usize,
     /// Handshake messages to addresses that have proved nothing.
@@ -136,6 +138,7 @@ impl Network {
         let state = State::from_checkpoint(self.saved.id(), snapshot, &decoded).map_err(|error| error.to_string())?;
         self.state = state;
         self.stored_from = decoded.sequence;
+        self.log_bytes = snapshot.len() as u64;
         self.tail.push(decoded.sequence, entry.to_vec());
         self.log.push_back(describe(&decoded, Ok(())));
         Ok(())
@@ -209,6 +212,7 @@ impl Network {
             }
             Applied::Known => return Ok(None),
         };
+        self.log_bytes = self.log_bytes.saturating_add(bytes.len() as u64);
         let outcome = match &change {
             Some(Change::Spared(_)) => Err("the last admin cannot be removed".to_owned()),
             Some(_) | None => verdict.clone(),
@@ -358,6 +362,7 @@ impl Node {
             next_keys_tried: false,
             held_back: BTreeSet::new(),
             stored_from: 0,
+            log_bytes: 0,
             installed: 0,
             unproven: Bucket::new(200, 400),
             mails: Bucket::new(24, 256),
