@@ -39,6 +39,19 @@
 //!
 //! A run of a node can be recorded and repeated, see [`record`].
 //!
+//! # After an outage
+//!
+//! However long something was away, these bound how long it takes until it is used again, beside a few round trips:
+//!
+//! | what is back | noticed, where it had not been | used again within |
+//! |---|---|---|
+//! | a signaling server | its stream is silent: 22 s, while mail is awaited 11 s | 8 s and what the shell takes to connect |
+//! | a relay | 15 s for one that forgot us, at once where a path by it fails | 8 s; another one on offer after 2 s of silence |
+//! | a mapping | asked for every 15 s, and at once where a path fails | |
+//! | a peer that data waits for | | a handshake every 10 s, by mail and on every plausible path |
+//!
+//! So a pair that data waits for is linked within 30 s of the end of a partition, a black hole or a suspend.
+//!
 //! # Control messages
 //!
 //! Sealed plaintexts between ginneld whose first byte is below 0x40. Those of `ginnel-path` (0x01 to 0x03) go to the

@@ -190,22 +190,26 @@ impl Trouble {
     /// given up after 60 s, a server that did not answer is tried again after at most 60 s.
     const fn recovery(&self) -> Recovery {
         let (back, shaken) = match self {
-            // Streams may hang for 60 s, and the next try may be 60 s away.
-            Self::ServerCrash(_) | Self::Succession(_) => (125, 125),
+            // A silent stream is given up after 22 s, and the next try is at most 8 s away.
+            Self::ServerCrash(_) => (35, 125),
+            // The admin may have to try again, and so may the others.
+            Self::Succession(_) => (125, 125),
             // Then members hand it what it has lost.
-            Self::RollBack(..) | Self::Wiped(_) => (125, 200),
+            Self::RollBack(..) => (35, 200),
+            Self::Wiped(_) => (125, 200),
             Self::Revoke(_) | Self::Promote(_) => (0, 0),
             Self::ServerDiskFull(_) | Self::DiskFull(_) => (5, 10),
             // Who still holds a session with a daemon that restarted, and has been silent since, learns of it only by
             // talking.
             Self::Crash(_) | Self::Doomed(..) => (20, 300),
             Self::Moves(_) => (15, 75),
-            Self::Suspend(_) => (125, 300),
+            // As for the server; and a peer that data waits for is called every 10 s.
+            Self::Suspend(_) | Self::Partition(..) | Self::BlackHole(..) => (30, 300),
             Self::ClockJump(..) => (0, 60),
-            Self::Partition(..) | Self::BlackHole(..) => (125, 300),
             Self::NatReboot(_) => (15, 75),
-            // A relay that did not answer is tried again after at most 120 s.
-            Self::RelayCrash(_) | Self::ServerCutOff(_) => (130, 130),
+            // A relay that forgot us is found out after at most 15 s and tried again within 8 s.
+            Self::RelayCrash(_) => (30, 130),
+            Self::ServerCutOff(_) => (40, 130),
             Self::CredentialsExpire => (30, 130),
         };
         Recovery { back: Duration::from_secs(back), shaken: Duration::from_secs(shaken) }

@@ -40,7 +40,7 @@ pub(crate) type Chain<'a> = &'a [(usize, Behaviour)];
 ///   and its filter must not ask for the port; then it learns the port from what comes in.
 /// - Behind one common outer NAT, packets have to turn back at it, and openers cannot die between the two: both mappings
 ///   must be independent, and no NAT may mind an early packet; else it is luck.
-/// - A mapping that is forgotten sooner than it is asked for again (25 s) is often another by the time it is used.
+/// - A mapping that is forgotten sooner than it is refreshed (25 s for a path that stands by) is often another by the time it is used.
 pub(crate) fn theory(a: Chain<'_>, b: Chain<'_>) -> Theory {
     let common = a.iter().find(|(number, _)| b.iter().any(|(other, _)| other == number)).map(|(number, _)| *number);
     let certain = |theory: Theory| if is_forgetful(a, b) && theory == Theory::Meet { Theory::May } else { theory };
@@ -98,7 +98,7 @@ fn sum(chain: Chain<'_>) -> Sum {
     })
 }
 
-/// A machine asks for its mapping this often, and a little longer passes until the answer is used.
+/// A path that stands by is asked this often, and a little longer passes until the answer is used.
 const ASKED_AGAIN: Duration = Duration::from_secs(28);
 
 #[cfg(test)]

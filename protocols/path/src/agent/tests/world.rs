@@ -42,8 +42,8 @@ pub(super) struct Side {
     relay: Option<SocketAddr>,
     permissions: BTreeSet<IpAddr>,
     role: Option<Role>,
-    /// It answered a later handshake, which nothing has confirmed yet.
-    awaits: bool,
+    /// When it answered a later handshake that nothing has confirmed yet.
+    awaits: Option<Instant>,
     host: IpAddr,
     next_port: u16,
     pub(super) primary: Option<Path>,
@@ -149,7 +149,7 @@ impl World {
                 relay: setting.relays[index].then(|| SocketAddr::new(RELAY, 49_000 + u16::from(octet))),
                 permissions: BTreeSet::new(),
                 role: None,
-                awaits: false,
+                awaits: None,
                 host,
                 next_port: 5000 + 1000 * u16::from(octet),
                 primary: None,
@@ -266,7 +266,7 @@ impl World {
             Happening::Mail { to } => self.mail(to),
             Happening::Offer { to } => {
                 self.mailed(to);
-                self.sides[to].awaits = true;
+                self.sides[to].awaits = Some(self.now);
                 self.answer(to);
                 self.plan(MAIL, Happening::Answer { to: 1 - to });
             }
@@ -275,7 +275,8 @@ impl World {
                 self.sides[to].role = Some(Role::Initiator);
                 self.input(to, Input::Session(Role::Initiator));
             }
-            Happening::Openers { side, .. } if self.sides[side].role.is_some() && !self.sides[side].awaits => {}
+            Happening::Openers { side, .. } if self.sides[side].role.is_some() && self.sides[side].awaits.is_none() => {
+            }
             Happening::Openers { side, bold } => {
                 for (path, ttl) in self.sides[side].agent.openers() {
                     self.send(side, path, ttl.filter(|_| !bold), None);
@@ -337,7 +338,7 @@ impl World {
         if self.sides[side].primary != Some(path) {
             self.input(side, Input::Arrived(path));
         }
-        if std::mem::take(&mut self.sides[side].awaits) {
+        if self.sides[side].awaits.take().is_some() {
             self.input(side, Input::Session(Role::Responder));
         }
         if let Ok(Message::Probe(probe)) = message::decode(&bytes) {
