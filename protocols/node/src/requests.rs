@@ -313,6 +313,7 @@ fn usable_name(text: &str) -> Result<Name, Failure> {
     Ok(name)
 }
 
-const APPEND_PATIENCE: Duration = Duration::from_secs(8);
+/// Above the pause of a server that has just started, and below what a caller waits.
+const APPEND_PATIENCE: Duration = Duration::from_secs(13);
 const LEAVE_PATIENCE: Duration = Duration::from_secs(3);
 const MAX_WAITING: usize = 64;

@@ -402,4 +402,4 @@ const MAX_QUEUE: usize = 256;
 const MAX_FORWARDS: usize = 256;
 
 /// How long a mirror waits for the fate of a record that it handed on, its way into its own log included.
-pub const FORWARD_PATIENCE: Duration = Duration::from_secs(8);
+pub const FORWARD_PATIENCE: Duration = Duration::from_secs(12);
