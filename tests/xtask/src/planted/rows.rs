@@ -183,8 +183,8 @@ pub(super) const FAULTS: &[Fault] = &[
         what: "a server is not given back the entries that it has lost",
         edits: &[Edit {
             file: "protocols/node/src/fetching.rs",
-            old: "        if behind && member {",
-            new: "        if behind && member && !ginnel_time::planted(15) {",
+            old: "        if !behind || !member {",
+            new: "        if !behind || !member || ginnel_time::planted(15) {",
         }],
     },
     Fault {
