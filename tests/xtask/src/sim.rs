@@ -36,7 +36,7 @@ pub(crate) struct Worlds {
 pub(crate) fn run(worlds: &Worlds) -> Result<ExitCode> {
     let (seeds, from) = (worlds.seeds.to_string(), worlds.from.to_string());
     let mut arguments = vec!["run", "--quiet", "--profile", "ci", "--locked", "--package", "ginnel-sim", "--"];
-    let replay = worlds.replay.as_ref().map(|file| std::path::absolute(file)).transpose()?;
+    let replay = worlds.replay.as_ref().map(std::path::absolute).transpose()?;
     let replay =
         replay.as_ref().map(|file| file.to_str().context("the name of the recording is not UTF-8")).transpose()?;
     match replay {
