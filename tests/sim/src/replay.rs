@@ -57,7 +57,7 @@ mod tests {
         assert!(told.starts_with("the same again: 1 inputs"), "{told}");
         let told = replay(&write("short", &good[..good.len() - 1])).unwrap();
         assert!(told.ends_with(&format!("cut off at byte {}", good.len() - 22)), "{told}");
-        let mut bad = good.clone();
+        let mut bad = good;
         *bad.last_mut().unwrap() ^= 1;
         let error = replay(&write("bad", &bad)).unwrap_err();
         assert!(format!("{error:#}").contains("output 1 was OpenSocket"), "{error:#}");
