@@ -43,6 +43,21 @@
 //! | all credentials are out of date at once | relayed and beginning ones | 30 s | 130 s | refused, asked for, taken |
 //! | a relay is killed | relayed and beginning ones | 30 s | 130 s | it is found out after 15 s and tried again within 8 s |
 //!
+//! # Who means harm
+//! In some worlds one of these does, from a time on; what it can spoil by itself is promised to nobody it concerns, and
+//! everything else stays promised.
+//!
+//! | who | does | concerns |
+//! |---|---|---|
+//! | a member | heads that are not, floods of gossip, forged entries and revocations, candidates of somebody else, packets under inner addresses of others, odd control messages; it repeats what it hears on the internet, cut short, with a bit turned, from other ports | its pairs |
+//! | a relay, for a time | drops, doubles, keeps back, spoils, repeats and redirects, lies about mapped addresses | relayed and beginning conversations, and 130 s more |
+//! | a signaling server, for a time | lies about the addresses that it sees and is years ahead | beginning conversations, and 125 s more, until 200 s shaken |
+//! | the server that orders the log | signs another entry for a place and shows it to half of all who come | beginning conversations |
+//!
+//! Two more troubles have a rule of their own: a machine is revoked at the moment when it shakes hands with others after a
+//! restart; and all servers die when the founder alone has seen the newest entry, perhaps with somebody revoked just then.
+//! For the latter relayed and beginning conversations are promised nothing for 70 s and 125 s more, and are shaken for 200.
+//!
 //! # What is judged
 //! | rule | limit |
 //! |---|---|
@@ -54,11 +69,14 @@
 //! | a pair that the theory of NATs entitles to it is direct, both ways | 3 s after a conversation began, 6 s with a NAT that minds early packets, rough: 60 s and at one of two looks |
 //! | a pair that no path can join is not linked | always |
 //! | a deadline that fires moves; while output waits, the deadline is now | always |
-//! | nothing is dropped that honest machines never send; forged datagrams where lines corrupt | always |
+//! | nothing is dropped that honest machines never send; forged datagrams where lines corrupt; all there is in hostile company | always |
 //! | a revoked machine is known to be one by all whom the server reaches, undisturbed | 5 s, rough: 15 s |
 //! | nobody is given a packet of one that it knows for no member | always |
 //! | every log is as long as the longest of a server | at the end, where a server is reached |
-//! | no two machines or servers hold different entries for one place of the log | at the end |
+//! | no two machines or servers hold different entries for one place of the log, unless a server has signed both; then a member says so, if members of both halves have talked for 60 s | at the end |
+//! | whatever a data plane seals is for a session of one of its peers, and no session is with anybody else | always |
+//! | with all servers dead, what a member knew of the log, and whom the founder revoked, all know who are linked with it, over others too | 60 s |
+//! | a machine sends a third party that a member has named for a candidate no more than probes and handshakes | 10 packets a second in the long run, 360 more at once |
 //! | what the admin does about servers is done | 40 tries, 15 s apart |
 //! | no key serves for longer than 180 s | always |
 //! | a key in use is replaced once it has served for 120 s | within 20 s, in clear weather, undisturbed, with a relay |
@@ -81,12 +99,14 @@ mod chores;
 #[cfg(test)]
 mod contract;
 mod dice;
+mod faces;
 mod fault;
 mod history;
 mod judge;
 mod ledger;
 mod line;
 mod machine;
+mod malice;
 mod nat;
 mod net;
 mod oracle;
@@ -94,9 +114,12 @@ mod replay;
 mod scenario;
 mod script;
 mod server;
+mod silence;
 mod station;
 mod stream;
 mod trace;
+mod turncoat;
+mod watch;
 mod world;
 
 use std::ops::Range;
@@ -104,7 +127,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-pub use judge::Shares;
+pub use judge::{Drills, Shares};
 pub use replay::replay;
 pub use trace::Telling;
 
@@ -121,6 +144,8 @@ pub struct Outcome {
     pub packets: u64,
     /// How often each verdict was given.
     pub shares: Shares,
+    /// How often the rules that need an occasion had one.
+    pub drills: Drills,
     /// What must not happen and did.
     pub violations: Vec<String>,
 }
@@ -138,6 +163,8 @@ pub struct Report {
     pub packets: u64,
     /// How often each verdict was given.
     pub shares: Shares,
+    /// How often the rules that need an occasion had one.
+    pub drills: Drills,
     /// Worlds that were run twice.
     pub repeated: u64,
     /// How long the run took.
@@ -219,7 +246,8 @@ fn caught(seed: u64) -> Outcome {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
         let violations = vec![format!("panic: {text}")];
-        Outcome { seed, hash: 0, virtual_time: Duration::ZERO, packets: 0, shares: Shares::default(), violations }
+        let (shares, drills) = (Shares::default(), Drills::default());
+        Outcome { seed, hash: 0, virtual_time: Duration::ZERO, packets: 0, shares, drills, violations }
     })
 }
 
@@ -228,10 +256,12 @@ impl Report {
     pub fn line(&self) -> String {
         let worlds = self.passed + self.failed.len() as u64;
         let violations: usize = self.failed.iter().map(|failure| failure.violations.len()).sum();
+        let Drills { ambushes, whispers, outcasts, forks, deeds } = self.drills;
         let Shares { direct, linked, cannot, may, .. } = self.shares;
         format!(
             "seeds={worlds} violations={violations} seeds_per_second={:.1} virtual_hours={:.1} packets={} \
-             verdicts: direct={direct} linked={linked} cannot={cannot} may={may} must_or_cannot={}% run_twice={}",
+             verdicts: direct={direct} linked={linked} cannot={cannot} may={may} must_or_cannot={}% \
+             ambushes={ambushes} whispers={whispers} outcasts={outcasts} forks={forks} deeds={deeds} run_twice={}",
             worlds as f64 / self.took.as_secs_f64().max(0.001),
             self.virtual_time.as_secs_f64() / 3600.0,
             self.packets,
@@ -251,6 +281,7 @@ impl Report {
         self.virtual_time += outcome.virtual_time;
         self.packets += outcome.packets;
         self.shares.add(&outcome.shares);
+        self.drills.add(outcome.drills);
         self.repeated += u64::from(outcome.seed.is_multiple_of(REPEATED));
         if outcome.violations.is_empty() {
             self.passed += 1;
@@ -265,6 +296,7 @@ impl Report {
         self.virtual_time += other.virtual_time;
         self.packets += other.packets;
         self.shares.add(&other.shares);
+        self.drills.add(other.drills);
         self.repeated += other.repeated;
         self.failed.extend(other.failed);
     }
@@ -283,6 +315,15 @@ mod tests {
         assert!(report.failed.is_empty(), "{:#?}", report.failed);
         assert_eq!(report.passed, 24);
         assert!(report.packets > 10_000, "{}", report.packets);
+    }
+
+    #[test]
+    fn every_rule_that_needs_an_occasion_has_one() {
+        let report = run(24..81, Stop::AtEnd);
+        let Drills { ambushes, whispers, outcasts, forks, deeds } = report.drills;
+        let had = [ambushes, whispers, outcasts, forks, deeds];
+        assert!(report.failed.is_empty(), "{:#?}", report.failed);
+        assert!(had.iter().all(|count| *count > 0), "{:?}", report.drills);
     }
 
     #[test]
