@@ -345,6 +345,13 @@ pub(super) const ROWS: &[Row] = &[
         test: "other_sequencers_entries_are_refused",
     },
     Row {
+        id: "T-47",
+        what: "a newcomer starts at a state that no admin vouched for",
+        patch: "t-47-snapshot-unverified.patch",
+        package: "ginnel-membership",
+        test: "admins_cannot_be_forged",
+    },
+    Row {
         id: "T-48",
         what: "an invite lets a second machine in",
         patch: "t-48-invite-serves-twice.patch",
