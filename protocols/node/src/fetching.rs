@@ -185,18 +185,18 @@ impl Node {
         let Some(link) = network.links.get_mut(&id) else { return };
         let is_new = link.head.replace(head).is_none();
         link.note_log(now, if behind { ServerLog::Behind } else { ServerLog::Level });
-        if behind && member {
-            let urgent = is_new || Some(link.server.keys.sequencer()) == sequencer;
-            let due = match link.refilled {
-                Some(first) if head.length > first => now,
-                Some(_) => now + REFILL_AGAIN,
-                None if urgent => now,
-                None => now + REFILL_AFTER,
-            };
-            link.refill = Some(link.refill.map_or(due, |at| at.min(due)));
-        } else {
+        if !behind || !member {
             (link.refill, link.refilled) = (None, None);
+            return;
         }
+        let urgent = is_new || Some(link.server.keys.sequencer()) == sequencer;
+        let due = match link.refilled {
+            Some(first) if head.length > first => now,
+            Some(_) => now + REFILL_AGAIN,
+            None if urgent => now,
+            None => now + REFILL_AFTER,
+        };
+        link.refill = Some(link.refill.map_or(due, |at| at.min(due)));
     }
 
     /// Hands entries to the servers that still lack them.
