@@ -7,10 +7,12 @@ use std::time::Duration;
 use crate::calm::{MarkId, Recovery, Scope};
 use crate::chores::Chore;
 use crate::dice::Dice;
-use crate::machine::{Doom, Life};
+use crate::machine::{Company, Doom, Life};
+use crate::malice::Malice;
 use crate::net::{Cut, CutId, Holder};
 use crate::script::Step;
 use crate::server::Room;
+use crate::silence::SILENCE;
 use crate::station;
 use crate::world::World;
 
@@ -62,6 +64,18 @@ pub(crate) enum Trouble {
     RelayCrash(usize),
     /// Relays and server move on so far in time that every credential is out of date.
     CredentialsExpire,
+    /// The admin revokes a machine while it shakes hands with others, after a restart.
+    Ambush(usize),
+    /// The founder alone knows the newest entry when all servers die; perhaps it revokes a machine then.
+    Silence(Option<usize>),
+    /// A member means harm from here on.
+    Turncoat(usize),
+    /// A relay means harm for a time.
+    HostileRelay(usize),
+    /// A signaling server lies about addresses and the time, by so many seconds.
+    LyingServer(usize, i64),
+    /// The server that orders the log shows two histories from here on.
+    TwoFaces,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +113,12 @@ pub(crate) fn draw(
             Fault { at, lasts, what }
         })
         .collect();
+    if dice.chance(350) {
+        let at = dice.time(Duration::from_secs(15), duration - Duration::from_secs(250));
+        let what = hostility(machines, stations, servers, dice);
+        let lasts = what.lasts(dice);
+        faults.push(Fault { at, lasts, what });
+    }
     faults.sort_by_key(|fault| fault.at);
     faults
 }
@@ -120,6 +140,19 @@ fn server_trouble(servers: usize, dice: &mut Dice) -> Trouble {
         // The server that the genesis names would found the network a second time when it is taken on anew.
         _ if host == 0 => Trouble::ServerCrash(host),
         _ => Trouble::Wiped(host),
+    }
+}
+
+/// Somebody who means harm, or what is hard on those who do not.
+fn hostility(machines: usize, stations: usize, servers: usize, dice: &mut Dice) -> Trouble {
+    let machine = below(dice, machines);
+    match dice.below(100) {
+        0..20 if machine > 0 => Trouble::Ambush(machine),
+        20..45 if machines > 2 => Trouble::Turncoat(machines - 1),
+        45..60 => Trouble::HostileRelay(below(dice, stations)),
+        60..70 => Trouble::LyingServer(below(dice, servers), YEAR * i64::try_from(1 + below(dice, 20)).expect("few")),
+        70..80 => Trouble::TwoFaces,
+        _ => Trouble::Silence((machine > 0 && dice.chance(500)).then_some(machine)),
     }
 }
 
@@ -175,8 +208,10 @@ impl Trouble {
             Self::Moves(_) | Self::ClockJump(..) | Self::NatReboot(_) | Self::CredentialsExpire | Self::Promote(_) => {
                 Duration::ZERO
             }
+            Self::Silence(_) => SILENCE,
+            Self::HostileRelay(_) | Self::LyingServer(..) => seconds(30, 200, dice),
             // It is final.
-            Self::Revoke(_) => Duration::MAX,
+            Self::Revoke(_) | Self::Ambush(_) | Self::Turncoat(_) | Self::TwoFaces => Duration::MAX,
         }
     }
 
@@ -197,7 +232,9 @@ impl Trouble {
             // Then members hand it what it has lost.
             Self::RollBack(..) => (35, 200),
             Self::Wiped(_) => (125, 200),
-            Self::Revoke(_) | Self::Promote(_) => (0, 0),
+            Self::Revoke(_) | Self::Promote(_) | Self::Ambush(_) | Self::Turncoat(_) | Self::TwoFaces => (0, 0),
+            // All streams hang.
+            Self::Silence(_) | Self::LyingServer(..) => (125, 200),
             Self::ServerDiskFull(_) | Self::DiskFull(_) => (5, 10),
             // Who still holds a session with a daemon that restarted, and has been silent since, learns of it only by
             // talking.
@@ -210,6 +247,8 @@ impl Trouble {
             // A relay that forgot us is found out after at most 15 s and tried again within 8 s.
             Self::RelayCrash(_) => (30, 130),
             Self::ServerCutOff(_) => (40, 130),
+            // What it has spoilt is found out as late.
+            Self::HostileRelay(_) => (130, 130),
             Self::CredentialsExpire => (30, 130),
         };
         Recovery { back: Duration::from_secs(back), shaken: Duration::from_secs(shaken) }
@@ -221,10 +260,14 @@ impl Trouble {
             | Self::ServerDiskFull(_)
             | Self::RollBack(..)
             | Self::Succession(_)
+            | Self::LyingServer(..)
+            | Self::TwoFaces
             | Self::Wiped(_) => Scope::Beginning,
             Self::Promote(_) => Scope::Machines(BTreeSet::new()),
             Self::Crash(machine)
             | Self::Revoke(machine)
+            | Self::Ambush(machine)
+            | Self::Turncoat(machine)
             | Self::Doomed(machine, _)
             | Self::DiskFull(machine)
             | Self::Moves(machine)
@@ -234,7 +277,11 @@ impl Trouble {
             Self::Suspend(machines) => Scope::Machines(machines.clone()),
             Self::Partition(a, b) => Scope::Between(a.clone(), b.clone()),
             // Its host is a relay, too.
-            Self::RelayCrash(_) | Self::CredentialsExpire | Self::ServerCutOff(_) => Scope::Relayed,
+            Self::RelayCrash(_)
+            | Self::CredentialsExpire
+            | Self::ServerCutOff(_)
+            | Self::HostileRelay(_)
+            | Self::Silence(_) => Scope::Relayed,
         }
     }
 }
@@ -269,6 +316,36 @@ impl World {
                 self.give_chores([Chore::Promote(host)]);
             }
             Trouble::Revoke(machine) => self.revoke(machine),
+            Trouble::Ambush(machine) => {
+                self.kill(machine);
+                self.revive(machine);
+                self.script.ambush = Some(machine);
+            }
+            Trouble::Silence(_) => self.begin_silence(number),
+            Trouble::Turncoat(machine) => {
+                self.script.hostile.insert(machine);
+                self.script.company = Company::Hostile;
+                self.net.listen();
+                self.step_at(now, Step::Mischief(machine));
+            }
+            Trouble::HostileRelay(station) => {
+                self.script.company = Company::Hostile;
+                let malice = Malice::new(self.dice.fork(), self.net.bystander());
+                self.stations[station].set_malice(Some(malice));
+            }
+            Trouble::LyingServer(host, seconds) => {
+                self.script.company = Company::Hostile;
+                let lie = self.net.bystander();
+                self.hosts[host].lies(now, Some(lie), seconds);
+                self.settle_host(host);
+                for (conn, _) in self.streams_to(host) {
+                    self.break_stream(conn);
+                }
+            }
+            Trouble::TwoFaces => {
+                self.script.company = Company::Hostile;
+                self.grow_faces();
+            }
             Trouble::ServerDiskFull(host) => self.hosts[host].room = Room::Full,
             Trouble::Crash(machine) => self.kill(machine),
             Trouble::Doomed(machine, doom) => self.machines[machine].doom(doom),
@@ -345,6 +422,12 @@ impl World {
                 self.start_server(host);
             }
             Trouble::Wiped(host) => return self.replace_server(host, undo.mark),
+            Trouble::Silence(_) => (0..self.servers).for_each(|host| self.start_server(host)),
+            Trouble::HostileRelay(station) => self.stations[station].set_malice(None),
+            Trouble::LyingServer(host, seconds) => {
+                self.hosts[host].lies(now, None, -seconds);
+                self.settle_host(host);
+            }
             Trouble::ServerDiskFull(host) => self.hosts[host].room = Room::Free,
             Trouble::Crash(machine) => self.revive(machine),
             // Nothing was written meanwhile: then it is no longer doomed, as the kill comes now.
@@ -368,6 +451,9 @@ impl World {
             }
             Trouble::Moves(_)
             | Trouble::Revoke(_)
+            | Trouble::Ambush(_)
+            | Trouble::Turncoat(_)
+            | Trouble::TwoFaces
             | Trouble::ClockJump(..)
             | Trouble::Partition(..)
             | Trouble::BlackHole(..)
@@ -423,7 +509,14 @@ impl World {
         self.settle_machine(machine);
     }
 
-    fn stop_server(&mut self, number: usize, host: usize) {
+    /// Kills all servers, as a fault has it.
+    pub(crate) fn silence(&mut self, number: usize) {
+        if let Trouble::Silence(revoked) = self.script.faults[number].what {
+            self.servers_die(number, revoked);
+        }
+    }
+
+    pub(crate) fn stop_server(&mut self, number: usize, host: usize) {
         self.script.undo[number].host = Some(host);
         for conn in self.links_of(host) {
             self.break_stream(conn);
@@ -445,7 +538,7 @@ impl World {
     fn replace_server(&mut self, host: usize, mark: Option<MarkId>) {
         // Where another fault has started it again in the meantime, nothing is lost. Somebody must know the log, and be
         // there to take over: a network whose servers are all lost at once is another trouble.
-        let heir = (host + 1) % self.hosts.len();
+        let heir = (host + 1) % self.servers;
         let known = self.hosts[heir].is_up() && !self.script.chores.is_busy();
         if self.hosts[host].is_up() || !known {
             self.start_server(host);
@@ -468,7 +561,7 @@ impl World {
         }
     }
 
-    fn cut_off(&mut self, number: usize, a: &BTreeSet<IpAddr>, b: &BTreeSet<IpAddr>, direction: Direction) {
+    pub(crate) fn cut_off(&mut self, number: usize, a: &BTreeSet<IpAddr>, b: &BTreeSet<IpAddr>, direction: Direction) {
         // Who shares an address with the other group stays joined to it.
         let (a, b) = (a - b, b - a);
         if direction != Direction::In {
@@ -483,7 +576,7 @@ impl World {
     }
 
     /// The addresses that all machines are seen by.
-    fn everybody(&self) -> BTreeSet<IpAddr> {
+    pub(crate) fn everybody(&self) -> BTreeSet<IpAddr> {
         (0..self.machines.len()).map(|machine| self.public_address(machine)).collect()
     }
 
@@ -516,6 +609,12 @@ impl World {
             | Trouble::ClockJump(..)
             | Trouble::Partition(..)
             | Trouble::RelayCrash(_)
+            | Trouble::Ambush(_)
+            | Trouble::Silence(_)
+            | Trouble::Turncoat(_)
+            | Trouble::HostileRelay(_)
+            | Trouble::LyingServer(..)
+            | Trouble::TwoFaces
             | Trouble::CredentialsExpire => what.scope(),
         }
     }

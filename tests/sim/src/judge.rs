@@ -28,6 +28,31 @@ pub struct Shares {
     pub why: BTreeMap<String, u64>,
 }
 
+/// How often the rules that need an occasion had one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drills {
+    /// Machines that were revoked in the middle of a handshake.
+    pub ambushes: u64,
+    /// Machines that could learn from other members alone what the log had become.
+    pub whispers: u64,
+    /// Machines that could learn from other members alone that one is revoked.
+    pub outcasts: u64,
+    /// Worlds in which a server has shown two histories.
+    pub forks: u64,
+    /// What hostile members did.
+    pub deeds: u64,
+}
+
+impl Drills {
+    pub(crate) const fn add(&mut self, other: Self) {
+        self.ambushes += other.ambushes;
+        self.whispers += other.whispers;
+        self.outcasts += other.outcasts;
+        self.forks += other.forks;
+        self.deeds += other.deeds;
+    }
+}
+
 impl Shares {
     pub(crate) fn add(&mut self, other: &Self) {
         self.direct += other.direct;
@@ -153,10 +178,11 @@ impl World {
     /// Says at the end what is odd.
     pub(crate) fn conclude(&mut self) {
         let machines = self.machines.iter().filter(|machine| machine.life == Life::Awake);
-        let oddities = machines.flat_map(|machine| machine.oddities(self.script.quality));
-        let oddities: Vec<String> =
-            oddities.chain(self.hosts.iter().flat_map(crate::server::Server::oddities)).collect();
-        for text in oddities.into_iter().chain(self.leftovers()) {
+        let (lines, company) = (self.script.quality, self.script.company);
+        let oddities = machines.flat_map(|machine| machine.oddities(lines, company));
+        let oddities: Vec<String> = oddities.chain(self.hosts.iter().flat_map(|host| host.oddities(company))).collect();
+        let left = self.leftovers();
+        for text in oddities.into_iter().chain(left) {
             self.ledger.violate(self.now, &text);
         }
         for index in 0..self.machines.len() {
@@ -171,7 +197,7 @@ impl World {
     }
 
     /// What is held at the end, after a long silence, that nobody needs any more.
-    fn leftovers(&self) -> Vec<String> {
+    fn leftovers(&mut self) -> Vec<String> {
         let mut left = Vec::new();
         let members = self.machines.len();
         let quiet = self.is_at_rest();
@@ -215,7 +241,8 @@ impl World {
         left.extend(self.abandoned());
         left.extend(self.script.unanswered());
         left.extend(self.behind());
-        left.extend(self.forks());
+        left.extend(self.unreported());
+        left.extend(self.troubled());
         left
     }
 
@@ -273,6 +300,18 @@ impl World {
             format!("server {number} has {} entries of the log, another one {length}", host.log_length())
         });
         members.chain(hosts).collect()
+    }
+
+    /// Machines that have sent more to somebody who has nothing to do with it than probes at the pace of probes.
+    fn troubled(&self) -> Vec<String> {
+        let lasted = self
+            .script
+            .mischief_until
+            .map_or(0, |until| until.saturating_duration_since(self.script.joined.unwrap_or(until)).as_secs());
+        let senders = self.script.troubled.iter().filter(|(machine, _)| !self.script.hostile.contains(machine));
+        let many = senders.filter(|(_, count)| **count > MOST_TROUBLE * lasted);
+        many.map(|(machine, count)| format!("node{machine} sent {count} packets to somebody who asked for none"))
+            .collect()
     }
 
     /// Whether a pair has a way for its packets, as far as NATs and relays go. Rounds of punching are arranged inside a
@@ -442,6 +481,9 @@ const REPLACED: Duration = Duration::from_secs(20);
 const MOST_SOCKETS: usize = 16;
 /// Allocations that a relay may hold for each member: one that lives, and what is left of others for ten minutes.
 const MOST_ALLOCATIONS: usize = 8;
+/// Packets that a machine may send, each second, to somebody who asked for none: whoever believes a member's candidates
+/// probes them, 20 of a member at a time and each a few times, for as long as the member names new ones.
+const MOST_TROUBLE: u64 = 5;
 /// So many packets are not lost in a row.
 const UNLIKELY_LOST: u32 = 10;
 /// What two more rounds of punching take, which a NAT that minds early packets may cost.

@@ -192,7 +192,7 @@ pub(crate) fn is_tunnel(bytes: &[u8]) -> bool {
 }
 
 /// An IP packet with a UDP datagram that holds its number and bytes made of it.
-fn udp(from: IpAddr, to: IpAddr, number: u64, length: usize) -> Vec<u8> {
+pub(crate) fn udp(from: IpAddr, to: IpAddr, number: u64, length: usize) -> Vec<u8> {
     let mut payload = number.to_be_bytes().to_vec();
     payload.extend((0..length).map(|place| (number as usize).wrapping_mul(31).wrapping_add(place) as u8));
     let length = u16::try_from(8 + payload.len()).expect("packets are small");

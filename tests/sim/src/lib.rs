@@ -81,12 +81,14 @@ mod chores;
 #[cfg(test)]
 mod contract;
 mod dice;
+mod faces;
 mod fault;
 mod history;
 mod judge;
 mod ledger;
 mod line;
 mod machine;
+mod malice;
 mod nat;
 mod net;
 mod oracle;
@@ -94,9 +96,12 @@ mod replay;
 mod scenario;
 mod script;
 mod server;
+mod silence;
 mod station;
 mod stream;
 mod trace;
+mod turncoat;
+mod watch;
 mod world;
 
 use std::ops::Range;
@@ -104,7 +109,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-pub use judge::Shares;
+pub use judge::{Drills, Shares};
 pub use replay::replay;
 pub use trace::Telling;
 
@@ -121,6 +126,8 @@ pub struct Outcome {
     pub packets: u64,
     /// How often each verdict was given.
     pub shares: Shares,
+    /// How often the rules that need an occasion had one.
+    pub drills: Drills,
     /// What must not happen and did.
     pub violations: Vec<String>,
 }
@@ -138,6 +145,8 @@ pub struct Report {
     pub packets: u64,
     /// How often each verdict was given.
     pub shares: Shares,
+    /// How often the rules that need an occasion had one.
+    pub drills: Drills,
     /// Worlds that were run twice.
     pub repeated: u64,
     /// How long the run took.
@@ -219,7 +228,8 @@ fn caught(seed: u64) -> Outcome {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
         let violations = vec![format!("panic: {text}")];
-        Outcome { seed, hash: 0, virtual_time: Duration::ZERO, packets: 0, shares: Shares::default(), violations }
+        let (shares, drills) = (Shares::default(), Drills::default());
+        Outcome { seed, hash: 0, virtual_time: Duration::ZERO, packets: 0, shares, drills, violations }
     })
 }
 
@@ -228,10 +238,12 @@ impl Report {
     pub fn line(&self) -> String {
         let worlds = self.passed + self.failed.len() as u64;
         let violations: usize = self.failed.iter().map(|failure| failure.violations.len()).sum();
+        let Drills { ambushes, whispers, outcasts, forks, deeds } = self.drills;
         let Shares { direct, linked, cannot, may, .. } = self.shares;
         format!(
             "seeds={worlds} violations={violations} seeds_per_second={:.1} virtual_hours={:.1} packets={} \
-             verdicts: direct={direct} linked={linked} cannot={cannot} may={may} must_or_cannot={}% run_twice={}",
+             verdicts: direct={direct} linked={linked} cannot={cannot} may={may} must_or_cannot={}% \
+             ambushes={ambushes} whispers={whispers} outcasts={outcasts} forks={forks} deeds={deeds} run_twice={}",
             worlds as f64 / self.took.as_secs_f64().max(0.001),
             self.virtual_time.as_secs_f64() / 3600.0,
             self.packets,
@@ -251,6 +263,7 @@ impl Report {
         self.virtual_time += outcome.virtual_time;
         self.packets += outcome.packets;
         self.shares.add(&outcome.shares);
+        self.drills.add(outcome.drills);
         self.repeated += u64::from(outcome.seed.is_multiple_of(REPEATED));
         if outcome.violations.is_empty() {
             self.passed += 1;
@@ -265,6 +278,7 @@ impl Report {
         self.virtual_time += other.virtual_time;
         self.packets += other.packets;
         self.shares.add(&other.shares);
+        self.drills.add(other.drills);
         self.repeated += other.repeated;
         self.failed.extend(other.failed);
     }

@@ -10,8 +10,8 @@ use ginnel_forward::{
 };
 use ginnel_membership::NetworkId;
 use ginnel_node::{
-    Config, Debug, Discard, Family, Input, Node, Output, Port, Reply, Request, RequestId, Resume, ServerId, StoredLog,
-    TunState,
+    Config, Debug, Discard, Family, Input, Node, Notice, Output, Port, Reply, Request, RequestId, Resume, ServerId,
+    StoredLog, TunState,
 };
 use ginnel_path::{Local, Path, SocketId};
 use ginnel_time::{Instant, Tai64n};
@@ -21,6 +21,7 @@ use crate::dice::Dice;
 use crate::net::Realm;
 use crate::server::{self, Room};
 use crate::station;
+use crate::watch::Watch;
 
 /// What a machine wants done.
 pub(crate) enum Effect {
@@ -53,6 +54,14 @@ pub(crate) enum Effect {
 pub(crate) enum Lines {
     Sound,
     Corrupting,
+}
+
+/// Whether all who send in a world are what they seem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Company {
+    Honest,
+    /// A member, a relay or a server means harm.
+    Hostile,
 }
 
 /// Whether a machine runs.
@@ -105,6 +114,9 @@ pub(crate) struct Machine {
     pub(crate) paths: BTreeMap<PeerId, Option<Path>>,
     pub(crate) owners: BTreeMap<IpAddr, PeerId>,
     buffers: Buffers,
+    watch: Watch,
+    /// How often the node has said that somebody cheats.
+    pub(crate) alarms: usize,
     /// What is written, and what the daemon wants written.
     disk: Disk,
     wanted: Disk,
@@ -156,6 +168,8 @@ impl Machine {
             paths: BTreeMap::new(),
             owners: BTreeMap::new(),
             buffers: Buffers::default(),
+            watch: Watch::default(),
+            alarms: 0,
             disk: Disk::default(),
             wanted: Disk::default(),
             node_due: None,
@@ -178,6 +192,7 @@ impl Machine {
         self.sockets.clear();
         self.paths.clear();
         self.owners.clear();
+        self.watch = Watch::default();
         (self.node_due, self.forward_due) = (None, None);
     }
 
@@ -226,6 +241,9 @@ impl Machine {
     }
 
     pub(crate) fn command(&mut self, now: Instant, command: Command) {
+        if let Some(wrong) = self.watch.command(&command) {
+            self.effects.push(Effect::Broken(format!("{}: {wrong}", self.setup.name)));
+        }
         match &command {
             Command::AddPeer { peer, allowed, .. } => {
                 self.owners.extend(allowed.iter().map(|(address, _)| (*address, *peer)));
@@ -327,6 +345,16 @@ impl Machine {
         Some((network.log_length, network.servers.iter().any(|server| server.connected)))
     }
 
+    /// The network that it is in.
+    pub(crate) fn network(&self) -> Option<NetworkId> {
+        self.disk.logs.first().map(|log| log.network)
+    }
+
+    /// Peers that it has a way to.
+    pub(crate) fn reached_peers(&self) -> Vec<PeerId> {
+        self.paths.iter().filter(|(_, path)| path.is_some()).map(|(peer, _)| *peer).collect()
+    }
+
     /// The entries of the log on the disk, from the last snapshot on.
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Vec<u8>> {
         self.disk.logs.iter().flat_map(|log| &log.entries)
@@ -364,8 +392,13 @@ impl Machine {
 
     /// What was dropped that honest peers on honest lines never send.
     ///
-    /// On lines that corrupt, forged datagrams are no wonder.
-    pub(crate) fn oddities(&self, lines: Lines) -> Vec<String> {
+    /// On lines that corrupt, forged datagrams are no wonder; in hostile company nothing is that comes from outside.
+    pub(crate) fn oddities(&self, lines: Lines, company: Company) -> Vec<String> {
+        let own = ForwardDiscard::KeyExhausted;
+        if company == Company::Hostile {
+            let count = self.forward.counters().discarded(own);
+            return (count > 0).then(|| format!("{}: {count} x {own}", self.setup.name)).into_iter().collect();
+        }
         let node = [Discard::BadServerMessage, Discard::ForeignMail, Discard::SuiteNotAllowed, Discard::BadPeerKey];
         let forward = [
             ForwardDiscard::WrongSuite,
@@ -377,7 +410,7 @@ impl Machine {
             ForwardDiscard::Forged,
             ForwardDiscard::BadChannel,
             ForwardDiscard::TooLong,
-            ForwardDiscard::KeyExhausted,
+            own,
         ];
         let counters = self.forward.counters();
         let node = node.map(|discard| (discard.to_string(), self.node.counters().of(discard)));
@@ -438,6 +471,7 @@ impl Machine {
                 log.entries = entries;
             }),
             Output::ForgetLog(network) => self.write(|disk| disk.logs.retain(|log| log.network != network)),
+            Output::Notice { notice: Notice::Alarm { .. }, .. } => self.alarms += 1,
             Output::Names(_) | Output::Notice { .. } => {}
             Output::Reply { id, reply } => {
                 let reply = reply.map_err(|failure| format!("{:?}: {}", failure.code, failure.message));
@@ -498,6 +532,9 @@ impl Machine {
     /// Sends, writes and reports what the data plane has made.
     fn flush(&mut self, now: Instant) {
         for transmit in self.buffers.arena.iter() {
+            if let Some(wrong) = self.watch.datagram(transmit.contents) {
+                self.effects.push(Effect::Broken(format!("{}: {wrong}", self.setup.name)));
+            }
             self.effects.push(Effect::Datagram {
                 socket: transmit.socket,
                 to: transmit.to,

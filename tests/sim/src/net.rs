@@ -1,7 +1,7 @@
 //! Who is attached where, and how a packet finds its way: private networks behind NATs behind the internet.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ginnel_time::Instant;
@@ -9,6 +9,7 @@ use ginnel_time::Instant;
 use crate::dice::Dice;
 use crate::line::{Line, loses, passage};
 use crate::nat::{Hairpin, Nat};
+use crate::watch::inner;
 
 /// A network in which addresses are unique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +27,8 @@ pub(crate) enum Holder {
     Station(usize),
     Machine(usize),
     Nat(usize),
+    /// Somebody who has nothing to do with it.
+    Bystander,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -91,12 +94,37 @@ pub(crate) struct Net {
     cuts: BTreeMap<CutId, Cut>,
     next_cut: u64,
     dice: Dice,
+    /// What was sealed or shakes hands and went over the internet a moment ago, if somebody listens.
+    overheard: Option<VecDeque<(Instant, Packet)>>,
 }
 
 impl Net {
     pub(crate) fn new(dice: Dice) -> Self {
         let segments = vec![Segment { uplink: None, attached: BTreeMap::new() }];
-        Self { segments, routers: Vec::new(), cuts: BTreeMap::new(), next_cut: 0, dice }
+        let mut net = Self { segments, routers: Vec::new(), cuts: BTreeMap::new(), next_cut: 0, dice, overheard: None };
+        let line = Line { delay: Duration::from_millis(10), hops: 3, ..Line::LOCAL };
+        let address = net.bystander();
+        net.attach(Realm::INTERNET, address, Holder::Bystander, line);
+        net
+    }
+
+    /// The address of somebody who has nothing to do with any of it.
+    #[expect(clippy::unused_self, reason = "an address is a matter of the network")]
+    pub(crate) const fn bystander(&self) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::new(45, 84, 0, 7))
+    }
+
+    /// Lets somebody listen on the internet.
+    pub(crate) fn listen(&mut self) {
+        self.overheard.get_or_insert_default();
+    }
+
+    /// Something that went over the internet so lately that every NAT still has the flow.
+    pub(crate) fn overheard(&mut self, now: Instant, dice: &mut Dice) -> Option<Packet> {
+        let heard = self.overheard.as_mut()?;
+        heard.retain(|(at, _)| now < *at + LATELY);
+        let count = heard.len() as u64;
+        (count > 0).then(|| heard[usize::try_from(dice.below(count)).expect("an index fits")].1.clone())
     }
 
     /// Lets no packet pass from some public addresses to others until [`Self::heal`].
@@ -167,7 +195,7 @@ impl Net {
         let mut at = realm;
         loop {
             if self.segments[at.0].attached.contains_key(&packet.to.ip()) {
-                return self.deliver(at, packet);
+                return self.deliver(now, at, packet);
             }
             let number = self.segments[at.0].uplink?;
             let router = &mut self.routers[number];
@@ -185,7 +213,7 @@ impl Net {
     }
 
     /// Carries a packet over the lines of its sender and its addressee, both in the network `at`.
-    fn deliver(&mut self, at: Realm, mut packet: Packet) -> Option<Transit> {
+    fn deliver(&mut self, now: Instant, at: Realm, mut packet: Packet) -> Option<Transit> {
         if at == Realm::INTERNET && !self.passes(packet.from.ip(), packet.to.ip()) {
             return None;
         }
@@ -200,6 +228,13 @@ impl Net {
         let (_, origin) = over(packet.from.ip())?;
         let (holder, target) = over(packet.to.ip())?;
         packet.ttl = packet.ttl.checked_sub(origin.hops + target.hops).filter(|ttl| *ttl > 0)?;
+        if let Some(heard) = self.overheard.as_mut()
+            && at == Realm::INTERNET
+            && inner(&packet.bytes).first().is_some_and(|first| *first >= 0xC0)
+        {
+            heard.push_back((now, packet.clone()));
+            heard.truncate(MOST_OVERHEARD);
+        }
         let passage = passage(&origin, &target, &mut self.dice);
         if passage.corrupted {
             self.corrupt(&mut packet.bytes)?;
@@ -225,6 +260,7 @@ impl Net {
             match holder {
                 Holder::Station(station) => return Arrival::Station(station, packet),
                 Holder::Machine(machine) => return Arrival::Machine(machine, packet),
+                Holder::Bystander => return Arrival::Nowhere,
                 Holder::Nat(number) => {
                     let router = &mut self.routers[number];
                     let inside = router.nat.inbound(now, packet.to.port(), packet.from);
@@ -243,5 +279,8 @@ impl Net {
 
 /// Bytes of the headers around a datagram.
 const IP_AND_UDP: usize = 28;
+/// No NAT forgets a flow sooner.
+const LATELY: Duration = Duration::from_secs(5);
+const MOST_OVERHEARD: usize = 128;
 /// Corrupted packets that their checksum lets pass, of a thousand: far more than in life, to see them at all.
 const CHECKSUM_FAILS: u64 = 100;

@@ -1,18 +1,22 @@
 //! What is done in a world: a network is founded, machines join, programs talk, things go wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use ginnel_node::{Family, Reply, Request, RequestId};
 use ginnel_time::Instant;
 
+use crate::calm::{Recovery, Scope};
 use crate::chores::{Chore, Chores};
+use crate::faces::Faces;
 use crate::fault::{Fault, Undo};
 use crate::ledger::{Answers, Flow, Known};
 use crate::line::Line;
-use crate::machine::{Life, Lines};
+use crate::machine::{Company, Life, Lines};
 use crate::net::Realm;
+use crate::silence::Secret;
+use crate::watch::inner;
 use crate::world::World;
 
 /// One thing to do.
@@ -40,6 +44,16 @@ pub(crate) enum Step {
     Gone(usize),
     /// The admin does what is to be done about servers.
     Chore,
+    /// A hostile member does something.
+    Mischief(usize),
+    /// All servers die, of a fault.
+    ServersDie(usize),
+    /// Everybody linked should know by now what one knew when the servers died.
+    Heard(usize),
+    /// A server with two faces looks whether it can show the second.
+    Forge,
+    /// A machine is revoked in the middle of a handshake.
+    Ambush(usize),
     /// A fault of the scenario strikes.
     Strike(usize),
     /// It is over.
@@ -70,12 +84,25 @@ pub(crate) struct Script {
     pub(crate) sequencer: usize,
     /// From when on nobody has anything to say.
     pub(crate) silent: Option<Instant>,
+    /// Members that mean harm, and when they have had enough.
+    pub(crate) hostile: BTreeSet<usize>,
+    pub(crate) mischief_until: Option<Instant>,
+    pub(crate) company: Company,
+    /// Packets of each machine to somebody who has nothing to do with it.
+    pub(crate) troubled: BTreeMap<usize, u64>,
+    /// A machine that is revoked as soon as it shakes hands.
+    pub(crate) ambush: Option<usize>,
+    /// What was known when all servers died, by the fault.
+    pub(crate) secrets: BTreeMap<usize, Secret>,
+    pub(crate) faces: Option<Faces>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
     Network,
     Chore,
+    /// Whatever the answer is.
+    Whisper,
     Invite(usize),
     Membership,
     Revocation(usize),
@@ -108,6 +135,13 @@ impl Script {
             chores: Chores::default(),
             sequencer: 0,
             silent: None,
+            hostile: BTreeSet::new(),
+            mischief_until: None,
+            company: Company::Honest,
+            troubled: BTreeMap::new(),
+            ambush: None,
+            secrets: BTreeMap::new(),
+            faces: None,
         }
     }
 }
@@ -167,6 +201,14 @@ impl World {
             Step::Look(flow) => self.look_again(flow),
             Step::Gone(machine) => self.check_gone(machine),
             Step::Chore => self.next_chore(),
+            Step::Mischief(machine) => self.mischief(machine),
+            Step::ServersDie(fault) => self.silence(fault),
+            Step::Heard(fault) => self.check_heard(fault),
+            Step::Forge => self.forge(),
+            Step::Ambush(machine) => {
+                self.drills.ambushes += 1;
+                self.revoke(machine);
+            }
             Step::Strike(fault) => self.strike(fault),
             Step::Mend(fault) => self.mend(fault),
             Step::End => self.over = true,
@@ -198,6 +240,7 @@ impl World {
                 self.give_chores(mirrors.chain([Chore::Invite]));
             }
             (Wanted::Chore, reply) => self.chore_answered(reply),
+            (Wanted::Whisper, _) => {}
             (Wanted::Invite(newcomer), Ok(Reply::Invite { ticket, .. })) => {
                 self.script.tickets.insert(newcomer, ticket);
                 let at = self.now + self.dice.millis(1, 2000);
@@ -232,7 +275,7 @@ impl World {
         if let Some(returned) = complaint(packet) {
             // The data plane tells a program that whom it talks to is nobody; that concerns its own packets only.
             let own = source(returned).is_some_and(|source| self.machines[machine].is_own(source));
-            if !own {
+            if !own && !self.script.hostile.contains(&machine) {
                 self.ledger.violate(self.now, &format!("node{machine} was told of a packet that is not its own"));
             }
             return;
@@ -272,6 +315,7 @@ impl World {
         // A long night does not count as a part of the day.
         let night = lasts.saturating_sub(Duration::from_secs(600));
         self.script.duration += night;
+        self.script.mischief_until = Some(start + self.script.duration);
         let end = start + self.script.duration + SILENCE;
         self.script.silent = Some(end - LAST_OF_SILENCE);
         self.step_at(end, Step::End);
@@ -286,8 +330,19 @@ impl World {
             return;
         }
         self.script.revoked.insert(machine, None);
+        let never = Recovery { back: Duration::ZERO, shaken: Duration::ZERO };
+        let _ = self.calm.begin(self.now, "revoked", Scope::Machines([machine].into()), never);
         let peer = self.machines[machine].setup.name.clone();
         self.ask(0, Request::Revoke { peer }, Wanted::Revocation(machine));
+    }
+
+    /// Revokes a machine that lies in wait for it, in the middle of a handshake.
+    pub(crate) fn note_handshake(&mut self, machine: usize, bytes: &[u8]) {
+        let shakes = matches!(inner(bytes).first(), Some(0xC0 | 0xC1 | 0xC4 | 0xC5));
+        if shakes && self.script.ambush == Some(machine) {
+            self.script.ambush = None;
+            self.step_at(self.now, Step::Ambush(machine));
+        }
     }
 
     pub(crate) fn ask(&mut self, machine: usize, request: Request, wanted: Wanted) {
@@ -323,7 +378,7 @@ impl World {
         }
     }
 
-    fn add_flow(
+    pub(crate) fn add_flow(
         &mut self,
         from: usize,
         to: usize,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ginnel_membership::invite::Token;
-use ginnel_membership::{Founding, ServerKeys, SigningKey};
+use ginnel_membership::{Entry, Founding, Placed, Sequencer, ServerKeys, SigningKey};
 use ginnel_signal_proto::server::{
     Change, Config, ConnectionId, Input, Limits, LinkId, Outcome, Output, Stored, Ticket,
 };
@@ -15,6 +15,7 @@ use ginnel_tunnel::StaticSecret;
 use ginnel_turn::Credentials;
 
 use crate::dice::Dice;
+use crate::machine::Company;
 use crate::station;
 
 /// What the server wants done.
@@ -64,6 +65,8 @@ pub(crate) struct Server {
     pub(crate) epoch: u32,
     /// How far its wall clock is ahead, in seconds.
     ahead: u64,
+    /// The address that it says everybody comes from, when it lies.
+    lie: Option<IpAddr>,
     due: Option<Instant>,
     effects: Vec<Effect>,
 }
@@ -90,6 +93,7 @@ impl Server {
             connections: BTreeSet::new(),
             epoch: 0,
             ahead: 0,
+            lie: None,
             due: None,
             effects: Vec::new(),
         };
@@ -152,6 +156,13 @@ impl Server {
         self.tell_wall(now);
     }
 
+    /// Lets it tell everybody a false address, and a time that is years ahead; or the truth again.
+    pub(crate) fn lies(&mut self, now: Instant, lie: Option<IpAddr>, seconds: i64) {
+        self.lie = lie;
+        self.ahead = self.ahead.saturating_add_signed(seconds);
+        self.tell_wall(now);
+    }
+
     pub(crate) fn tell_wall(&mut self, now: Instant) {
         let wall = unix(now) + self.ahead;
         self.signal(now, Input::Wall(wall));
@@ -161,6 +172,47 @@ impl Server {
     pub(crate) fn roll_back(&mut self, lost: usize) {
         for (_, log) in &mut self.disk.logs {
             log.truncate(log.len().saturating_sub(lost).max(1));
+        }
+    }
+
+    /// Another face of it: the same keys, no process, and an empty disk.
+    pub(crate) fn twin(&self) -> Self {
+        let Keys { noise, sequencer, token } = &self.keys;
+        Self {
+            number: self.number,
+            signal: None,
+            keys: Keys { noise: *noise, sequencer: sequencer.clone(), token: *token },
+            relays: self.relays.clone(),
+            disk: Stored::default(),
+            room: Room::Free,
+            connections: BTreeSet::new(),
+            epoch: 0,
+            ahead: self.ahead,
+            lie: None,
+            due: None,
+            effects: Vec::new(),
+        }
+    }
+
+    /// What is on the disk.
+    pub(crate) fn stored_all(&self) -> Stored {
+        self.disk.clone()
+    }
+
+    /// Takes the log of `honest` up to `length`, and signs another entry for the next place.
+    pub(crate) fn forge(&mut self, honest: Stored, length: u64) {
+        let keep = usize::try_from(length).expect("a short log");
+        self.disk = honest;
+        for (network, log) in &mut self.disk.logs {
+            let decode = |entry: &Vec<u8>| Entry::decode(entry).expect("a server stores what it has encoded");
+            let Some(true_entry) = log.get(keep).map(decode) else { continue };
+            log.truncate(keep);
+            let before: Vec<Entry> = log.iter().map(decode).collect();
+            let sequencer = Sequencer::resume(self.keys.sequencer.clone(), *network, &before);
+            let placed = sequencer.ok().and_then(|known| known.prepare(true_entry.time + 1, &true_entry.record).ok());
+            if let Some(Placed::New(entry)) = placed {
+                log.push(entry.encode());
+            }
         }
     }
 
@@ -186,6 +238,7 @@ impl Server {
 
     pub(crate) fn opened(&mut self, now: Instant, conn: ConnectionId, from: SocketAddr) {
         self.connections.insert(conn);
+        let from = self.lie.map_or(from, |ip| SocketAddr::new(ip, from.port()));
         self.signal(now, Input::Opened { conn, from });
     }
 
@@ -237,9 +290,9 @@ impl Server {
     }
 
     /// What the server dropped that honest clients on honest lines never send.
-    pub(crate) fn oddities(&self) -> Vec<String> {
+    pub(crate) fn oddities(&self, company: Company) -> Vec<String> {
         use ginnel_signal_proto::server::Discard;
-        let Some(signal) = &self.signal else { return Vec::new() };
+        let Some(signal) = self.signal.as_ref().filter(|_| company == Company::Honest) else { return Vec::new() };
         let odd = [Discard::FrameLength, Discard::Version, Discard::BadSeal, Discard::Malformed, Discard::OutOfOrder];
         let counted = odd.into_iter().filter_map(|discard| Some((discard, signal.counters().get(&discard)?)));
         counted.map(|(discard, count)| format!("signaling server {}: {count} x {discard}", self.number)).collect()

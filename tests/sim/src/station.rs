@@ -10,6 +10,7 @@ use ginnel_turn::Server as Turn;
 use ginnel_turn::server::{AllocationId, Config as TurnConfig, Input as TurnInput, Output as TurnOutput, Quotas};
 
 use crate::dice::Dice;
+use crate::malice::Malice;
 use crate::net::Packet;
 use crate::server::unix;
 
@@ -33,6 +34,7 @@ pub(crate) struct Station {
     due: Option<Instant>,
     sent: Vec<Packet>,
     broken: Vec<String>,
+    malice: Option<Malice>,
 }
 
 impl Station {
@@ -48,6 +50,7 @@ impl Station {
             due: None,
             sent: Vec::new(),
             broken: Vec::new(),
+            malice: None,
         };
         station.start(now, service, dice);
         station
@@ -88,7 +91,8 @@ impl Station {
             return;
         }
         if packet.to.port() == STUN_PORT {
-            if let Ok(bytes) = ginnel_stun::answer_binding(&packet.bytes, packet.from) {
+            let seen = self.malice.as_mut().map_or(packet.from, |malice| malice.lie(packet.from));
+            if let Ok(bytes) = ginnel_stun::answer_binding(&packet.bytes, seen) {
                 self.sent.push(Packet { from: packet.to, to: packet.from, ttl: TTL, bytes });
                 return;
             }
@@ -113,7 +117,16 @@ impl Station {
     }
 
     pub(crate) fn sent(&mut self) -> Vec<Packet> {
-        std::mem::take(&mut self.sent)
+        let sent = std::mem::take(&mut self.sent);
+        match &mut self.malice {
+            Some(malice) => sent.into_iter().flat_map(|packet| malice.spoil(packet)).collect(),
+            None => sent,
+        }
+    }
+
+    /// Lets it mean harm, or be as it was.
+    pub(crate) fn set_malice(&mut self, malice: Option<Malice>) {
+        self.malice = malice;
     }
 
     pub(crate) fn broken(&mut self) -> Vec<String> {

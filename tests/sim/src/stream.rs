@@ -107,7 +107,7 @@ impl Streams {
 impl World {
     pub(crate) fn connect(&mut self, caller: Caller, addresses: &[String]) {
         let parsed = addresses.iter().filter_map(|text| text.parse::<SocketAddr>().ok());
-        let host = parsed.filter_map(|addr| self.host_at(addr.ip())).next();
+        let host = parsed.filter_map(|addr| self.host_at(addr.ip())).next().map(|host| self.face(caller, host));
         self.streams.next += 1;
         let conn = ConnectionId(self.streams.next);
         let epoch = self.epoch_of(caller);
@@ -181,6 +181,12 @@ impl World {
     /// The streams that one server has opened to its fellows.
     pub(crate) fn links_of(&self, host: usize) -> Vec<ConnectionId> {
         self.streams_by(|caller| matches!(caller, Caller::Host(own, _) if own == host))
+    }
+
+    /// The streams to one server, and who opened them.
+    pub(crate) fn streams_to(&self, host: usize) -> Vec<(ConnectionId, Caller)> {
+        let open = self.streams.open.iter().filter(|(_, stream)| stream.host == host);
+        open.map(|(conn, stream)| (*conn, stream.caller)).collect()
     }
 
     fn streams_by(&self, fits: impl Fn(Caller) -> bool) -> Vec<ConnectionId> {

@@ -11,7 +11,7 @@ use ginnel_time::Instant;
 use crate::Outcome;
 use crate::calm::Calm;
 use crate::dice::Dice;
-use crate::judge::Shares;
+use crate::judge::{Drills, Shares};
 use crate::ledger::Ledger;
 use crate::machine::{self, Life, Machine};
 use crate::net::{Arrival, Holder, Net, Packet, Realm};
@@ -85,6 +85,8 @@ pub(crate) struct World {
     /// When the last command and the last input of each machine arrive: neither lane reorders.
     lanes: Vec<(Instant, Instant)>,
     pub(crate) hosts: Vec<Server>,
+    /// Signaling servers that are what they seem; what comes after them in `hosts` is another face of one.
+    pub(crate) servers: usize,
     pub(crate) stations: Vec<Station>,
     pub(crate) services: Vec<Service>,
     disk_free: Instant,
@@ -93,6 +95,7 @@ pub(crate) struct World {
     pub(crate) script: Script,
     pub(crate) calm: Calm,
     pub(crate) shares: Shares,
+    pub(crate) drills: Drills,
     pub(crate) weather: Weather,
     pub(crate) trace: Trace,
     pub(crate) over: bool,
@@ -122,6 +125,7 @@ impl World {
             frozen: machines.iter().map(|_| Vec::new()).collect(),
             machines,
             hosts,
+            servers: scenario.servers,
             stations,
             services,
             disk_free: now,
@@ -130,6 +134,7 @@ impl World {
             script: Script::new(now, scenario.faults, scenario.spare, scenario.talkers, scenario.duration),
             calm: Calm::default(),
             shares: Shares::default(),
+            drills: Drills::default(),
             weather: scenario.weather,
             trace: Trace::new(telling),
             over: false,
@@ -174,6 +179,7 @@ impl World {
             virtual_time: self.now.saturating_duration_since(start),
             packets: self.ledger.delivered,
             shares: self.shares,
+            drills: self.drills,
             violations: self.ledger.violations(),
         }
     }
@@ -305,6 +311,10 @@ impl World {
                 machine::Effect::Datagram { socket, to, ttl, bytes } => {
                     let Some(port) = self.machines[machine].sockets.get(&socket).copied() else { continue };
                     self.check_wire(machine, &bytes);
+                    self.note_handshake(machine, &bytes);
+                    if to.ip() == self.net.bystander() {
+                        *self.script.troubled.entry(machine).or_default() += 1;
+                    }
                     self.trace.note(self.now, 1, &bytes);
                     self.trace.tell(self.now, || format!("node{machine} :{port} -> {to} ttl {ttl:?} {}", name(&bytes)));
                     let setup = &self.machines[machine].setup;
@@ -372,7 +382,7 @@ impl World {
         }
     }
 
-    fn transmit(&mut self, realm: Realm, packet: Packet) {
+    pub(crate) fn transmit(&mut self, realm: Realm, packet: Packet) {
         let Some(transit) = self.net.send(self.now, realm, packet) else { return };
         for delay in transit.delays {
             self.plan(self.now + delay, Happening::Arrive { holder: transit.holder, packet: transit.packet.clone() });

@@ -1,0 +1,104 @@
+//! A server that shows two histories: what it signs for one place of the log is one thing for half of the world and
+//! another for the other half.
+//!
+//! Behind the second face is a real server with the same keys. It knows the log up to an entry that the founder has just
+//! written, and for that place it has signed the same record under another time.
+
+use std::time::Duration;
+
+use ginnel_node::Request;
+use ginnel_time::Instant;
+
+use crate::machine::Life;
+use crate::script::{Step, Wanted};
+use crate::stream::Caller;
+use crate::world::World;
+
+/// A server with two faces.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Faces {
+    honest: usize,
+    false_face: usize,
+    /// Entries before the two histories part.
+    length: u64,
+    since: Instant,
+    shown: Shown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    No,
+    Since(Instant),
+}
+
+impl World {
+    /// Lets the server that orders the log hide from half of the world, until it has two stories to tell.
+    pub(crate) fn grow_faces(&mut self) {
+        let honest = self.script.sequencer;
+        if self.script.faces.is_some() || !self.hosts[honest].is_up() || self.machines[0].life != Life::Awake {
+            return;
+        }
+        let false_face = self.hosts.len();
+        let twin = self.hosts[honest].twin();
+        self.hosts.push(twin);
+        let length = self.hosts[honest].log_length();
+        self.script.faces = Some(Faces { honest, false_face, length, since: self.now, shown: Shown::No });
+        for conn in self.streams_to(honest) {
+            if self.face(conn.1, honest) == false_face {
+                self.break_stream(conn.0);
+            }
+        }
+        let request = Request::Invite { expires: Duration::from_secs(3600), name: None };
+        self.ask(0, request, Wanted::Whisper);
+        self.step_at(self.now + LOOKS, Step::Forge);
+    }
+
+    /// Shows the second face once there is an entry to sign another one in place of.
+    pub(crate) fn forge(&mut self) {
+        let Some(faces) = self.script.faces else { return };
+        if self.hosts[faces.honest].log_length() <= faces.length {
+            if self.now < faces.since + PATIENCE {
+                self.step_at(self.now + LOOKS, Step::Forge);
+            }
+            return;
+        }
+        let (honest, number) = (self.hosts[faces.honest].stored_all(), faces.false_face);
+        self.hosts[number].forge(honest, faces.length);
+        self.hosts[number].start(self.now, &mut self.dice);
+        self.settle_host(number);
+        self.script.faces = Some(Faces { shown: Shown::Since(self.now), ..faces });
+        self.trace.tell(self.now, || format!("server {} shows two histories", faces.honest));
+    }
+
+    /// The face that a caller sees of a server.
+    pub(crate) fn face(&self, caller: Caller, host: usize) -> usize {
+        let (Caller::Machine(number, _) | Caller::Host(number, _)) = caller;
+        match self.script.faces {
+            Some(faces) if faces.honest == host && number % 2 == 1 => faces.false_face,
+            Some(_) | None => host,
+        }
+    }
+
+    /// Two histories that nobody has reported.
+    pub(crate) fn unreported(&mut self) -> Option<String> {
+        let Some(Faces { shown: Shown::Since(at), .. }) = self.script.faces else {
+            return self.forks().into_iter().next();
+        };
+        self.forks().first()?;
+        self.drills.forks += 1;
+        let across = self.ledger.flows.iter().filter(|flow| {
+            let honest = [flow.from, flow.to].iter().all(|machine| !self.script.hostile.contains(machine));
+            honest && (flow.from + flow.to) % 2 == 1 && flow.progress > at + FOUND_OUT && flow.delivered > 0
+        });
+        let met = across.count() > 0;
+        let told = self.machines.iter().any(|machine| machine.alarms > 0);
+        (met && !told).then(|| "a server has shown two histories, and nobody says so".to_owned())
+    }
+}
+
+/// Between two looks whether the founder has written something.
+const LOOKS: Duration = Duration::from_millis(20);
+/// After this it has not.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Members of either half that have been linked for so long know.
+const FOUND_OUT: Duration = Duration::from_secs(60);
