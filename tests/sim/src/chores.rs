@@ -92,7 +92,7 @@ impl World {
         };
         if done {
             self.finish_chore();
-            return self.next_chore();
+            return self.step_at(self.now + PAUSE, Step::Chore);
         }
         self.script.chores.tries += 1;
         if self.script.chores.tries >= MOST_TRIES {
@@ -113,6 +113,8 @@ impl World {
     }
 }
 
+/// A person reads the answer first: a node answers a little before it knows of the entry itself.
+const PAUSE: Duration = Duration::from_secs(2);
 /// When a person tries again.
 const AGAIN: Duration = Duration::from_secs(15);
 /// No fault keeps the admin from it for so long.

@@ -402,13 +402,8 @@ impl World {
         let now = self.now;
         let what = self.script.faults[number].what.clone();
         self.trace.tell(now, || format!("mended: {what:?}"));
+        self.heal(number);
         let undo = std::mem::take(&mut self.script.undo[number]);
-        for cut in &undo.cuts {
-            self.net.heal(*cut);
-        }
-        if !undo.cuts.is_empty() {
-            self.review_streams();
-        }
         match what {
             Trouble::ServerCrash(_) | Trouble::Succession(_) => {
                 if let Some(host) = undo.host {
@@ -511,8 +506,22 @@ impl World {
 
     /// Kills all servers, as a fault has it.
     pub(crate) fn silence(&mut self, number: usize) {
+        if !self.is_whispered() {
+            return self.wait_for_whisper(number);
+        }
         if let Trouble::Silence(revoked) = self.script.faults[number].what {
             self.servers_die(number, revoked);
+        }
+    }
+
+    /// Lets packets pass again that a fault has stopped.
+    pub(crate) fn heal(&mut self, number: usize) {
+        let cuts = std::mem::take(&mut self.script.undo[number].cuts);
+        for cut in &cuts {
+            self.net.heal(*cut);
+        }
+        if !cuts.is_empty() {
+            self.review_streams();
         }
     }
 

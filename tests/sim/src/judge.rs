@@ -482,7 +482,7 @@ const MOST_SOCKETS: usize = 16;
 /// Allocations that a relay may hold for each member: one that lives, and what is left of others for ten minutes.
 const MOST_ALLOCATIONS: usize = 8;
 /// Packets that a machine may send, each second, to somebody who asked for none: whoever believes a member's candidates
-/// probes them, 20 of a member at a time and each a few times, for as long as the member names new ones.
+/// probes them, 16 of a member at a time and each a few times, for as long as the member names new ones.
 const MOST_TROUBLE: u64 = 5;
 /// So many packets are not lost in a row.
 const UNLIKELY_LOST: u32 = 10;

@@ -43,6 +43,21 @@
 //! | all credentials are out of date at once | relayed and beginning ones | 30 s | 130 s | refused, asked for, taken |
 //! | a relay is killed | relayed and beginning ones | 30 s | 130 s | it is found out after 15 s and tried again within 8 s |
 //!
+//! # Who means harm
+//! In some worlds one of these does, from a time on; what it can spoil by itself is promised to nobody it concerns, and
+//! everything else stays promised.
+//!
+//! | who | does | concerns |
+//! |---|---|---|
+//! | a member | heads that are not, floods of gossip, forged entries and revocations, candidates of somebody else, packets under inner addresses of others, odd control messages; it repeats what it hears on the internet, cut short, with a bit turned, from other ports | its pairs |
+//! | a relay, for a time | drops, doubles, keeps back, spoils, repeats and redirects, lies about mapped addresses | relayed and beginning conversations, and 130 s more |
+//! | a signaling server, for a time | lies about the addresses that it sees and is years ahead | beginning conversations, and 125 s more, until 200 s shaken |
+//! | the server that orders the log | signs another entry for a place and shows it to half of all who come | beginning conversations |
+//!
+//! Two more troubles have a rule of their own: a machine is revoked at the moment when it shakes hands with others after a
+//! restart; and all servers die when the founder alone has seen the newest entry, perhaps with somebody revoked just then.
+//! For the latter relayed and beginning conversations are promised nothing for 70 s and 125 s more, and are shaken for 200.
+//!
 //! # What is judged
 //! | rule | limit |
 //! |---|---|
@@ -54,11 +69,14 @@
 //! | a pair that the theory of NATs entitles to it is direct, both ways | 3 s after a conversation began, 6 s with a NAT that minds early packets, rough: 60 s and at one of two looks |
 //! | a pair that no path can join is not linked | always |
 //! | a deadline that fires moves; while output waits, the deadline is now | always |
-//! | nothing is dropped that honest machines never send; forged datagrams where lines corrupt | always |
+//! | nothing is dropped that honest machines never send; forged datagrams where lines corrupt; all there is in hostile company | always |
 //! | a revoked machine is known to be one by all whom the server reaches, undisturbed | 5 s, rough: 15 s |
 //! | nobody is given a packet of one that it knows for no member | always |
 //! | every log is as long as the longest of a server | at the end, where a server is reached |
-//! | no two machines or servers hold different entries for one place of the log | at the end |
+//! | no two machines or servers hold different entries for one place of the log, unless a server has signed both; then a member says so, if members of both halves have talked for 60 s | at the end |
+//! | whatever a data plane seals is for a session of one of its peers, and no session is with anybody else | always |
+//! | with all servers dead, what a member knew of the log, and whom the founder revoked, all know who are linked with it, over others too | 60 s |
+//! | a machine sends a third party that a member has named for a candidate no more than probes | 5 packets a second |
 //! | what the admin does about servers is done | 40 tries, 15 s apart |
 //! | no key serves for longer than 180 s | always |
 //! | a key in use is replaced once it has served for 120 s | within 20 s, in clear weather, undisturbed, with a relay |
@@ -297,6 +315,15 @@ mod tests {
         assert!(report.failed.is_empty(), "{:#?}", report.failed);
         assert_eq!(report.passed, 24);
         assert!(report.packets > 10_000, "{}", report.packets);
+    }
+
+    #[test]
+    fn every_rule_that_needs_an_occasion_has_one() {
+        let report = run(24..104, Stop::AtEnd);
+        let Drills { ambushes, whispers, outcasts, forks, deeds } = report.drills;
+        let had = [ambushes, whispers, outcasts, forks, deeds];
+        assert!(report.failed.is_empty(), "{:#?}", report.failed);
+        assert!(had.iter().all(|count| *count > 0), "{:?}", report.drills);
     }
 
     #[test]

@@ -95,6 +95,8 @@ pub(crate) struct Script {
     /// What was known when all servers died, by the fault.
     pub(crate) secrets: BTreeMap<usize, Secret>,
     pub(crate) faces: Option<Faces>,
+    /// How long the founder's log was when it was asked to write the last entry, and until when it may.
+    pub(crate) whisper: Option<(u64, Instant)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +144,7 @@ impl Script {
             ambush: None,
             secrets: BTreeMap::new(),
             faces: None,
+            whisper: None,
         }
     }
 }

@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ginnel_membership::invite::Token;
-use ginnel_membership::{Entry, Founding, Placed, Sequencer, ServerKeys, SigningKey};
+use ginnel_membership::{Entry, Founding, Placed, Sequencer, ServerKeys, SigningKey, Trust};
 use ginnel_signal_proto::server::{
-    Change, Config, ConnectionId, Input, Limits, LinkId, Outcome, Output, Stored, Ticket,
+    Change, Config, ConnectionId, Input, Limits, LinkId, Outcome, Output, Stored, StoredEntry, Ticket,
 };
 use ginnel_signal_proto::{FoundingToken, RelayCredentials, Server as Signal};
 use ginnel_time::Instant;
@@ -204,14 +204,15 @@ impl Server {
         let keep = usize::try_from(length).expect("a short log");
         self.disk = honest;
         for (network, log) in &mut self.disk.logs {
-            let decode = |entry: &Vec<u8>| Entry::decode(entry).expect("a server stores what it has encoded");
+            let decode =
+                |entry: &StoredEntry| Entry::decode(&entry.bytes).expect("a server stores what it has encoded");
             let Some(true_entry) = log.get(keep).map(decode) else { continue };
             log.truncate(keep);
             let before: Vec<Entry> = log.iter().map(decode).collect();
             let sequencer = Sequencer::resume(self.keys.sequencer.clone(), *network, &before);
             let placed = sequencer.ok().and_then(|known| known.prepare(true_entry.time + 1, &true_entry.record).ok());
             if let Some(Placed::New(entry)) = placed {
-                log.push(entry.encode());
+                log.push(StoredEntry { bytes: entry.encode(), trust: Trust::Stored });
             }
         }
     }

@@ -39,7 +39,18 @@ impl World {
             let request = Request::Invite { expires: Duration::from_secs(3600), name: None };
             self.ask(0, request, Wanted::Whisper);
         }
-        self.step_at(self.now + SERVERS_DIE, Step::ServersDie(fault));
+        self.script.whisper = Some((self.length_of(0), self.now + SERVERS_DIE));
+        self.step_at(self.now + LOOKS, Step::ServersDie(fault));
+    }
+
+    /// Whether the founder has what nobody else has, or will not get it.
+    pub(crate) fn is_whispered(&self) -> bool {
+        self.script.whisper.is_none_or(|(length, until)| self.length_of(0) > length || self.now >= until)
+    }
+
+    /// Looks again soon whether the servers can die.
+    pub(crate) fn wait_for_whisper(&mut self, fault: usize) {
+        self.step_at(self.now + LOOKS, Step::ServersDie(fault));
     }
 
     /// Kills all servers; what is known now must get about.
@@ -47,6 +58,8 @@ impl World {
         for host in 0..self.hosts.len() {
             self.stop_server(fault, host);
         }
+        // Relays beside them live.
+        self.heal(fault);
         let revoked = revoked.filter(|gone| !self.script.revoked.contains_key(gone));
         if let Some(gone) = revoked {
             self.revoke(gone);
@@ -103,10 +116,8 @@ impl World {
         pairs
             .filter(|(a, b)| ways(*a, *b) && ways(*b, *a) && !self.is_gone(*a) && !self.is_gone(*b))
             .filter(|(a, b)| {
-                // An old conversation: servers do not concern it.
-                let direct =
-                    self.machines[*b].tunnel_address(Family::V6).is_some_and(|ip| self.machines[*a].is_direct_to(ip));
-                let concern = Concern { a: *a, b: *b, start: Instant::ZERO, direct };
+                // An old conversation: servers do not concern it, and what it needs of relays it has.
+                let concern = Concern { a: *a, b: *b, start: Instant::ZERO, direct: true };
                 matches!(self.calm.promise(self.now, concern), Promise::Full(_) | Promise::Shaken(_))
             })
             .collect()
@@ -134,6 +145,8 @@ fn groups(count: usize, links: &BTreeSet<(usize, usize)>) -> Vec<Vec<usize>> {
     groups
 }
 
+/// Between two looks whether the founder has written something.
+const LOOKS: Duration = Duration::from_millis(10);
 /// The founder has this long to write something.
 const SERVERS_DIE: Duration = Duration::from_secs(3);
 /// What one linked member knows all others know after this.

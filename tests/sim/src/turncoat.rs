@@ -107,7 +107,7 @@ impl World {
     }
 
     /// Packets to a peer under the inner addresses of all others.
-    fn false_sources(&mut self, machine: usize, peer: PeerId) -> Vec<Vec<u8>> {
+    fn false_sources(&self, machine: usize, peer: PeerId) -> Vec<Vec<u8>> {
         let victim = (0..self.machines.len()).find(|other| {
             let address = self.machines[*other].tunnel_address(Family::V4);
             address.is_some_and(|address| self.machines[machine].owners.get(&address) == Some(&peer))
