@@ -309,7 +309,7 @@ impl World {
             .mischief_until
             .map_or(0, |until| until.saturating_duration_since(self.script.joined.unwrap_or(until)).as_secs());
         let senders = self.script.troubled.iter().filter(|(machine, _)| !self.script.hostile.contains(machine));
-        let many = senders.filter(|(_, count)| **count > MOST_TROUBLE * lasted);
+        let many = senders.filter(|(_, count)| **count > MOST_TROUBLE * lasted + TROUBLE_AT_ONCE);
         many.map(|(machine, count)| format!("node{machine} sent {count} packets to somebody who asked for none"))
             .collect()
     }
@@ -481,9 +481,11 @@ const REPLACED: Duration = Duration::from_secs(20);
 const MOST_SOCKETS: usize = 16;
 /// Allocations that a relay may hold for each member: one that lives, and what is left of others for ten minutes.
 const MOST_ALLOCATIONS: usize = 8;
-/// Packets that a machine may send, each second, to somebody who asked for none: whoever believes a member's candidates
-/// probes them, 16 of a member at a time and each a few times, for as long as the member names new ones.
-const MOST_TROUBLE: u64 = 5;
+/// Packets that a machine may send, each second, to somebody who asked for none. Whoever believes a member's candidates
+/// probes them: 6 times a second in the long run, as the pace of probes has it, and [`TROUBLE_AT_ONCE`] at first. A handshake
+/// message goes out on at most 8 paths, again after 5 s at the soonest, and is answered likewise: 4 a second.
+const MOST_TROUBLE: u64 = 10;
+const TROUBLE_AT_ONCE: u64 = 360;
 /// So many packets are not lost in a row.
 const UNLIKELY_LOST: u32 = 10;
 /// What two more rounds of punching take, which a NAT that minds early packets may cost.
