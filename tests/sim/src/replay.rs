@@ -57,7 +57,7 @@ mod tests {
         assert!(told.starts_with("the same again: 1 inputs"), "{told}");
         let told = replay(&write("short", &good[..good.len() - 1])).unwrap();
         assert!(told.contains("; it is cut off at byte "), "{told}");
-        let mut bad = good.clone();
+        let mut bad = good;
         *bad.last_mut().unwrap() ^= 1;
         let error = replay(&write("bad", &bad)).unwrap_err();
         let error = format!("{error:#}");
