@@ -17,12 +17,15 @@ use rand_core::SeedableRng as _;
 
 use super::{Subject, garbage, index, obeys, spoil};
 use crate::dice::Dice;
+use crate::net::Packet;
 use crate::server::{Effect, Relays, Server, unix};
-use crate::station;
+use crate::station::{self, Service, Station, TTL};
 
 struct Whole {
     node: Node,
     host: Server,
+    /// The relay that the host offers.
+    relay: Station,
     now: Instant,
     conn: Option<ConnectionId>,
     connections: u64,
@@ -36,6 +39,8 @@ struct Whole {
     peer: Identity,
     rng: ChaCha20Rng,
     answers: Vec<Event>,
+    /// What the relay answers: it comes before everything else that waits, or the node would have given up.
+    relayed: Vec<Event>,
     sessions: u32,
 }
 
@@ -68,8 +73,10 @@ impl Whole {
             debug: Debug::default(),
         };
         let relay = SocketAddr::new(station::address(0), station::STUN_PORT);
-        let relays = Relays { secret: dice.seed(), addresses: vec![relay], lifetime: Duration::from_secs(3600) };
+        let secret_of_relays = dice.seed();
+        let relays = Relays { secret: secret_of_relays, addresses: vec![relay], lifetime: Duration::from_secs(3600) };
         Self {
+            relay: Station::new(now, 0, &Service::Relay(secret_of_relays), dice),
             node: Node::new(now, config, Resume::default()).expect("nothing is saved"),
             host: Server::new(now, 0, relays, dice),
             now,
@@ -83,6 +90,7 @@ impl Whole {
             peer: Identity::new(secret, NetworkTag([0; 32])),
             rng: ChaCha20Rng::from_seed(dice.seed()),
             answers: Vec::new(),
+            relayed: Vec::new(),
             sessions: 0,
         }
     }
@@ -111,9 +119,18 @@ impl Whole {
         }
     }
 
-    /// Answers as the other ginneld does: initiations, probes and pings.
+    /// Answers as the other ginneld does: initiations, probes and pings; and as the relay does.
     fn answer(&mut self, command: &Command) {
         match command {
+            Command::Send { path: Path { local: Local::Socket(socket), remote }, bytes, .. }
+                if remote.ip() == self.relay.address =>
+            {
+                let from = SocketAddr::from(([198, 51, 100, 7], 4000));
+                self.relay.handle_packet(self.now, Packet { from, to: *remote, ttl: TTL, bytes: bytes.clone() });
+                let sent = self.relay.sent().into_iter().filter(|packet| packet.to == from);
+                let stun = |packet: Packet| Event::Stun { socket: *socket, from: packet.from, bytes: packet.bytes };
+                self.relayed.extend(sent.map(stun));
+            }
             Command::Send { path, bytes, .. } => {
                 let Ok(received) = Received::read(&self.peer, bytes, &mut |_| true) else { return };
                 self.sessions += 1;
@@ -246,7 +263,8 @@ impl Subject for Whole {
                 Some(_) | None => Input::ServerBytes { server: ServerId(1), bytes: garbage(dice) },
             },
             20 if dice.chance(50) => Input::ServerBytes { server, bytes: garbage(dice) },
-            21..30 if !self.answers.is_empty() => Input::Forward(self.answers.remove(0)),
+            20..34 if !self.relayed.is_empty() => Input::Forward(self.relayed.remove(0)),
+            21..34 if !self.answers.is_empty() => Input::Forward(self.answers.remove(0)),
             _ => Input::Forward(self.event(dice)),
         };
         if matches!(input, Input::ServerClosed { .. }) {
