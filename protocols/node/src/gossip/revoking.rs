@@ -222,12 +222,17 @@ impl Node {
             network.gossip.revoking.called.clear();
             self.line_up_calls(now, at);
         }
-        let Some(network) = self.networks.get_mut(at) else { return };
-        let revoking = &mut network.gossip.revoking;
+        let Some(network) = self.networks.get(at) else { return };
+        let revoking = &network.gossip.revoking;
         if revoking.next.is_none_or(|at| at > now) {
             return;
         }
-        let Some(id) = revoking.queue.pop() else { return self.line_up_calls(now, at) };
+        if revoking.queue.is_empty() {
+            self.line_up_calls(now, at);
+        }
+        let Some(network) = self.networks.get_mut(at) else { return };
+        let revoking = &mut network.gossip.revoking;
+        let Some(id) = revoking.queue.pop() else { return };
         revoking.next = Some(now + if revoking.queue.is_empty() { NEXT_CALLS } else { CALL_PACE });
         if self.peers.get(&id).is_some_and(|peer| peer.attempt.is_none() && !is_listening(peer)) {
             self.recall(now, id);
