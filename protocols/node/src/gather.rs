@@ -44,6 +44,9 @@ pub(crate) struct Gather {
     /// The mapping of each socket, and the server that told it. A NAT may show each server another one; one server's word
     /// stands while it answers.
     mapped: BTreeMap<SocketId, (SocketAddr, SocketAddr)>,
+    /// Mappings that had the socket's own port, where the server now tells another port of the same address: a NAT that
+    /// keeps ports gives another one only where a packet of the server's came too early, and still the own one elsewhere.
+    kept: BTreeMap<SocketId, SocketAddr>,
     refresh: Option<Instant>,
     relays: Relays,
     /// Sockets whose mapping was confirmed since the machine's addresses last changed.
@@ -66,6 +69,7 @@ impl Gather {
             stun_servers: BTreeMap::new(),
             silent: BTreeSet::new(),
             mapped: BTreeMap::new(),
+            kept: BTreeMap::new(),
             refresh: None,
             confirmed: BTreeSet::new(),
             rechecked: None,
@@ -84,6 +88,7 @@ impl Gather {
     pub(crate) fn socket_lost(&mut self, now: Instant, socket: SocketId) {
         self.sockets.remove(&socket);
         self.mapped.remove(&socket);
+        self.kept.remove(&socket);
         self.confirmed.remove(&socket);
         self.relays.socket_lost(socket, &mut self.found);
         self.drain(now);
@@ -133,6 +138,7 @@ impl Gather {
         self.silent.clear();
         if self.stun_servers.is_empty() {
             self.mapped.clear();
+            self.kept.clear();
             self.confirmed.clear();
             self.refresh = None;
         }
@@ -285,9 +291,8 @@ impl Gather {
     fn told(&mut self, now: Instant, socket: SocketId, server: SocketAddr, mapped: SocketAddr) {
         self.silent.remove(&server);
         self.relays.heard(now, server.ip());
-        if !self.sockets.contains_key(&socket) {
-            return;
-        }
+        let Some(local) = self.sockets.get(&socket) else { return };
+        let own_port = local.port();
         self.confirmed.insert(socket);
         let named = |server: &SocketAddr| self.stun_servers.values().flatten().any(|known| known == server);
         match self.mapped.get(&socket) {
@@ -295,7 +300,15 @@ impl Gather {
             Some((by, known)) if *by == server && *known != mapped => self.relays.shaken(now),
             Some(_) | None => {}
         }
-        self.mapped.insert(socket, (server, mapped));
+        let before = self.mapped.insert(socket, (server, mapped)).map(|(_, known)| known);
+        if mapped.port() != own_port
+            && let Some(known) = before.filter(|known| known.port() == own_port)
+        {
+            self.kept.insert(socket, known);
+        }
+        if self.kept.get(&socket).is_some_and(|kept| kept.ip() != mapped.ip() || *kept == mapped) {
+            self.kept.remove(&socket);
+        }
         self.recount();
     }
 
@@ -314,6 +327,9 @@ impl Gather {
             }
             if let Some((_, mapped)) = self.mapped.get(&socket) {
                 all.push(own(CandidateKind::ServerReflexive, Local::Socket(socket), *mapped));
+            }
+            if let Some(kept) = self.kept.get(&socket) {
+                all.push(own(CandidateKind::ServerReflexive, Local::Socket(socket), *kept));
             }
         }
         if let Some((id, relayed)) = self.relays.relayed() {
@@ -387,6 +403,26 @@ mod tests {
         gather.handle_timeout(now + MAPPING_KEPT);
         assert!(look(&mut gather).contains(&server(2)));
     }
+
+    #[test]
+    fn a_port_that_a_nat_keeps_is_told_beside_one_that_it_gave_to_a_server_alone() {
+        let (now, mut gather) = (Instant::ZERO, gather());
+        gather.stun_servers(now, ServerId(1), vec![server(1)]);
+        let at = |last: u8, port: u16| SocketAddr::from(([8, 8, 8, last], port));
+        let told = |gather: &Gather| gather.candidates().iter().map(|own| own.addr).collect::<Vec<_>>();
+        for (mapped, expected) in [
+            (at(8, 4000), vec![at(8, 4000)]),
+            (at(8, 61_624), vec![at(8, 61_624), at(8, 4000)]),
+            (at(8, 61_625), vec![at(8, 61_625), at(8, 4000)]),
+            (at(8, 4000), vec![at(8, 4000)]),
+            (at(9, 5000), vec![at(9, 5000)]),
+            (at(9, 5001), vec![at(9, 5001)]),
+        ] {
+            gather.told(now, SocketId(0), server(1), mapped);
+            assert_eq!(told(&gather), expected);
+        }
+    }
+
     #[test]
     fn every_host_is_asked_and_one_of_them_is_believed_while_it_answers() {
         let (now, mut gather) = (Instant::ZERO, gather());
