@@ -355,7 +355,11 @@ impl World {
             return Verdict::Cannot;
         }
         let minds = minds(&self.chain(from), &self.chain(to));
-        let direct = self.patience().direct + if minds { ROUNDS } else { Duration::ZERO };
+        // Those who met before first try what they remember, which their NATs may have forgotten in silence.
+        let met = self.ledger.flows.iter().take(index).any(|flow| {
+            flow.first.is_some() && ((flow.from, flow.to) == (from, to) || (flow.from, flow.to) == (to, from))
+        });
+        let direct = self.patience().direct + if minds || met { ROUNDS } else { Duration::ZERO };
         // A path that a NAT has forgotten in silence is left only once it has been asked in vain.
         let forgotten = is_forgetful(&self.chain(from), &self.chain(to));
         let first = if forgotten { STALLED } else { self.patience().first };
@@ -488,7 +492,8 @@ const MOST_TROUBLE: u64 = 10;
 const TROUBLE_AT_ONCE: u64 = 360;
 /// So many packets are not lost in a row.
 const UNLIKELY_LOST: u32 = 10;
-/// What two more rounds of punching take, which a NAT that minds early packets may cost.
+/// What a further round of punching takes, the first one's patience of 2.5 s included: a NAT that minds early packets may
+/// cost it, or one that has forgotten what was open.
 const ROUNDS: Duration = Duration::from_secs(3);
 /// Between two looks at one path.
 const SECOND_LOOK: Duration = Duration::from_secs(5);
