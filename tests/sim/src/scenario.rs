@@ -6,7 +6,7 @@ use std::time::Duration;
 use ginnel_tunnel::Suite;
 
 use crate::dice::Dice;
-use crate::fault::{Fault, draw};
+use crate::fault::{Fault, Trouble, draw};
 use crate::line::{Line, Loss};
 use crate::machine::{Lines, Setup};
 use crate::nat::{Behaviour, Dependence, Hairpin, Nat, Ports, Unsolicited};
@@ -66,8 +66,14 @@ impl Scenario {
         let spare = (0..4).map(|_| builder.place()).collect();
         let (net, quality) = (builder.net, builder.quality);
         let duration = dice.time(Duration::from_secs(600), Duration::from_secs(840));
-        let talkers = talkers(count, dice);
+        let mut talkers = talkers(count, dice);
         let faults = draw(count, services.len(), servers, duration, dice);
+        // Nothing is promised to who talks with a machine that means harm; it has all the others' addresses anyway.
+        for fault in &faults {
+            if let Trouble::Turncoat(machine) = fault.what {
+                talkers.retain(|(a, b)| *a != machine && *b != machine);
+            }
+        }
         Self { weather, net, setups, spare, quality, servers, services, relays, faults, talkers, duration }
     }
 }
@@ -77,8 +83,8 @@ fn relays(dice: &mut Dice) -> (Vec<Service>, Relays) {
     let secret = dice.seed();
     let relay = Service::Relay(secret);
     let services = match dice.below(100) {
-        0..15 => vec![Service::StunOnly],
-        15..65 => vec![relay],
+        0..10 => vec![Service::StunOnly],
+        10..65 => vec![relay],
         65..75 => vec![Service::StunOnly, relay],
         75..85 => vec![relay.clone(), relay],
         85..95 => vec![Service::StunOnly, relay.clone(), relay],

@@ -302,6 +302,27 @@ fn the_first_sequencer_comes_back_without_its_disk_as_a_mirror() {
 }
 
 #[test]
+fn a_server_that_was_dismissed_comes_back_by_a_fresh_string() {
+    let mut world = World::linked(2, 2);
+    let founding = world.founding(1);
+    done(&mut world, 0, Request::ServerAdd { founding });
+    world.pass(secs(75));
+    let second = world.server(1).addresses[0].clone();
+    done(&mut world, 0, Request::ServerRemove { server: second });
+    world.pass(secs(5));
+    world.stop_host(1);
+    world.renew_founding(1);
+    world.start_host(1);
+    let founding = world.founding(1);
+    done(&mut world, 0, Request::ServerAdd { founding });
+    world.pass(secs(75));
+    for number in 0..2 {
+        let servers = world.status(number).networks[0].servers.clone();
+        assert!(servers.len() == 2 && servers.iter().all(|server| server.connected), "{servers:?}");
+    }
+}
+
+#[test]
 fn a_server_that_does_not_answer_is_not_added() {
     let mut world = World::new(1, 2);
     world.found();

@@ -311,6 +311,14 @@ impl World {
         host.disk = Stored { tokens, ..Stored::default() };
     }
 
+    /// Gives a stopped server a fresh founding string beside the used one.
+    pub(crate) fn renew_founding(&mut self, number: usize) {
+        let host = &mut self.hosts[number];
+        assert!(host.signal.is_none());
+        host.token[1] ^= 0x80;
+        host.disk.tokens.push((FoundingToken(Token::from_bytes(host.token)), None));
+    }
+
     pub(crate) fn stop_host(&mut self, number: usize) {
         self.hosts[number].signal = None;
         let lines = std::mem::take(&mut self.hosts[number].lines);

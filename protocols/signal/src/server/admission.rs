@@ -109,9 +109,11 @@ impl Server {
         });
         match found {
             None => Err((Refusal::TokenUnknown, "this server did not give out this founding string".into())),
-            Some((place, TokenUse::Unused)) => match self.networks.get(network) {
-                None => Ok(place),
-                Some(_) => Err((Refusal::NotAllowed, "the network exists already".into())),
+            // A server that was dismissed holds the network still when it is taken on anew.
+            Some((place, TokenUse::Unused)) => match self.networks.get(network).map(|held| held.key_state(key)) {
+                None | Some(KeyState::Member | KeyState::Admin) => Ok(place),
+                Some(KeyState::Revoked) => Err(revoked()),
+                Some(KeyState::Unknown) => Err((Refusal::NotAllowed, "the network exists already".into())),
             },
             Some((_, TokenUse::Founding(id))) if id == *network => {
                 Err((Refusal::Busy, "the network is being founded; try again".into()))
