@@ -133,7 +133,7 @@ impl Calm {
 
     /// Whom something has struck begins anew, and needs server and relay for it like the first time.
     fn anew(&self, concern: Concern) -> Concern {
-        let struck = self.marks.iter().filter(|mark| mark.is_personal() && mark.concerns(concern));
+        let struck = self.marks.iter().filter(|mark| mark.strikes() && mark.concerns(concern));
         Concern { start: struck.filter_map(|mark| mark.until).fold(concern.start, Instant::max), ..concern }
     }
 
@@ -179,9 +179,9 @@ impl Mark {
         }
     }
 
-    /// Whether it strikes machines or lines, and not what all share.
-    const fn is_personal(&self) -> bool {
-        matches!(self.scope, Scope::Machines(_) | Scope::Between(..))
+    /// Whether it strikes machines, lines or the relay under a conversation, and not what all begin by.
+    const fn strikes(&self) -> bool {
+        matches!(self.scope, Scope::Machines(_) | Scope::Between(..) | Scope::Relayed)
     }
 
     fn concerns(&self, concern: Concern) -> bool {
