@@ -38,7 +38,7 @@ pub(super) fn chapter(programs: &Programs, book: &Book<'_>) {
         ("invite: a fresh one after all that", fresh),
         ("invite: of the own network while joined", own_network),
         ("invite: of a foreign network while joined", foreign_network),
-        ("invite: founding string while joined", founding_while_joined),
+        ("invite: a used founding string while joined", founding_while_joined),
     ];
     book.chapter(|| Town::build(programs), &cases);
 }
@@ -182,14 +182,23 @@ fn own_network(town: &Town) -> Result<String> {
     Ok("unchanged".to_owned())
 }
 
+/// It is joined beside the first, under a name of its own here, and left again without a trace.
 fn foreign_network(town: &Town) -> Result<String> {
+    let before = town.guest.ginnel(&["ip"])?;
     let invite = town.stranger.invite()?;
-    town.member_refused(&["up", &invite], USAGE, &["in the network home already", "ginnel leave"])
+    // Both may have one IPv4 range.
+    let joined = town.guest.ginnel(&["up", &invite, "--no-ipv4"])?;
+    ensure!(joined["network"] == "home-2", "the second network is called {}", joined["network"]);
+    refused(&town.guest, &["leave", "--yes"], USAGE, &["home, home-2", "--network"])?;
+    town.guest.ginnel(&["leave", "--network", "home-2", "--yes"])?;
+    ensure!(town.guest.ginnel(&["ip"])? == before, "the first membership changed");
+    let echo = ping(&town.guest.host, town.inner.v4.into(), 3, Duration::from_millis(100))?;
+    ensure!(echo.received > 0, "no ping comes back after it");
+    Ok("joined as home-2 and left".to_owned())
 }
 
 fn founding_while_joined(town: &Town) -> Result<String> {
-    let founding = &town.server.founding;
-    town.member_refused(&["up", founding], USAGE, &["in the network home already", "ginnel leave"])
+    town.member_refused(&["up", &town.server.founding], NOT_JOINED, &["founding string", "ginnel invite"])
 }
 
 fn state_of<'a>(list: &'a serde_json::Value, id: &serde_json::Value) -> Option<&'a str> {
