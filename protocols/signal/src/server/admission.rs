@@ -73,6 +73,11 @@ impl Server {
                     (KeyState::Admin | KeyState::Unknown, InviteState::Open) => {
                         Ok(Session { invite: Some(*invite), ..session(*key, Standing::Joiner) })
                     }
+                    (KeyState::Admin | KeyState::Unknown, InviteState::Unknown) if self.may_lack(network) => {
+                        let text = "this server does not reach the one that orders the log, and may not know the invite \
+                                    yet; try again in a moment";
+                        Err((Refusal::NoSequencer, text.into()))
+                    }
                     (KeyState::Admin | KeyState::Unknown, refused) => Err(invite_refusal(log, invite, refused)),
                 }
             }

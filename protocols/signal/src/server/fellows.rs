@@ -18,7 +18,7 @@ use ginnel_membership::{NetworkId, SequencerKey, Server as ServerRecord};
 use ginnel_time::Instant;
 use rand_core::RngCore as _;
 
-use super::log::Unfit;
+use super::log::{Role, Unfit};
 use super::network::{Course, Stage};
 use super::refill::{MAX_REFILL, Taking};
 use super::{Discard, LINK_REST_MAX, LinkId, Output, Server};
@@ -178,6 +178,12 @@ impl Server {
 
     pub(super) fn is_up(&self, link: LinkId) -> bool {
         self.links.get(&link).is_some_and(|link| matches!(link.phase, Phase::Up(_)))
+    }
+
+    /// Whether this server only mirrors the log and may not have the newest of it.
+    pub(super) fn may_lack(&self, id: NetworkId) -> bool {
+        let mirrors = self.networks.get(&id).is_some_and(|network| network.log.role() == Role::Mirror);
+        mirrors && (self.lags(id) || !self.sequencer_link(id).is_some_and(|link| self.is_up(link)))
     }
 
     /// Whether the sequencer answers, or has not been asked in vain yet.

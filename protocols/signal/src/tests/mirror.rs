@@ -122,6 +122,23 @@ fn without_the_sequencer_a_mirror_says_so_and_goes_on_with_all_else() {
 }
 
 #[test]
+fn mirror_that_may_not_know_an_invite_yet_does_not_say_that_there_is_none() {
+    let (mut fleet, founded) = Fleet::founded(2, 1);
+    let join = |n| Credentials::Joiner { invite: key(200), key: key(n) };
+    let known_to_nobody = fleet.connect(1, founded.network, join(20));
+    assert_eq!(fleet.refusal(known_to_nobody).0, Refusal::InviteUnknown, "the mirror has all of the log");
+    fleet.kill(0);
+    let perhaps = fleet.connect(1, founded.network, join(20));
+    assert_eq!(fleet.refusal(perhaps).0, Refusal::NoSequencer);
+    fleet.start(0);
+    let admin = fleet.admin(0, &founded);
+    fleet.append(admin, invite(&founded, 200));
+    fleet.advance(Duration::from_secs(15));
+    let joiner = fleet.connect(1, founded.network, join(20));
+    assert_eq!(fleet.welcome(joiner).standing, Standing::Joiner);
+}
+
+#[test]
 fn append_under_way_when_the_sequencer_restarts_is_handed_on_again() {
     let (mut fleet, founded) = Fleet::founded(2, 1);
     let one = fleet.member(1, founded.network, 1);
