@@ -117,19 +117,7 @@ impl Authority {
         let mut authority = Self::new(genesis);
         for _ in 0..reader.u32()? {
             let signed = SignedRecord::decode(reader.record()?).map_err(|bad| BadSnapshot::Admins(bad.into()))?;
-            let heir = match signed.record() {
-                Record::Revoke(_) => read_heir(reader)?,
-                Record::Genesis(_)
-                | Record::Invite(_)
-                | Record::InviteVoid(_)
-                | Record::Member(_)
-                | Record::MemberUpdate(_)
-                | Record::Lease(_)
-                | Record::AdminChange(_)
-                | Record::Servers(_)
-                | Record::Policy(_)
-                | Record::Checkpoint(_) => None,
-            };
+            let heir = if signed.record().revokes().is_some() { read_heir(reader)? } else { None };
             authority.follow(network, &signed, heir).map_err(BadSnapshot::Admins)?;
         }
         Ok(authority)

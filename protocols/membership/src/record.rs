@@ -176,6 +176,23 @@ pub enum Record {
 }
 
 impl Record {
+    /// The member whom a revocation names, by the key that it had when it was signed; `None` for every other record.
+    pub const fn revokes(&self) -> Option<&MemberKey> {
+        match self {
+            Self::Revoke(body) => Some(&body.member),
+            Self::Genesis(_)
+            | Self::Invite(_)
+            | Self::InviteVoid(_)
+            | Self::Member(_)
+            | Self::MemberUpdate(_)
+            | Self::Lease(_)
+            | Self::AdminChange(_)
+            | Self::Servers(_)
+            | Self::Policy(_)
+            | Self::Checkpoint(_) => None,
+        }
+    }
+
     const fn type_number(&self) -> u8 {
         match self {
             Self::Genesis(_) => 1,

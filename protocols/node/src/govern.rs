@@ -3,7 +3,7 @@
 
 use ginnel_membership::build::{NewKeys, admin_change_record, checkpoint_record, policy_record, servers_record};
 use ginnel_membership::record::{AdminChange, Delegate, Freshness, Policy, Rights, ServersChange};
-use ginnel_membership::{Founding, MemberKey, Pasted, Proposal, Record, Server, SignedRecord, SigningKey, TunnelKey};
+use ginnel_membership::{Founding, MemberKey, Pasted, Proposal, Server, SignedRecord, SigningKey, TunnelKey};
 use ginnel_time::Instant;
 use ginnel_tunnel::StaticSecret;
 
@@ -214,21 +214,12 @@ impl Node {
         for key in &keys {
             proposal.cosign(key).map_err(|error| unfit(&error))?;
         }
-        let reply = match proposal.record() {
-            Record::Revoke(body) => {
-                let name = network.state.member(&body.member).map(|member| member.name().as_str().to_owned());
-                Reply::Revoked { name: name.unwrap_or_default(), id: body.member.to_string() }
+        let reply = match proposal.record().revokes() {
+            Some(key) => {
+                let name = network.state.member(key).map(|member| member.name().as_str().to_owned());
+                Reply::Revoked { name: name.unwrap_or_default(), id: key.to_string() }
             }
-            Record::Genesis(_)
-            | Record::Invite(_)
-            | Record::InviteVoid(_)
-            | Record::Member(_)
-            | Record::MemberUpdate(_)
-            | Record::Lease(_)
-            | Record::AdminChange(_)
-            | Record::Servers(_)
-            | Record::Policy(_)
-            | Record::Checkpoint(_) => Reply::Done,
+            None => Reply::Done,
         };
         self.propose(now, id, at, proposal.encode(), reply)
     }

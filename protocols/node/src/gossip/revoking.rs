@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use ginnel_forward::PeerId;
-use ginnel_membership::{Change, MemberKey, Record, Refusal, SignedRecord};
+use ginnel_membership::{Change, MemberKey, Refusal, SignedRecord};
 use ginnel_time::Instant;
 use rand_core::RngCore;
 
@@ -186,19 +186,7 @@ impl Node {
         let pending: BTreeSet<&[u8]> = state.pending_revocations().map(|(_, record)| record).collect();
         let spared = |record: &[u8]| {
             let signed = SignedRecord::decode(record).ok();
-            let member = signed.and_then(|signed| match signed.record() {
-                Record::Revoke(body) => Some(state.current_key(&body.member)),
-                Record::Genesis(_)
-                | Record::Invite(_)
-                | Record::InviteVoid(_)
-                | Record::Member(_)
-                | Record::MemberUpdate(_)
-                | Record::Lease(_)
-                | Record::AdminChange(_)
-                | Record::Servers(_)
-                | Record::Policy(_)
-                | Record::Checkpoint(_) => None,
-            });
+            let member = signed.and_then(|signed| Some(state.current_key(signed.record().revokes()?)));
             changes.iter().any(|change| matches!(change, Change::Spared(key) if member == Some(*key)))
         };
         let before = network.saved.revocations.len();
