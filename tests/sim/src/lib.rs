@@ -117,6 +117,7 @@ mod server;
 mod silence;
 mod station;
 mod stream;
+mod strike;
 mod trace;
 mod turncoat;
 mod watch;

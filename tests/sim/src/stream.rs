@@ -229,26 +229,12 @@ impl World {
             return;
         }
         match end {
-            End::Accepted if !self.hosts[host].is_up() => {
-                self.plan(now + GIVES_UP, Happening::Stream { conn, end: End::Broke("nobody answered") });
-            }
-            End::Accepted => {
-                let from = SocketAddr::new(self.address_of(caller), 40_000);
-                self.hosts[host].opened(now, conn, from);
-                self.settle_host(host);
-            }
+            End::Accepted => self.accept(conn, caller, host),
             End::Up(bytes) => {
                 self.hosts[host].received(now, conn, bytes);
                 self.settle_host(host);
             }
-            End::Left => {
-                self.hosts[host].closed(now, conn);
-                self.settle_host(host);
-                if let Some(stream) = self.streams.open.get_mut(&conn) {
-                    stream.over = stream.over.server();
-                }
-                self.forget_stream(conn);
-            }
+            End::Left => self.left(conn, host),
             End::Opened if held => {
                 let remote = SocketAddr::new(self.hosts[host].address(), server::STREAM_PORT);
                 self.tell_caller(caller, Told::Opened(remote));
@@ -259,13 +245,7 @@ impl World {
                 self.tell_caller(caller, Told::Bytes(bytes));
             }
             End::Broke(reason) => {
-                if let Some(stream) = self.streams.open.get_mut(&conn) {
-                    stream.over = stream.over.client();
-                    if stream.over == Over::Client {
-                        self.plan(now + IDLE, Happening::Stream { conn, end: End::Left });
-                    }
-                }
-                self.forget_stream(conn);
+                self.broke(conn);
                 if held {
                     self.streams.of.remove(&caller);
                     self.tell_caller(caller, Told::Closed(reason));
@@ -279,6 +259,38 @@ impl World {
             }
             End::Opened | End::Down(_) => {}
         }
+    }
+
+    /// Lets a server learn of a stream to it, if it is there.
+    fn accept(&mut self, conn: ConnectionId, caller: Caller, host: usize) {
+        if !self.hosts[host].is_up() {
+            let end = End::Broke("nobody answered");
+            return self.plan(self.now + GIVES_UP, Happening::Stream { conn, end });
+        }
+        let from = SocketAddr::new(self.address_of(caller), 40_000);
+        self.hosts[host].opened(self.now, conn, from);
+        self.settle_host(host);
+    }
+
+    /// Lets a server learn that a stream to it is over.
+    fn left(&mut self, conn: ConnectionId, host: usize) {
+        self.hosts[host].closed(self.now, conn);
+        self.settle_host(host);
+        if let Some(stream) = self.streams.open.get_mut(&conn) {
+            stream.over = stream.over.server();
+        }
+        self.forget_stream(conn);
+    }
+
+    /// Notes that the client's end is over; the server finds out in its own time.
+    fn broke(&mut self, conn: ConnectionId) {
+        if let Some(stream) = self.streams.open.get_mut(&conn) {
+            stream.over = stream.over.client();
+            if stream.over == Over::Client {
+                self.plan(self.now + IDLE, Happening::Stream { conn, end: End::Left });
+            }
+        }
+        self.forget_stream(conn);
     }
 
     /// Forgets a stream once nobody waits for anything of it.
