@@ -249,20 +249,17 @@ impl Trouble {
 
     pub(crate) fn scope(&self) -> Scope {
         match self {
-            Self::ServerCrash(_)
-            | Self::ServerDiskFull(_)
-            | Self::RollBack(..)
-            | Self::Succession(_)
-            | Self::LyingServer(..)
-            | Self::TwoFaces
-            | Self::Wiped(_) => Scope::Beginning,
-            Self::Promote(_) => Scope::Machines(BTreeSet::new()),
+            Self::ServerCrash(host) | Self::RollBack(host, _) | Self::LyingServer(host, _) | Self::Wiped(host) => {
+                Scope::Server(*host)
+            }
+            // Nobody writes to talk.
+            Self::ServerDiskFull(_) | Self::DiskFull(_) | Self::Promote(_) => Scope::Machines(BTreeSet::new()),
+            Self::Succession(_) | Self::TwoFaces | Self::Silence(_) => Scope::Beginning,
             Self::Crash(machine)
             | Self::Revoke(machine)
             | Self::Ambush(machine)
             | Self::Turncoat(machine)
             | Self::Doomed(machine, _)
-            | Self::DiskFull(machine)
             | Self::Moves(machine)
             | Self::ClockJump(machine, _)
             | Self::BlackHole(machine, _)
@@ -270,11 +267,9 @@ impl Trouble {
             Self::Suspend(machines) => Scope::Machines(machines.clone()),
             Self::Partition(a, b) => Scope::Between(a.clone(), b.clone()),
             // Its host is a relay, too.
-            Self::RelayCrash(_)
-            | Self::CredentialsExpire
-            | Self::ServerCutOff(_)
-            | Self::HostileRelay(_)
-            | Self::Silence(_) => Scope::Relayed,
+            Self::RelayCrash(_) | Self::CredentialsExpire | Self::ServerCutOff(_) | Self::HostileRelay(_) => {
+                Scope::Relayed
+            }
         }
     }
 }

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::calm::{Concern, Promise, STALLED};
+use ginnel_time::Instant;
+
+use crate::calm::{Concern, Promise, REBUILT, STALLED, Servers, Talk};
 use crate::ledger::{Flow, is_tunnel, seconds};
 use crate::machine::Life;
 use crate::nat::Behaviour;
-use crate::oracle::{Theory, Verdict, is_easy, is_forgetful, minds, theory};
+use crate::oracle::{Theory, Verdict, is_easy, is_forgetful, is_open, minds, theory};
 use crate::scenario::Weather;
 use crate::script::Step;
 use crate::station::Service;
@@ -232,9 +234,9 @@ impl World {
         if self.streams.count() > servers * (members + servers - 1) {
             left.push(format!("{} streams are open of {members} members, {servers} servers", self.streams.count()));
         }
-        let admin = Concern { a: 0, b: 0, start: self.now, direct: false };
+        let admin = Concern::other(0, 0, self.now);
         let able =
-            self.machines[0].life == Life::Awake && matches!(self.calm.promise(self.now, admin), Promise::Full(_));
+            self.machines[0].life == Life::Awake && matches!(self.calm.promise(self.now, &admin), Promise::Full(_));
         if self.script.chores.is_busy() && able {
             left.push(format!("the admin is not done: {:?}", self.script.chores));
         }
@@ -270,9 +272,9 @@ impl World {
         let address = self.machines[gone].tunnel_address(ginnel_node::Family::V6).or(self.script.addresses[gone]);
         let Some(address) = address else { return };
         for other in (0..self.machines.len()).filter(|other| *other != gone) {
-            let concern = Concern { a: 0, b: other, start: since, direct: false };
+            let concern = Concern::other(0, other, since);
             let served = self.machines[other].log(self.now).is_some_and(|(_, served)| served);
-            let undisturbed = matches!(self.calm.promise(self.now, concern), Promise::Full(_));
+            let undisturbed = matches!(self.calm.promise(self.now, &concern), Promise::Full(_));
             let awake = self.machines[other].life == Life::Awake && !self.script.revoked.contains_key(&other);
             if (other == 0 || (served && undisturbed)) && awake && self.machines[other].knows(address) {
                 self.complain(&format!("node{other} has not learnt that node{gone} was revoked"), other, gone);
@@ -284,8 +286,8 @@ impl World {
     fn behind(&self) -> Vec<String> {
         let length = self.hosts.iter().map(crate::server::Server::log_length).max().unwrap_or_default();
         let calm = |machine: usize| {
-            let concern = Concern { a: 0, b: machine, start: self.now, direct: false };
-            matches!(self.calm.promise(self.now, concern), Promise::Full(_))
+            let concern = Concern::other(0, machine, self.now);
+            matches!(self.calm.promise(self.now, &concern), Promise::Full(_))
         };
         let members = (0..self.machines.len()).filter(|machine| !self.script.revoked.contains_key(machine));
         let members = members.filter_map(|machine| {
@@ -321,7 +323,7 @@ impl World {
     }
 
     /// What theory says of a pair where its machines now are.
-    fn theory(&self, a: usize, b: usize) -> Theory {
+    pub(crate) fn theory(&self, a: usize, b: usize) -> Theory {
         theory(&self.chain(a), &self.chain(b))
     }
 
@@ -343,9 +345,22 @@ impl World {
     }
 
     fn promise(&self, index: usize) -> Promise {
+        self.calm.promise(self.now, &self.concern(index))
+    }
+
+    /// A conversation as disturbances see it.
+    fn concern(&self, index: usize) -> Concern {
         let Flow { from, to, start, .. } = self.ledger.flows[index];
+        let others = self.ledger.flows.iter().enumerate().filter(|(other, _)| *other != index);
+        let talks: Vec<Talk> = others
+            .map(|(_, flow)| flow)
+            .filter(|flow| (flow.from, flow.to) == (from, to) || (flow.from, flow.to) == (to, from))
+            .filter(|flow| flow.start < self.now && flow.sent > 0)
+            .map(|flow| Talk { start: flow.start, end: flow.end.min(self.now), heard: flow.heard })
+            .collect();
+        let known = known_since(start, &talks);
         let direct = self.theory(from, to) == Theory::Meet;
-        self.calm.promise(self.now, Concern { a: from, b: to, start, direct })
+        Concern { a: from, b: to, start, known, direct, servers: Servers::Any, talks }
     }
 
     fn verdict(&self, index: usize) -> Verdict {
@@ -353,6 +368,9 @@ impl World {
         let theory = self.theory(from, to);
         if (theory == Theory::Never && !self.has_relays()) || self.ledger.flows[index].parted.is_some() {
             return Verdict::Cannot;
+        }
+        if self.severed_since(from, to).is_some() {
+            return if self.learnt(index).is_empty() { Verdict::May } else { Verdict::Cannot };
         }
         let minds = minds(&self.chain(from), &self.chain(to));
         // Those who met before first try what they remember, which their NATs may have forgotten in silence.
@@ -365,6 +383,14 @@ impl World {
         let first = if forgotten { STALLED } else { self.patience().first };
         let patience = Patience { direct, first, ..self.patience() };
         match self.promise(index) {
+            Promise::Full(since) | Promise::Shaken(since)
+                if !self.must_link(from, to)
+                    && !forgotten
+                    && is_open(&self.chain(from), &self.chain(to))
+                    && since + STALLED <= self.now =>
+            {
+                Verdict::Linked
+            }
             _ if !self.must_link(from, to) => Verdict::May,
             Promise::Full(since) if theory == Theory::Meet && since + patience.direct <= self.now => Verdict::Direct,
             Promise::Shaken(since) if theory == Theory::Meet && since + REBUILT <= self.now => Verdict::Direct,
@@ -374,14 +400,28 @@ impl World {
         }
     }
 
+    /// The ends of a conversation that must have learnt by now that nothing goes between them.
+    fn learnt(&self, index: usize) -> Vec<(usize, usize)> {
+        let Flow { from, to, start, .. } = self.ledger.flows[index];
+        let Some(since) = self.severed_since(from, to) else { return Vec::new() };
+        let talks = self.now >= since.max(start) + FOUND_OUT;
+        // Who only listens asks more rarely whether somebody is still there, and only who was talked to lately.
+        let listens = start < since && self.now >= since + NOTICED;
+        let ends = [(from, to, talks), (to, from, listens)].into_iter();
+        let awake = ends.filter(|(end, _, knows)| *knows && self.machines[*end].life == Life::Awake);
+        awake.map(|(end, other, _)| (end, other)).collect()
+    }
+
     /// Why a conversation cannot be judged.
     fn doubt(&self, index: usize) -> String {
-        let Flow { from, to, start, .. } = self.ledger.flows[index];
+        let Flow { from, to, .. } = self.ledger.flows[index];
+        if self.severed_since(from, to).is_some() {
+            return "just severed".to_owned();
+        }
         if !self.must_link(from, to) {
             return "no relay for a hard pair".to_owned();
         }
-        let direct = self.theory(from, to) == Theory::Meet;
-        self.calm.reason(self.now, Concern { a: from, b: to, start, direct })
+        self.calm.reason(self.now, &self.concern(index))
     }
 
     /// Looks again whether a conversation is direct, if it still must be.
@@ -442,12 +482,44 @@ impl World {
             }
             return;
         }
+        if !self.learnt(index).is_empty() {
+            self.check_severed(index);
+        }
+        let never = self.theory(from, to) == Theory::Never && !self.has_relays();
         // Before a machine moved it may have been elsewhere.
         let moved = self.script.moved.is_some_and(|moved| start < moved + REBUILT);
-        if !moved && first.is_some() {
+        if never && !moved && first.is_some() {
             self.complain(&format!("flow {index} got through where no path is possible"), from, to);
         }
     }
+
+    /// Complains of ends of a conversation that have not learnt that nothing goes between them.
+    fn check_severed(&mut self, index: usize) {
+        let Flow { from, to, heard, .. } = self.ledger.flows[index];
+        let since = self.severed_since(from, to);
+        if since.zip(heard).is_some_and(|(since, heard)| heard > since + FOUND_OUT) {
+            self.complain(&format!("flow {index} got through where no packet could be answered"), from, to);
+        }
+        for (end, other) in self.learnt(index) {
+            let path = self.script.addresses[other].and_then(|address| self.machines[end].path_to(address));
+            if path.is_some() {
+                let text =
+                    format!("flow {index}: node{end} takes {path:?} to node{other}, where nothing goes, for alive");
+                self.complain(&text, end, other);
+            }
+        }
+    }
+}
+
+/// Since when two machines have been talking with no pause in which a path between them may have been forgotten.
+fn known_since(start: Instant, talks: &[Talk]) -> Instant {
+    let mut known = start;
+    while let Some(talk) =
+        talks.iter().find(|talk| talk.start < known && talk.heard.is_some_and(|at| at + KEPT > known))
+    {
+        known = talk.start;
+    }
+    known
 }
 
 /// How long the judge waits.
@@ -495,9 +567,13 @@ const UNLIKELY_LOST: u32 = 10;
 /// What a further round of punching takes, the first one's patience of 2.5 s included: a NAT that minds early packets may
 /// cost it, or one that has forgotten what was open.
 const ROUNDS: Duration = Duration::from_secs(3);
+/// Who has heard from each other asks after the path for two minutes more.
+const KEPT: Duration = Duration::from_secs(60);
+/// Who talks into the void leaves one path after 3 s, and the next, until none is left.
+const FOUND_OUT: Duration = Duration::from_secs(15);
+/// Likewise who only listens.
+const NOTICED: Duration = Duration::from_secs(60);
 /// Between two looks at one path.
 const SECOND_LOOK: Duration = Duration::from_secs(5);
 /// Between two verdicts on one conversation.
 const AGAIN: Duration = Duration::from_secs(20);
-/// A conversation that was shaken is direct again after this.
-const REBUILT: Duration = Duration::from_secs(60);

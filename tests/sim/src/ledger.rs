@@ -27,6 +27,8 @@ pub(crate) struct Flow {
     /// The longest time without a packet that arrived.
     pub(crate) gap: Duration,
     pub(crate) first: Option<Duration>,
+    /// When the last packet arrived.
+    pub(crate) heard: Option<Instant>,
     /// What had arrived when one of its machines was known for no member by the other.
     pub(crate) parted: Option<u32>,
 }
@@ -147,6 +149,7 @@ impl Ledger {
             flow.delivered += 1;
             flow.gap = flow.gap.max(now.saturating_duration_since(flow.progress));
             flow.progress = now;
+            flow.heard = Some(now);
             flow.first.get_or_insert(now.saturating_duration_since(flow.start));
         }
         Some(Delivery { flow: number, forth })

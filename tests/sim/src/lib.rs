@@ -22,18 +22,23 @@
 //! For `back` nothing is promised after the fault has ended; until `shaken` a conversation gets on within 20 s; then
 //! everything holds as before. Conversations that a fault does not concern keep every promise throughout.
 //!
+//! A conversation begins when its machines have not been talking already: whoever has been for a minute needs no server.
+//! Mail goes by every server, so conversations that begin are concerned by what befalls one server only where no other is
+//! well. What befalls a machine or a line shakes those pairs alone that may hold sessions from before: they have talked
+//! within 300 s before it, and for less than a minute since.
+//!
 //! | fault | concerns | back | shaken | because |
 //! |---|---|---|---|---|
 //! | a signaling server is killed | conversations that begin | 35 s | 125 s | a silent stream is given up after 22 s, the next try is at most 8 s off |
 //! | it loses its newest entries, and gets them back from members | conversations that begin | 35 s | 200 s | likewise |
-//! | its disk is full | conversations that begin | 5 s | 10 s | nobody writes to talk |
+//! | its disk is full | nobody | | | nobody writes to talk |
 //! | its host reaches nobody | relayed and beginning ones | 40 s | 130 s | as for server and relay |
 //! | it loses its disk and keeps its key, and the admin takes it on anew | conversations that begin | 125 s | 200 s | as for lost entries, and the admin may have to try again |
 //! | the server that orders the log is killed, and the admin lets a mirror take over | conversations that begin | 125 s | 125 s | likewise |
 //! | the admin lets a mirror take over from a server that lives | nobody | | | |
 //! | a machine is revoked | its pairs | for ever | | it is no member |
 //! | a daemon is killed, at any time or in the middle of a write | its pairs | 20 s | 300 s | who has been silent learns of it by talking |
-//! | a machine's disk is full | its pairs | 5 s | 10 s | likewise |
+//! | a machine's disk is full | nobody | | | nobody writes to talk |
 //! | a machine moves | its pairs | 15 s | 75 s | probes, then a call |
 //! | machines are suspended, 1 s to 7 days | their pairs | 30 s | 300 s | as for the server; who has data waiting calls every 10 s |
 //! | a wall clock jumps by up to 50 years | its pairs | 0 | 60 s | handshakes go on |
@@ -52,11 +57,12 @@
 //! | a member | heads that are not, floods of gossip, forged entries and revocations, candidates of somebody else, packets under inner addresses of others, odd control messages; it repeats what it hears on the internet, cut short, with a bit turned, from other ports | its pairs |
 //! | a relay, for a time | drops, doubles, keeps back, spoils, repeats and redirects, lies about mapped addresses | relayed and beginning conversations, and 130 s more |
 //! | a signaling server, for a time | lies about the addresses that it sees and is years ahead | beginning conversations, and 125 s more, until 200 s shaken |
-//! | the server that orders the log | signs another entry for a place and shows it to half of all who come | beginning conversations |
+//! | the server that orders the log | signs another entry for a place and shows it to machines with odd numbers, and to servers | beginning conversations of machines with odd numbers |
 //!
 //! Two more troubles have a rule of their own: a machine is revoked at the moment when it shakes hands with others after a
 //! restart; and all servers die when the founder alone has seen the newest entry, perhaps with somebody revoked just then.
-//! For the latter relayed and beginning conversations are promised nothing for 70 s and 125 s more, and are shaken for 200.
+//! For the latter beginning conversations are promised nothing for 70 s and 125 s more, and are shaken for 200; relayed ones
+//! for the seconds in which the founder alone reaches the relays, and 40 s more, and are shaken for 130.
 //!
 //! # What is judged
 //! | rule | limit |
@@ -68,6 +74,8 @@
 //! | a conversation goes on | no gap above 5 s, in rough weather 15 s |
 //! | a pair that the theory of NATs entitles to it is direct, both ways | 3 s after a conversation began, 6 s with a NAT that minds early packets, rough: 60 s and at one of two looks |
 //! | a pair that no path can join is not linked | always |
+//! | between machines of which one sleeps or is dead, or that no line and no relay that lives joins both ways, nothing arrives, and neither takes a path to the other for alive | 15 s for who sends, 60 s for who listened when it began |
+//! | a pair whose NATs let each other's packets in from any port is linked without a relay, too | 20 s |
 //! | a deadline that fires moves; while output waits, the deadline is now | always |
 //! | nothing is dropped that honest machines never send; forged datagrams where lines corrupt; all there is in hostile company | always |
 //! | a revoked machine is known to be one by all whom the server reaches, undisturbed | 5 s, rough: 15 s |
@@ -110,6 +118,7 @@ mod malice;
 mod nat;
 mod net;
 mod oracle;
+mod reach;
 mod replay;
 mod scenario;
 mod script;

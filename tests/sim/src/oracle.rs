@@ -63,6 +63,18 @@ pub(crate) fn is_easy(a: Chain<'_>, b: Chain<'_>) -> bool {
     common || [sum(a), sum(b)].iter().all(|sum| sum.mapping == Dependence::Endpoint && !sum.minds)
 }
 
+/// Whether two machines meet with nobody to arrange it, at second sight at the latest: whatever port a NAT gives or moves a
+/// flow to, the other side's NATs let its packets in once anything has gone to that address, and the port is learnt from them.
+pub(crate) fn is_open(a: Chain<'_>, b: Chain<'_>) -> bool {
+    let common = a.iter().any(|(number, _)| b.iter().any(|(other, _)| other == number));
+    let open = |moving: Sum, steady: Sum| {
+        (moving.mapping == Dependence::Endpoint && !moving.minds)
+            || (steady.mapping == Dependence::Endpoint && steady.filtering < Dependence::AddressAndPort)
+    };
+    let (a, b) = (sum(a), sum(b));
+    !common && open(a, b) && open(b, a)
+}
+
 /// Whether a NAT of either chain takes an early packet amiss.
 pub(crate) fn minds(a: Chain<'_>, b: Chain<'_>) -> bool {
     sum(a).minds || sum(b).minds
@@ -133,6 +145,25 @@ mod tests {
                 assert_eq!(theory(&[(0, a)], &[(1, b)]), expected, "{name_x} and {name_y}");
             }
         }
+    }
+
+    #[test]
+    fn whose_packets_are_let_in_from_any_port_needs_no_arrangement() {
+        use Dependence::{Address, AddressAndPort, Endpoint};
+        let cone = nat(Endpoint, AddressAndPort);
+        let minding = Behaviour { unsolicited: Unsolicited::Occupy, ..cone };
+        let symmetric = nat(AddressAndPort, AddressAndPort);
+        for (other, expected) in [
+            (nat(Endpoint, Endpoint), true),
+            (nat(Endpoint, Address), true),
+            (cone, false),
+            (nat(Address, Address), false),
+        ] {
+            assert_eq!(is_open(&[(0, minding)], &[(1, other)]), expected, "{other:?}");
+            assert_eq!(is_open(&[(0, other)], &[(1, symmetric)]), expected, "{other:?}");
+        }
+        assert!(is_open(&[(0, cone)], &[(1, cone)]));
+        assert!(!is_open(&[(0, cone), (9, cone)], &[(1, cone), (9, cone)]));
     }
 
     #[test]

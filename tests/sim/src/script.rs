@@ -7,7 +7,7 @@ use std::time::Duration;
 use ginnel_node::{Family, Reply, Request, RequestId};
 use ginnel_time::Instant;
 
-use crate::calm::{Recovery, Scope};
+use crate::calm::{MarkId, Recovery, Scope};
 use crate::chores::{Chore, Chores};
 use crate::faces::Faces;
 use crate::fault::{Fault, Undo};
@@ -95,6 +95,8 @@ pub(crate) struct Script {
     /// What was known when all servers died, by the fault.
     pub(crate) secrets: BTreeMap<usize, Secret>,
     pub(crate) faces: Option<Faces>,
+    /// What it costs that the relays are out of reach while the servers die.
+    pub(crate) relays_hidden: Option<MarkId>,
     /// How long the founder's log was when it was asked to write the last entry, and until when it may.
     pub(crate) whisper: Option<(u64, Instant)>,
 }
@@ -144,6 +146,7 @@ impl Script {
             ambush: None,
             secrets: BTreeMap::new(),
             faces: None,
+            relays_hidden: None,
             whisper: None,
         }
     }
@@ -407,6 +410,7 @@ impl World {
             progress: start,
             gap: Duration::ZERO,
             first: None,
+            heard: None,
             parted: None,
         });
         self.step_at(start, Step::Send(index));

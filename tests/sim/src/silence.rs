@@ -6,7 +6,7 @@ use std::time::Duration;
 use ginnel_node::{Family, Request};
 use ginnel_time::Instant;
 
-use crate::calm::{Concern, Promise};
+use crate::calm::{Concern, Promise, Recovery, Scope};
 use crate::fault::Direction;
 use crate::ledger::Answers;
 use crate::machine::Life;
@@ -30,6 +30,7 @@ impl World {
         let mut others = self.everybody();
         others.remove(&self.public_address(0));
         self.cut_off(fault, &own, &others, Direction::Both);
+        self.script.relays_hidden = Some(self.calm.begin(self.now, "hidden relays", Scope::Relayed, HIDDEN));
         // Neighbours talk, so that there are links.
         for machine in 1..self.machines.len() {
             let lasts = (self.now, self.now + TALK);
@@ -60,6 +61,9 @@ impl World {
         }
         // Relays beside them live.
         self.heal(fault);
+        if let Some(mark) = self.script.relays_hidden.take() {
+            self.calm.end(self.now, mark);
+        }
         let revoked = revoked.filter(|gone| !self.script.revoked.contains_key(gone));
         if let Some(gone) = revoked {
             self.revoke(gone);
@@ -117,8 +121,8 @@ impl World {
             .filter(|(a, b)| ways(*a, *b) && ways(*b, *a) && !self.is_gone(*a) && !self.is_gone(*b))
             .filter(|(a, b)| {
                 // An old conversation: servers do not concern it, and what it needs of relays it has.
-                let concern = Concern { a: *a, b: *b, start: Instant::ZERO, direct: true };
-                matches!(self.calm.promise(self.now, concern), Promise::Full(_) | Promise::Shaken(_))
+                let concern = Concern { direct: true, ..Concern::other(*a, *b, Instant::ZERO) };
+                matches!(self.calm.promise(self.now, &concern), Promise::Full(_) | Promise::Shaken(_))
             })
             .collect()
     }
@@ -151,6 +155,8 @@ const LOOKS: Duration = Duration::from_millis(10);
 const SERVERS_DIE: Duration = Duration::from_secs(3);
 /// What one linked member knows all others know after this.
 const GETS_ABOUT: Duration = Duration::from_secs(60);
+/// The relays beside the servers are out of reach for a moment first.
+const HIDDEN: Recovery = Recovery { back: Duration::from_secs(40), shaken: Duration::from_secs(130) };
 /// The servers are away for so long.
 pub(crate) const SILENCE: Duration = Duration::from_secs(70);
 /// Neighbours talk for so long.

@@ -133,6 +133,11 @@ impl Station {
         std::mem::take(&mut self.broken)
     }
 
+    /// Whether it runs, and is a relay.
+    pub(crate) const fn relays(&self) -> bool {
+        self.turn.is_some()
+    }
+
     /// Allocations that live.
     pub(crate) fn allocations(&self) -> usize {
         self.turn.as_ref().map_or(0, Turn::allocations)

@@ -72,6 +72,7 @@ impl World {
             }
             Trouble::CredentialsExpire => self.outdate_credentials(),
         }
+        self.survey();
     }
 
     /// Undoes what can be undone, and lets the time of recovery begin.
@@ -114,6 +115,7 @@ impl World {
         if let Some(mark) = undo.mark {
             self.calm.end(now, mark);
         }
+        self.survey();
     }
 
     fn cut_off_server(&mut self, number: usize, host: usize) {
@@ -226,6 +228,7 @@ impl World {
         self.script.unanswerable(machine);
         self.frozen[machine].clear();
         self.reckon(machine);
+        self.survey();
     }
 
     fn revive(&mut self, machine: usize) {
@@ -277,6 +280,7 @@ impl World {
         }
         if !cuts.is_empty() {
             self.review_streams();
+            self.survey();
         }
     }
 
@@ -365,11 +369,13 @@ impl World {
         match what {
             Trouble::BlackHole(machine, _) | Trouble::NatReboot(machine) => Scope::Machines(neighbours(*machine)),
             Trouble::RelayCrash(station) if self.services[*station] == station::Service::StunOnly => Scope::Beginning,
+            Trouble::ServerCutOff(host) if self.services[*host] == station::Service::StunOnly => Scope::Server(*host),
+            Trouble::Succession(_) => Scope::Server(self.script.sequencer),
+            Trouble::TwoFaces => Scope::OddOnes(self.script.sequencer),
             Trouble::ServerCrash(_)
             | Trouble::RollBack(..)
             | Trouble::ServerCutOff(_)
             | Trouble::Promote(_)
-            | Trouble::Succession(_)
             | Trouble::Wiped(_)
             | Trouble::Revoke(_)
             | Trouble::ServerDiskFull(_)
@@ -386,7 +392,6 @@ impl World {
             | Trouble::Turncoat(_)
             | Trouble::HostileRelay(_)
             | Trouble::LyingServer(..)
-            | Trouble::TwoFaces
             | Trouble::CredentialsExpire => what.scope(),
         }
     }

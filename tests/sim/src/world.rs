@@ -15,6 +15,7 @@ use crate::judge::{Drills, Shares};
 use crate::ledger::Ledger;
 use crate::machine::{self, Life, Machine};
 use crate::net::{Arrival, Holder, Net, Packet, Realm};
+use crate::reach::Severed;
 use crate::scenario::{Scenario, Weather};
 use crate::script::{Script, Step};
 use crate::server::{self, Server};
@@ -94,6 +95,7 @@ pub(crate) struct World {
     pub(crate) ledger: Ledger,
     pub(crate) script: Script,
     pub(crate) calm: Calm,
+    pub(crate) severed: Severed,
     pub(crate) shares: Shares,
     pub(crate) drills: Drills,
     pub(crate) weather: Weather,
@@ -132,7 +134,8 @@ impl World {
             streams: Streams::new(dice.fork()),
             ledger: Ledger::default(),
             script: Script::new(now, scenario.faults, scenario.spare, scenario.talkers, scenario.duration),
-            calm: Calm::default(),
+            calm: Calm::new(scenario.servers),
+            severed: Severed::default(),
             shares: Shares::default(),
             drills: Drills::default(),
             weather: scenario.weather,
