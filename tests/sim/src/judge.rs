@@ -3,16 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ginnel_time::Instant;
-
-use crate::calm::{Concern, Promise, REBUILT, STALLED, Servers, Talk};
+use crate::calm::{Concern, Promise, REBUILT, STALLED};
 use crate::ledger::{Flow, is_tunnel, seconds};
 use crate::machine::Life;
-use crate::nat::Behaviour;
-use crate::oracle::{Theory, Verdict, is_easy, is_forgetful, is_open, minds, theory};
+use crate::oracle::{Theory, Verdict, is_forgetful};
 use crate::scenario::Weather;
 use crate::script::Step;
 use crate::station::Service;
+use crate::verdict::FOUND_OUT;
 use crate::world::World;
 
 /// How often each verdict was given.
@@ -316,114 +314,6 @@ impl World {
             .collect()
     }
 
-    /// Whether a pair has a way for its packets, as far as NATs and relays go. Rounds of punching are arranged inside a
-    /// session: without a relay there is none before the first path, so only pairs that meet at first sight must meet.
-    fn must_link(&self, a: usize, b: usize) -> bool {
-        self.has_relays() || (self.theory(a, b) == Theory::Meet && is_easy(&self.chain(a), &self.chain(b)))
-    }
-
-    /// What theory says of a pair where its machines now are.
-    pub(crate) fn theory(&self, a: usize, b: usize) -> Theory {
-        theory(&self.chain(a), &self.chain(b))
-    }
-
-    fn chain(&self, machine: usize) -> Vec<(usize, Behaviour)> {
-        let nats = self.net.nats(self.machines[machine].setup.realm);
-        nats.into_iter().map(|(number, nat)| (number, nat.behaviour)).collect()
-    }
-
-    /// How long the judge waits in this world. Without a relay nothing stands by for a path that died in silence, and it is
-    /// found out by 3 s of unanswered probes.
-    pub(crate) fn patience(&self) -> Patience {
-        let patience = self.weather.patience();
-        let slow = if self.has_relays() { Duration::ZERO } else { Duration::from_secs(4) };
-        Patience { first: patience.first + slow, direct: patience.direct + slow, ..patience }
-    }
-
-    pub(crate) fn has_relays(&self) -> bool {
-        self.services.iter().any(|service| *service != Service::StunOnly)
-    }
-
-    fn promise(&self, index: usize) -> Promise {
-        self.calm.promise(self.now, &self.concern(index))
-    }
-
-    /// A conversation as disturbances see it.
-    fn concern(&self, index: usize) -> Concern {
-        let Flow { from, to, start, .. } = self.ledger.flows[index];
-        let others = self.ledger.flows.iter().enumerate().filter(|(other, _)| *other != index);
-        let talks: Vec<Talk> = others
-            .map(|(_, flow)| flow)
-            .filter(|flow| (flow.from, flow.to) == (from, to) || (flow.from, flow.to) == (to, from))
-            .filter(|flow| flow.start < self.now && flow.sent > 0)
-            .map(|flow| Talk { start: flow.start, end: flow.end.min(self.now), heard: flow.heard })
-            .collect();
-        let known = known_since(start, &talks);
-        let direct = self.theory(from, to) == Theory::Meet;
-        Concern { a: from, b: to, start, known, direct, servers: Servers::Any, talks }
-    }
-
-    fn verdict(&self, index: usize) -> Verdict {
-        let Flow { from, to, .. } = self.ledger.flows[index];
-        let theory = self.theory(from, to);
-        if (theory == Theory::Never && !self.has_relays()) || self.ledger.flows[index].parted.is_some() {
-            return Verdict::Cannot;
-        }
-        if self.severed_since(from, to).is_some() {
-            return if self.learnt(index).is_empty() { Verdict::May } else { Verdict::Cannot };
-        }
-        let minds = minds(&self.chain(from), &self.chain(to));
-        // Those who met before first try what they remember, which their NATs may have forgotten in silence.
-        let met = self.ledger.flows.iter().take(index).any(|flow| {
-            flow.first.is_some() && ((flow.from, flow.to) == (from, to) || (flow.from, flow.to) == (to, from))
-        });
-        let direct = self.patience().direct + if minds || met { ROUNDS } else { Duration::ZERO };
-        // A path that a NAT has forgotten in silence is left only once it has been asked in vain.
-        let forgotten = is_forgetful(&self.chain(from), &self.chain(to));
-        let first = if forgotten { STALLED } else { self.patience().first };
-        let patience = Patience { direct, first, ..self.patience() };
-        match self.promise(index) {
-            Promise::Full(since) | Promise::Shaken(since)
-                if !self.must_link(from, to)
-                    && !forgotten
-                    && is_open(&self.chain(from), &self.chain(to))
-                    && since + STALLED <= self.now =>
-            {
-                Verdict::Linked
-            }
-            _ if !self.must_link(from, to) => Verdict::May,
-            Promise::Full(since) if theory == Theory::Meet && since + patience.direct <= self.now => Verdict::Direct,
-            Promise::Shaken(since) if theory == Theory::Meet && since + REBUILT <= self.now => Verdict::Direct,
-            Promise::Full(since) if since + patience.first <= self.now => Verdict::Linked,
-            Promise::Shaken(since) | Promise::Linked(since) if since + STALLED <= self.now => Verdict::Linked,
-            Promise::Full(_) | Promise::Shaken(_) | Promise::Linked(_) | Promise::Nothing => Verdict::May,
-        }
-    }
-
-    /// The ends of a conversation that must have learnt by now that nothing goes between them.
-    fn learnt(&self, index: usize) -> Vec<(usize, usize)> {
-        let Flow { from, to, start, .. } = self.ledger.flows[index];
-        let Some(since) = self.severed_since(from, to) else { return Vec::new() };
-        let talks = self.now >= since.max(start) + FOUND_OUT;
-        // Who only listens asks more rarely whether somebody is still there, and only who was talked to lately.
-        let listens = start < since && self.now >= since + NOTICED;
-        let ends = [(from, to, talks), (to, from, listens)].into_iter();
-        let awake = ends.filter(|(end, _, knows)| *knows && self.machines[*end].life == Life::Awake);
-        awake.map(|(end, other, _)| (end, other)).collect()
-    }
-
-    /// Why a conversation cannot be judged.
-    fn doubt(&self, index: usize) -> String {
-        let Flow { from, to, .. } = self.ledger.flows[index];
-        if self.severed_since(from, to).is_some() {
-            return "just severed".to_owned();
-        }
-        if !self.must_link(from, to) {
-            return "no relay for a hard pair".to_owned();
-        }
-        self.calm.reason(self.now, &self.concern(index))
-    }
-
     /// Looks again whether a conversation is direct, if it still must be.
     pub(crate) fn look_again(&mut self, index: usize) {
         if self.now < self.ledger.flows[index].end && self.verdict(index) == Verdict::Direct {
@@ -511,45 +401,6 @@ impl World {
     }
 }
 
-/// Since when two machines have been talking with no pause in which a path between them may have been forgotten.
-fn known_since(start: Instant, talks: &[Talk]) -> Instant {
-    let mut known = start;
-    while let Some(talk) =
-        talks.iter().find(|talk| talk.start < known && talk.heard.is_some_and(|at| at + KEPT > known))
-    {
-        known = talk.start;
-    }
-    known
-}
-
-/// How long the judge waits.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
-    pub(crate) join: Duration,
-    pub(crate) first: Duration,
-    pub(crate) direct: Duration,
-    pub(crate) gap: Duration,
-}
-
-impl Weather {
-    pub(crate) const fn patience(self) -> Patience {
-        match self {
-            Self::Clear => Patience {
-                join: Duration::from_secs(30),
-                first: Duration::from_secs(1),
-                direct: Duration::from_secs(3),
-                gap: Duration::from_secs(5),
-            },
-            Self::Rough => Patience {
-                join: Duration::from_secs(90),
-                first: Duration::from_secs(10),
-                direct: Duration::from_secs(60),
-                gap: Duration::from_secs(15),
-            },
-        }
-    }
-}
-
 /// A key that is in use is replaced within this time from when it was to be: the initiator sends something, a keepalive at
 /// least, and has an answer.
 const REPLACED: Duration = Duration::from_secs(20);
@@ -564,15 +415,6 @@ const MOST_TROUBLE: u64 = 10;
 const TROUBLE_AT_ONCE: u64 = 360;
 /// So many packets are not lost in a row.
 const UNLIKELY_LOST: u32 = 10;
-/// What a further round of punching takes, the first one's patience of 2.5 s included: a NAT that minds early packets may
-/// cost it, or one that has forgotten what was open.
-const ROUNDS: Duration = Duration::from_secs(3);
-/// Who has heard from each other asks after the path for two minutes more.
-const KEPT: Duration = Duration::from_secs(60);
-/// Who talks into the void leaves one path after 3 s, and the next, until none is left.
-const FOUND_OUT: Duration = Duration::from_secs(15);
-/// Likewise who only listens.
-const NOTICED: Duration = Duration::from_secs(60);
 /// Between two looks at one path.
 const SECOND_LOOK: Duration = Duration::from_secs(5);
 /// Between two verdicts on one conversation.

@@ -129,6 +129,7 @@ mod stream;
 mod strike;
 mod trace;
 mod turncoat;
+mod verdict;
 mod watch;
 mod world;
 
