@@ -11,6 +11,7 @@ use tokio::time::MissedTickBehavior;
 use crate::dial::{Dial, Dialler};
 use crate::storage::Writer;
 use crate::sys;
+use crate::witness::Witness;
 
 /// What happens to the hub.
 pub(crate) enum Event {
@@ -45,12 +46,13 @@ pub(crate) struct Hub {
     server: Server,
     writers: BTreeMap<ConnectionId, mpsc::UnboundedSender<Written>>,
     storage: Writer,
+    witness: Witness,
     dialler: Dialler,
 }
 
 impl Hub {
-    pub(crate) fn new(server: Server, storage: Writer, dialler: Dialler) -> Self {
-        Self { server, writers: BTreeMap::new(), storage, dialler }
+    pub(crate) fn new(server: Server, storage: Writer, witness: Witness, dialler: Dialler) -> Self {
+        Self { server, writers: BTreeMap::new(), storage, witness, dialler }
     }
 
     /// Runs until `stop` turns true, then waits for the disk.
@@ -79,7 +81,10 @@ impl Hub {
                     self.server.handle_timeout(sys::now());
                     self.drain();
                 }
-                _ = wall.tick() => self.input(Input::Wall(unix())),
+                _ = wall.tick() => {
+                    self.witness.keep(sys::now());
+                    self.input(Input::Wall(unix()));
+                }
                 _ = report.tick() => self.report(),
             }
         }
@@ -144,6 +149,7 @@ impl Hub {
                     }
                 }
                 Output::Store { ticket, change } => self.storage.store(ticket, change),
+                Output::Witness { network, head } => self.witness.note(network, head, sys::now()),
                 Output::Dial { link, addresses } => self.dialler.dial(link, addresses),
                 Output::LinkWrite { link, bytes } => self.dialler.write(link, bytes),
                 Output::LinkClose { link } => self.dialler.close(link),
@@ -178,7 +184,7 @@ pub(crate) fn unix() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// How often the machines learn what the wall clock says.
+/// How often the machines learn what the wall clock says, and the memory that the server runs.
 pub(crate) const TELL_WALL: Duration = Duration::from_secs(10);
 const REPORT: Duration = Duration::from_secs(300);
 const BATCH: usize = 64;

@@ -8,6 +8,7 @@
 //! | `relay` | one task that owns the STUN and TURN machine, and its sockets |
 //! | `storage` | the database and the thread that writes it |
 //! | `state` | the state folder: lock, keys |
+//! | `witness` | the ends of the logs in memory, so that a restart need not wait to hear that the disk was not set back |
 //! | `public` | own addresses, and where relayed traffic may go |
 
 mod cli;
@@ -20,6 +21,7 @@ mod socket;
 mod state;
 mod storage;
 mod sys;
+mod witness;
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -46,6 +48,7 @@ use public::PrivatePeers;
 use relay::Relay;
 use state::{Keys, Opened, StateDir};
 use storage::Storage;
+use witness::Witness;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -94,6 +97,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let token = founding_token(&storage, &mut stored, &args)?;
     let config = server_config(&keys, &args, &public, stun_port);
     let server_keys = config.keys();
+    let witness = Witness::open(&keys.sequencer.sequencer_key(), sys::now());
+    stored.witnessed = witness.heads();
     let server = Server::new(seed()?, config, stored, sys::now(), hub::unix())?;
 
     let (stop, stopping) = watch::channel(false);
@@ -107,7 +112,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         let _ = answers.blocking_send(Event::Stored(outcomes));
     })?;
     let dialler = Dialler::new(events.clone(), &public);
-    let hub = tokio::spawn(Hub::new(server, writer, dialler).run(queue, stopping));
+    let hub = tokio::spawn(Hub::new(server, writer, witness, dialler).run(queue, stopping));
     let endpoint = quic::endpoint(signaling, &keys.noise)?;
     let accepting = tokio::spawn(quic::accept(endpoint.clone(), events));
     tracing::info!(signaling = signaling_port, stun = stun_port, addresses = ?public, "serving");

@@ -1,8 +1,14 @@
-//! The system calls that the standard library does not make: the boot clock and the list of interface addresses.
+//! The system calls that the standard library does not make: the boot clock, the list of interface addresses, and what
+//! kind of folder a folder is.
 #![expect(unsafe_code, reason = "system calls")]
 
+use std::ffi::CString;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::ptr;
 
 use ginnel_time::Instant;
@@ -16,6 +22,37 @@ pub(crate) fn now() -> Instant {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
     Instant::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
+}
+
+/// Whether this process runs as root.
+pub(crate) fn is_root() -> bool {
+    user() == 0
+}
+
+/// The user that this process acts for.
+pub(crate) fn user() -> u32 {
+    // SAFETY: it takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+/// Whether a folder is in memory, is this user's, and is written into by nobody else.
+pub(crate) fn is_private_memory(folder: &Path) -> bool {
+    let private =
+        |metadata: std::fs::Metadata| metadata.is_dir() && metadata.uid() == user() && metadata.mode() & 0o022 == 0;
+    folder.symlink_metadata().is_ok_and(private) && is_in_memory(folder)
+}
+
+/// Whether a path is on a file system that is memory, and of which no disk holds anything.
+pub(crate) fn is_in_memory(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    let mut about = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: `path` ends with a zero, and `about` is a valid place for one statfs.
+    if unsafe { libc::statfs(path.as_ptr(), about.as_mut_ptr()) } != 0 {
+        return false;
+    }
+    // SAFETY: the call succeeded and has filled it.
+    let about = unsafe { about.assume_init() };
+    about.f_type == libc::TMPFS_MAGIC
 }
 
 /// Every address of every interface that is up.

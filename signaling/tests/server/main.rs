@@ -303,6 +303,48 @@ async fn server_killed_in_the_middle_of_appends_holds_all_that_it_answered() {
     }
 }
 
+#[tokio::test]
+async fn end_of_the_log_is_remembered_beside_the_disk_until_a_reboot() {
+    let state = StateFolder::new();
+    let mut process = Process::start(&state, &[]);
+    let founding = process.founding();
+    let founded = charter(&founding, 1);
+    assert_eq!(state.remembered(), None);
+    let mut admin = Link::open(founding.server(), founded.network, founder(&founding, &founded)).await.expect("let in");
+    admin.send(ClientMessage::Found { genesis: founded.genesis.clone() }).await;
+    assert_eq!(admin.answer().await, ServerMessage::Appended { sequence: 0 });
+    let invite = |n| build::invite_record(&founded.network, &founded.admin, key(n).invite_key(), unix() + 600, None);
+    let credentials = || Credentials::Member { key: founded.admin.clone() };
+    for n in 1..=3 {
+        admin.append(invite(n)).await;
+        assert_eq!(state.remembered(), Some(1 + u64::from(n)), "when the answer comes");
+    }
+    process.kill();
+    process = Process::start(&state, &[]);
+    let mut admin = Link::open(founding.server(), founded.network, credentials()).await.expect("let in");
+    assert_eq!(state.remembered(), Some(4));
+    admin.append(invite(4)).await;
+    assert_eq!(state.remembered(), Some(5));
+
+    process.kill();
+    state.forget_entries(2);
+    process = Process::start(&state, &[]);
+    let admin = Link::open(founding.server(), founded.network, credentials()).await.expect("let in");
+    assert_eq!(
+        (admin.welcome.head.length, state.remembered()),
+        (3, Some(5)),
+        "the disk was set back, and memory was not"
+    );
+
+    process.kill();
+    state.reboot();
+    let _process = Process::start(&state, &[]);
+    let mut admin = Link::open(founding.server(), founded.network, credentials()).await.expect("let in");
+    assert_eq!((admin.welcome.head.length, state.remembered()), (3, None), "nothing is known of the disk");
+    admin.append(invite(5)).await;
+    assert_eq!(state.remembered(), Some(4), "the pause is over");
+}
+
 #[test]
 fn database_of_a_newer_version_is_refused_in_words() {
     let state = StateFolder::new();

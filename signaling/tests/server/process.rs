@@ -10,15 +10,18 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ginnel_membership::invite::Founding;
 
-/// A state folder that is removed in the end, and the port of the server that runs on it.
+/// A state folder and a folder in memory, both removed in the end, and the port of the server that runs on them.
 pub(crate) struct State {
     parent: tempfile::TempDir,
+    memory: tempfile::TempDir,
     port: u16,
 }
 
 impl State {
     pub(crate) fn new() -> Self {
-        Self { parent: tempfile::tempdir().expect("a temporary folder"), port: free_port() }
+        let parent = tempfile::tempdir().expect("a temporary folder");
+        let memory = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
+        Self { parent, memory, port: free_port() }
     }
 
     /// Loses the newest entries of every log, as a restored backup would; no server runs.
@@ -35,6 +38,21 @@ impl State {
     pub(crate) fn set_database_version(&self, version: i64) {
         let database = rusqlite::Connection::open(self.path().join("signal.db")).expect("a database");
         database.pragma_update(None, "user_version", version).expect("a pragma");
+    }
+
+    /// How many entries of its one network the server has had remembered beside the database; `None` where nothing is.
+    pub(crate) fn remembered(&self) -> Option<u64> {
+        let path = std::fs::read_dir(self.memory.path()).expect("a folder").next()?.expect("an entry").path();
+        let bytes = std::fs::read(path).expect("a file");
+        let length = bytes.get(77..85)?.try_into().expect("8 bytes");
+        Some(u64::from_be_bytes(length))
+    }
+
+    /// Loses what is in memory, as a reboot does; no server runs.
+    pub(crate) fn reboot(&self) {
+        for file in std::fs::read_dir(self.memory.path()).expect("a folder") {
+            std::fs::remove_file(file.expect("an entry").path()).expect("removed");
+        }
     }
 
     fn path(&self) -> PathBuf {
@@ -124,6 +142,7 @@ fn command(state: &State, options: &[&str]) -> Command {
     for (option, value) in defaults {
         command.arg(option).arg(value);
     }
+    command.env("RUNTIME_DIRECTORY", state.memory.path());
     command.args(options).stdin(Stdio::null()).stderr(Stdio::null());
     command
 }

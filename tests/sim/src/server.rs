@@ -1,15 +1,15 @@
 //! One signaling server: the real machine, its disk, and what may befall either.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ginnel_membership::invite::Token;
-use ginnel_membership::{Entry, Founding, Placed, Sequencer, ServerKeys, SigningKey, Trust};
+use ginnel_membership::{Entry, Founding, NetworkId, Placed, Sequencer, ServerKeys, SigningKey, Trust};
 use ginnel_signal_proto::server::{
     Change, Config, ConnectionId, Input, Limits, LinkId, Outcome, Output, Stored, StoredEntry, Ticket,
 };
-use ginnel_signal_proto::{FoundingToken, RelayCredentials, Server as Signal};
+use ginnel_signal_proto::{FoundingToken, Head, RelayCredentials, Server as Signal};
 use ginnel_time::Instant;
 use ginnel_tunnel::StaticSecret;
 use ginnel_turn::Credentials;
@@ -52,13 +52,17 @@ pub(crate) enum Room {
     Full,
 }
 
-/// The server and all that a restart of it leaves: its disk and its keys.
+/// The server and all that a restart of it leaves: its disk, its keys, and for a moment what its host's memory holds.
 pub(crate) struct Server {
     number: usize,
     signal: Option<Signal>,
     keys: Keys,
     relays: Relays,
     disk: Stored,
+    /// The ends of its logs, as it last had its host remember them beside the disk.
+    witnessed: BTreeMap<NetworkId, Head>,
+    /// When it last ran.
+    ran: Instant,
     pub(crate) room: Room,
     connections: BTreeSet<ConnectionId>,
     /// Counts restarts, so that what is under way from before finds nobody.
@@ -89,6 +93,8 @@ impl Server {
             keys,
             relays,
             disk,
+            witnessed: BTreeMap::new(),
+            ran: now,
             room: Room::Free,
             connections: BTreeSet::new(),
             epoch: 0,
@@ -130,18 +136,24 @@ impl Server {
     }
 
     /// Ends the process; tells the streams that break. What was not yet written is lost.
-    pub(crate) fn stop(&mut self) -> Vec<ConnectionId> {
-        self.signal = None;
+    pub(crate) fn stop(&mut self, now: Instant) -> Vec<ConnectionId> {
+        if self.signal.take().is_some() {
+            self.ran = now;
+        }
         self.epoch += 1;
         self.due = None;
         self.effects.clear();
         std::mem::take(&mut self.connections).into_iter().collect()
     }
 
-    /// Starts the process from its disk.
+    /// Starts the process from its disk, and from what its host remembers of a process that ran until a moment ago.
     pub(crate) fn start(&mut self, now: Instant, dice: &mut Dice) {
         let unix = unix(now) + self.ahead;
-        let signal = signal(now, unix, &self.keys, &self.relays, &self.disk, dice);
+        if now.saturating_duration_since(self.ran) > REMEMBERED {
+            self.witnessed.clear();
+        }
+        let stored = Stored { witnessed: self.witnessed.clone(), ..self.disk.clone() };
+        let signal = signal(now, unix, &self.keys, &self.relays, stored, dice);
         self.due = signal.poll_timeout();
         self.signal = Some(signal);
     }
@@ -168,7 +180,7 @@ impl Server {
         self.signal(now, Input::Wall(wall));
     }
 
-    /// Loses the newest entries of every log on the disk, keeping the first.
+    /// Loses the newest entries of every log on the disk, keeping the first. What is remembered beside it is not set back.
     pub(crate) fn roll_back(&mut self, lost: usize) {
         for (_, log) in &mut self.disk.logs {
             log.truncate(log.len().saturating_sub(lost).max(1));
@@ -184,6 +196,8 @@ impl Server {
             keys: Keys { noise: *noise, sequencer: sequencer.clone(), token: *token },
             relays: self.relays.clone(),
             disk: Stored::default(),
+            witnessed: BTreeMap::new(),
+            ran: self.ran,
             room: Room::Free,
             connections: BTreeSet::new(),
             epoch: 0,
@@ -362,6 +376,13 @@ impl Server {
                     Effect::Close(conn)
                 }
                 Output::Store { ticket, change } => Effect::Store(ticket, change),
+                Output::Witness { network, head } => {
+                    match head {
+                        Some(head) => self.witnessed.insert(network, head),
+                        None => self.witnessed.remove(&network),
+                    };
+                    continue;
+                }
                 Output::Dial { link, addresses } => Effect::Dial(link, addresses),
                 Output::LinkWrite { link, bytes } => Effect::LinkWrite(link, bytes),
                 Output::LinkClose { link } => Effect::LinkClose(link),
@@ -372,7 +393,7 @@ impl Server {
     }
 }
 
-fn signal(now: Instant, unix: u64, keys: &Keys, relays: &Relays, disk: &Stored, dice: &mut Dice) -> Signal {
+fn signal(now: Instant, unix: u64, keys: &Keys, relays: &Relays, stored: Stored, dice: &mut Dice) -> Signal {
     let Relays { secret, addresses, lifetime } = relays.clone();
     let offered = !addresses.is_empty();
     let issue = move |unix: u64, member: &ginnel_membership::MemberKey| {
@@ -391,8 +412,11 @@ fn signal(now: Instant, unix: u64, keys: &Keys, relays: &Relays, disk: &Stored, 
         relay: if offered { Some(Box::new(issue)) } else { None },
         limits: Limits::default(),
     };
-    Signal::new(dice.seed(), config, disk.clone(), now, unix).expect("the stored logs are those the server made")
+    Signal::new(dice.seed(), config, stored, now, unix).expect("the stored logs are those the server made")
 }
+
+/// For how long `ginnel-signal` believes what a process before it left in memory.
+const REMEMBERED: Duration = Duration::from_secs(30);
 
 /// True time, in Unix seconds.
 pub(crate) fn unix(now: Instant) -> u64 {

@@ -289,7 +289,7 @@ impl World {
         for conn in self.links_of(host) {
             self.break_stream(conn);
         }
-        for conn in self.hosts[host].stop() {
+        for conn in self.hosts[host].stop(self.now) {
             self.break_stream(conn);
         }
         self.reckon_host(host);

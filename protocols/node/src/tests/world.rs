@@ -823,6 +823,7 @@ impl World {
                         self.tell_host(fellow, SignalInput::Closed { conn: ConnectionId(serial) });
                     }
                 }
+                SignalOutput::Witness { .. } => {}
                 SignalOutput::Store { ticket, change } => {
                     self.hosts[number].keep(change);
                     self.tell_host(number, SignalInput::Stored { ticket, outcome: Outcome::Durable });

@@ -1,6 +1,6 @@
 //! What a server is set up with, told, and wants done.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use ginnel_membership::{MemberKey, NetworkId, ServerKeys, SigningKey};
 use zeroize::Zeroizing;
 
 use super::limits::Limits;
-use crate::message::{FoundingToken, RelayCredentials};
+use crate::message::{FoundingToken, Head, RelayCredentials};
 
 /// What a server is set up with.
 pub struct Config {
@@ -47,6 +47,9 @@ pub struct Stored {
     pub tokens: Vec<(FoundingToken, Option<NetworkId>)>,
     /// The genesis records of networks that this server became a mirror of; the log may be missing yet.
     pub adopted: Vec<(NetworkId, Vec<u8>)>,
+    /// The newest [`Output::Witness`] of each network, from a place that a disk restored from an earlier time does not bring
+    /// back, and that was written by a server that ran until a moment ago; nothing where there is any doubt.
+    pub witnessed: BTreeMap<NetworkId, Head>,
 }
 
 /// A log entry as it is stored.
@@ -169,6 +172,14 @@ pub enum Output {
         ticket: Ticket,
         /// What to put there.
         change: Change,
+    },
+    /// Remember the end of a log that this server orders, or forget it, for [`Stored::witnessed`]; it must be done before any
+    /// later output is. Where it cannot be remembered, nothing may be.
+    Witness {
+        /// The network.
+        network: NetworkId,
+        /// The log's end; `None` where nothing is to be remembered of it.
+        head: Option<Head>,
     },
     /// Open a stream to the first of these addresses that answers; [`Input::LinkOpened`] or [`Input::LinkClosed`] says how
     /// it went. The machine waits between two dials, longer after each failure, at most [`LINK_REST_MAX`].

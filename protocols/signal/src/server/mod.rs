@@ -18,7 +18,8 @@
 //! makes one,
 //! * a sequencer that has started orders nothing for [`Limits::settle`] after the first client has come, and no longer than
 //!   needed beyond that while a client or a fellow hands back entries that its disk has lost; the pause is short where all
-//!   who may hold such entries have said that they do not;
+//!   who may hold such entries have said that they do not, and where the driver remembers that the disk holds them all
+//!   ([`Output::Witness`], [`Stored::witnessed`]);
 //! * it asks its fellows in that time, and so learns where the log was moved to another sequencer;
 //! * a mirror that an admins' record makes the sequencer asks the old one to order that record, and orders it itself only
 //!   where the old one cannot be reached.
@@ -42,6 +43,7 @@ mod request;
 mod room;
 mod settling;
 mod takeover;
+mod witness;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -51,7 +53,7 @@ use ginnel_time::Instant;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
 
-use crate::message::{FoundingToken, Placing, Refusal, VERSION};
+use crate::message::{FoundingToken, Head, Placing, Refusal, VERSION};
 use crate::noise;
 
 pub use append::FORWARD_PATIENCE;
@@ -151,6 +153,7 @@ impl Server {
             let log = log.map_err(|why| BadLog { network: id, sequence: 0, why: why.to_string() })?;
             networks.insert(id, Network::new(log, now, &config.limits));
         }
+        let witnessed = stored.witnessed;
         let usage = |network: Option<NetworkId>| network.map_or(TokenUse::Unused, TokenUse::Founded);
         let mut server = Self {
             lines: Lines::new(config.limits.clone()),
@@ -175,15 +178,15 @@ impl Server {
             let ticket = server.ticket();
             server.store_under(ticket, Storing::Repair, change);
         }
-        server.begin();
+        server.begin(&witnessed);
         Ok(server)
     }
 
     /// Lets every network take its place among its servers.
-    fn begin(&mut self) {
+    fn begin(&mut self, witnessed: &BTreeMap<NetworkId, Head>) {
         let ids: Vec<NetworkId> = self.networks.keys().copied().collect();
         for id in ids {
-            self.settle_at_start(id);
+            self.settle_at_start(id, witnessed.get(&id).copied());
             self.reconcile(id);
         }
     }

@@ -12,7 +12,7 @@ use super::log::{Log, Role};
 use super::post::{Piece, Post};
 use super::settling::Settling;
 use super::{ConnectionId, LinkId};
-use crate::message::Standing;
+use crate::message::{Head, Standing};
 
 /// A network as the server holds it.
 pub(crate) struct Network {
@@ -24,6 +24,8 @@ pub(crate) struct Network {
     pub(crate) course: Course,
     /// While it lasts nothing is ordered, so that entries that this server's disk has lost can come back first.
     pub(crate) settling: Option<Settling>,
+    /// What the driver remembers of the log's end.
+    pub(crate) witnessed: Option<Head>,
     /// A record that makes this server the sequencer, while it makes sure that the old one is gone.
     pub(crate) takeover: Option<Takeover>,
     /// Links to fellow servers.
@@ -146,6 +148,7 @@ impl Network {
             forwards: BTreeMap::new(),
             course: Course::Plain,
             settling: None,
+            witnessed: None,
             takeover: None,
             links: BTreeMap::new(),
             refillers: BTreeSet::new(),

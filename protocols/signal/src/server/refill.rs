@@ -127,6 +127,7 @@ impl Server {
         }
         tracing::info!(network = %id, role = ?network.log.role(), "network taken up");
         self.networks.insert(id, network);
+        self.testify(id);
         let session = self.lines.session(conn).cloned();
         if let Some(session) = &session {
             self.take_place(conn, session);
@@ -276,6 +277,7 @@ impl Server {
         for waiting in waiting {
             self.answer_all(waiting.askers, &moved());
         }
+        self.testify(id);
     }
 
     /// Answers those who handed entries in that are on disk now.

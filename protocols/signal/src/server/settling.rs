@@ -1,20 +1,24 @@
 //! The pause before a sequencer orders anything: after a start, and after a log came from elsewhere.
 //!
 //! A disk that lost its newest entries, or was restored from a backup, looks like any other. So every start is taken for
-//! such a one: nothing is ordered until those who may hold more of the log have had the time to say so and to hand it in.
-//! A client says how long its log is by its `Fetch`, a fellow server by its welcome.
+//! such a one, unless the driver remembers otherwise (see [`super::witness`]): nothing is ordered until those who may hold
+//! more of the log have had the time to say so and to hand it in. A client says how long its log is by its `Fetch`, a
+//! fellow server by its welcome.
 //!
 //! ```text
 //! start ──first client or fellow comes──> counting ──> over, as soon as
 //!     every live member and every fellow has spoken, and nobody has more
 //!     3/5 of the time are over, there are fellows, every one has spoken, and nobody has more
+//!     1/5 of the time is over, and the same, and the disk is known to be whole
 //!     the time is over, and nobody who has more is still handing it in
 //! ```
 //!
 //! The time counts from the first who comes and not from the start, since after an outage clients come back late, each
 //! after a pause of its own. One who held the lost entries comes at most such a pause after the first; the time is longer.
 //! A fellow server that could be asked had them as soon as anybody, which is why the time is shorter then, but not zero: it
-//! may have been cut off from this server until just now.
+//! may have been cut off from this server until just now. Where the disk is known to be whole, a lone server does not pause
+//! at all. A fellow may have taken over while this server was down, and is heard first; the time that is left gives one that
+//! is doing so in that moment the time to have it on disk, and to say so.
 //!
 //! What a client says is its word. One that lies or is silent makes the pause a few seconds longer; only entries that this
 //! server itself has signed, and that its log lacks, make it as long as they keep coming.
@@ -29,13 +33,15 @@ use ginnel_time::Instant;
 use super::Server;
 use super::line::Session;
 use super::network::Network;
-use crate::message::Standing;
+use super::witness::Disk;
+use crate::message::{Head, Standing};
 
 /// The pause of one network.
 #[derive(Clone, Debug)]
 pub(crate) struct Settling {
     /// Since when somebody has been here to be heard.
     came: Option<Instant>,
+    disk: Disk,
     /// The end at the earliest, unless everybody has spoken.
     hold: Instant,
     /// How long the log was when the pause was last made longer for the sake of somebody who has more.
@@ -60,8 +66,8 @@ enum Heard {
 }
 
 impl Settling {
-    pub(crate) const fn new(hold: Instant) -> Self {
-        Self { came: None, hold, length: u64::MAX, heard: BTreeSet::new(), longest: 0, handing: BTreeMap::new() }
+    const fn new(hold: Instant, disk: Disk) -> Self {
+        Self { came: None, disk, hold, length: u64::MAX, heard: BTreeSet::new(), longest: 0, handing: BTreeMap::new() }
     }
 
     /// When the pause is over, as far as is known; `None` while nobody is here.
@@ -70,6 +76,7 @@ impl Settling {
         let handed = self.handing.values().max().copied().unwrap_or(came);
         let end = match (more, heard) {
             (More::Nowhere, Heard::All) => return Some(handed),
+            (More::Nowhere, Heard::Fellows) if self.disk == Disk::Whole => came + settle / 5,
             (More::Nowhere, Heard::Fellows) => came + settle / 5 * 3,
             (More::Somewhere, _) | (More::Nowhere, Heard::Some) => came + settle,
         };
@@ -85,23 +92,33 @@ enum More {
 }
 
 impl Server {
-    /// Begins the pause after a start.
-    pub(super) fn settle_at_start(&mut self, id: NetworkId) {
+    /// Begins the pause after a start, with what the driver remembers of the log's end.
+    pub(super) fn settle_at_start(&mut self, id: NetworkId, witnessed: Option<Head>) {
         let (now, pause, own) = (self.now, self.config.limits.settle, self.config.sequencer.sequencer_key());
-        if let Some(network) = self.networks.get_mut(&id)
-            && network.log.orderer() == own
-            && network.log.length() > 0
-            && !pause.is_zero()
-        {
-            network.settling = Some(Settling::new(now));
+        let Some(network) = self.networks.get_mut(&id) else { return };
+        network.witnessed = witnessed;
+        if network.log.orderer() != own || network.log.length() == 0 || pause.is_zero() {
+            return;
         }
+        let (disk, length) = (Disk::judge(&network.log, witnessed), network.log.length());
+        let alone = network.log.servers().iter().all(|server| server.keys.sequencer() == own);
+        if disk == Disk::Whole && alone {
+            return self.testify(id);
+        }
+        let mut settling = Settling::new(now, disk);
+        if disk == Disk::SetBack {
+            let remembered = witnessed.map_or(0, |head| head.length);
+            tracing::error!(network = %id, length, remembered, "the disk was set back: it lacks log entries that this server made");
+            settling.longest = remembered.max(length + 1);
+        }
+        network.settling = Some(settling);
     }
 
     /// Begins the pause of a log that a client brings whole, where this server orders it: the disk has lost it.
     pub(super) fn settle_adopted(&self, network: &mut Network) {
         let (pause, own) = (self.config.limits.settle, self.config.sequencer.sequencer_key());
         if network.log.orderer() == own && !pause.is_zero() {
-            network.settling = Some(Settling::new(self.now + pause * ADOPTED));
+            network.settling = Some(Settling::new(self.now + pause * ADOPTED, Disk::Unknown));
         }
     }
 
@@ -145,11 +162,13 @@ impl Server {
         if network.log.orderer() != own || pause.is_zero() {
             return;
         }
-        let settling = network.settling.get_or_insert_with(|| Settling::new(now));
+        let settling = network.settling.get_or_insert_with(|| Settling::new(now, Disk::Unknown));
+        settling.disk = Disk::Unknown;
         settling.came.get_or_insert(now);
         if !settling.heard.contains(&session.key) {
             settling.handing.insert(session.key, now + pause);
         }
+        self.unsay(session.network);
         self.settle_network(session.network);
     }
 
@@ -182,6 +201,7 @@ impl Server {
         if let Some(network) = self.networks.get_mut(&id) {
             network.settling = None;
         }
+        self.testify(id);
         self.reconcile(id);
         self.pump(id);
     }

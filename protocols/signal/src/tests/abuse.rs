@@ -69,6 +69,7 @@ fn written(server: &mut Server, from: ConnectionId) -> Vec<Vec<u8>> {
             Output::Write { .. }
             | Output::Close { .. }
             | Output::Store { .. }
+            | Output::Witness { .. }
             | Output::Dial { .. }
             | Output::LinkWrite { .. }
             | Output::LinkClose { .. } => {}

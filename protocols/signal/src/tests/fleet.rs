@@ -13,7 +13,7 @@ use rand_core::SeedableRng as _;
 
 use super::world::{Disk, UNIX, address, config_of, key, limits, member_record};
 use crate::client::{self, Broken, Client, Credentials};
-use crate::message::{ClientMessage, FoundingToken, Refusal, ServerMessage, Standing, Welcome};
+use crate::message::{ClientMessage, FoundingToken, Head, Refusal, ServerMessage, Standing, Welcome};
 use crate::server::{ConnectionId, Input, Limits, LinkId, Outcome, Output, Server, Stored, StoredEntry};
 
 pub(super) struct Fleet {
@@ -30,6 +30,8 @@ pub(super) struct Fleet {
 pub(super) struct Host {
     pub(super) server: Option<Server>,
     pub(super) disk: Disk,
+    /// What a driver remembers elsewhere than on the disk.
+    pub(super) witnessed: BTreeMap<NetworkId, Head>,
     starts: u8,
 }
 
@@ -61,7 +63,9 @@ impl Fleet {
         };
         let mut fleet = Self {
             now: Instant::ZERO + Duration::from_secs(1000),
-            hosts: (0..hosts).map(|host| Host { server: None, disk: disk(host), starts: 0 }).collect(),
+            hosts: (0..hosts)
+                .map(|host| Host { server: None, disk: disk(host), witnessed: BTreeMap::new(), starts: 0 })
+                .collect(),
             clients: BTreeMap::new(),
             links: BTreeMap::new(),
             cut: BTreeSet::new(),
@@ -116,14 +120,22 @@ impl Fleet {
         Credentials::Founder { token: token(host), key: founded.admin.clone() }
     }
 
+    /// Starts a server that knows nothing but its disk, as after a reboot.
     pub(super) fn start(&mut self, host: usize) {
+        self.hosts[host].witnessed.clear();
+        self.start_again(host);
+    }
+
+    /// Starts a server that was merely killed.
+    pub(super) fn start_again(&mut self, host: usize) {
         let n = u8::try_from(host).unwrap();
         let this = &mut self.hosts[host];
         this.starts += 1;
         let config = config_of(n, self.limits.clone());
         let seed = [10 * n + this.starts; 32];
         let unix = UNIX + self.now.saturating_duration_since(Instant::ZERO).as_secs() - 1000;
-        let server = Server::new(seed, config, this.disk.stored.clone(), self.now, unix).unwrap();
+        let stored = Stored { witnessed: this.witnessed.clone(), ..this.disk.stored.clone() };
+        let server = Server::new(seed, config, stored, self.now, unix).unwrap();
         this.server = Some(server);
         self.run();
     }
@@ -338,6 +350,13 @@ impl Fleet {
                     self.tell(host, Input::Stored { ticket, outcome });
                 }
             },
+            Output::Witness { network, head } => {
+                let witnessed = &mut self.hosts[host].witnessed;
+                match head {
+                    Some(head) => witnessed.insert(network, head),
+                    None => witnessed.remove(&network),
+                };
+            }
             Output::Dial { link, addresses } => self.dial(host, link, &addresses),
             Output::LinkWrite { link, bytes } => {
                 if let Some((to, conn)) = self.links.get(&(host, link)).copied() {

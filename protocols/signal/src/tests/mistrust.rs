@@ -384,6 +384,7 @@ impl Deceived {
             }
             Output::LinkWrite { link, bytes } => self.hear(link, &bytes),
             Output::LinkClose { .. } => self.link = None,
+            Output::Witness { .. } => {}
             Output::Close { .. } => panic!("{output:?}"),
         }
     }

@@ -10,4 +10,5 @@ mod mirror;
 mod mistrust;
 mod rogue;
 mod settling;
+mod witness;
 mod world;

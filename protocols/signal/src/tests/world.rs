@@ -369,6 +369,7 @@ impl World {
                     self.server.handle_input(self.now, Input::Stored { ticket, outcome }).unwrap();
                 }
             },
+            Output::Witness { .. } => {}
             Output::Dial { .. } | Output::LinkWrite { .. } | Output::LinkClose { .. } => {
                 panic!("{output:?}: one server")
             }

@@ -123,6 +123,7 @@ impl AsClient {
                         self.server.handle_input(self.now, ServerInput::Stored { ticket, outcome: Outcome::Durable });
                 }
                 ServerOutput::Close { .. }
+                | ServerOutput::Witness { .. }
                 | ServerOutput::Dial { .. }
                 | ServerOutput::LinkWrite { .. }
                 | ServerOutput::LinkClose { .. } => {}
@@ -264,7 +265,7 @@ impl Subject for AsServer {
             ServerOutput::Close { conn } => self.lines.retain(|(id, _)| *id != conn),
             ServerOutput::Store { ticket, change } => self.stores.push((ticket, change)),
             ServerOutput::Dial { link, .. } => self.dialled.push(link),
-            ServerOutput::LinkWrite { .. } | ServerOutput::LinkClose { .. } => {}
+            ServerOutput::Witness { .. } | ServerOutput::LinkWrite { .. } | ServerOutput::LinkClose { .. } => {}
         }
         self.client_writes();
         Some(text)
