@@ -94,6 +94,7 @@ impl Arena {
         report.kills += 1;
         report.kills_in_write += u64::from(asked);
         self.note(made);
+        let mut begun = Instant::now();
         self.scene.server.begin_again()?;
         let mut silence = self.link.silence(SILENCE)?;
         if self.rng.next_u32().is_multiple_of(2) {
@@ -101,10 +102,10 @@ impl Arena {
             self.scene.server.end(libc::SIGKILL)?;
             report.kills += 1;
             report.kills_in_start += 1;
+            begun = Instant::now();
             self.scene.server.begin_again()?;
             silence = silence.max(self.link.silence(SILENCE)?);
         }
-        let begun = Instant::now();
         let ticket = until(SERVES, || Ok(self.scene.crew[0].machine.invite().ok()))?;
         let took = begun.elapsed();
         let ticket = ticket.with_context(|| format!("the server takes no record {SERVES:?} after its start"))?;
