@@ -51,8 +51,9 @@ struct Allocation {
     relay: Relay,
     relayed: SocketAddr,
     bound: BTreeMap<SocketAddr, u16>,
-    /// Peers' addresses that were asked for: for whom, and when last used.
-    asked: BTreeMap<SocketAddr, (PeerId, Instant)>,
+    /// Peers' addresses that were asked for: for whom, and when each last used it. Peers behind one NAT, and a machine that
+    /// is a peer in several networks, share one.
+    asked: BTreeMap<SocketAddr, BTreeMap<PeerId, Instant>>,
     /// Others were raced because of the silence that goes on.
     doubted: bool,
 }
@@ -186,42 +187,42 @@ impl Relays {
         })
     }
 
-    /// Asks for a channel to `remote`, an address of `peer`, unless that was done. A peer has a few at a time; its oldest
-    /// goes for a new one.
+    /// Asks for a channel to `remote`, an address of `peer`, unless that was done. A peer has a share in a few at a time; its
+    /// oldest goes for a new one.
     pub(crate) fn bind(&mut self, now: Instant, peer: PeerId, remote: SocketAddr) {
-        let Some(Allocation { relay, relayed, asked, .. }) = &mut self.current else { return };
+        let Some(Allocation { relayed, asked, .. }) = &mut self.current else { return };
         if relayed.is_ipv4() != remote.is_ipv4() || *relayed == remote {
             return;
         }
-        if let Some(use_of) = asked.get_mut(&remote) {
-            *use_of = (peer, now);
+        if let Some(used) = asked.get_mut(&remote).and_then(|owners| owners.get_mut(&peer)) {
+            *used = now;
             return;
         }
-        let own = asked.iter().filter(|(_, (owner, _))| *owner == peer);
-        if own.clone().count() >= CHANNELS_PER_PEER
-            && let Some(oldest) = own.min_by_key(|(_, (_, used))| *used).map(|(addr, _)| *addr)
-        {
-            let _ = relay.client.handle_input(now, TurnInput::Unbind(oldest));
-            asked.remove(&oldest);
+        let own = asked.iter().filter_map(|(addr, owners)| Some((*addr, *owners.get(&peer)?)));
+        let oldest = own.clone().min_by_key(|(_, used)| *used).filter(|_| own.count() >= CHANNELS_PER_PEER);
+        if let Some((oldest, _)) = oldest {
+            self.unbind(now, |addr, owner, _| addr == oldest && owner == peer);
         }
-        if relay.client.handle_input(now, TurnInput::Bind(remote)).is_ok() {
-            asked.insert(remote, (peer, now));
-        }
-    }
-
-    /// Gives up the channels of a peer that is gone.
-    pub(crate) fn forget_peer(&mut self, now: Instant, peer: PeerId) {
-        self.unbind(now, |owner, _| owner == peer);
-    }
-
-    fn unbind(&mut self, now: Instant, gone: impl Fn(PeerId, Instant) -> bool) {
         let Some(Allocation { relay, asked, .. }) = &mut self.current else { return };
-        asked.retain(|addr, (owner, used)| {
-            let gone = gone(*owner, *used);
-            if gone {
+        if asked.contains_key(&remote) || relay.client.handle_input(now, TurnInput::Bind(remote)).is_ok() {
+            asked.entry(remote).or_default().insert(peer, now);
+        }
+    }
+
+    /// Gives up the channels of a peer that is gone, unless others use them.
+    pub(crate) fn forget_peer(&mut self, now: Instant, peer: PeerId) {
+        self.unbind(now, |_, owner, _| owner == peer);
+    }
+
+    /// Ends the use of channels; the last user's end is the channel's.
+    fn unbind(&mut self, now: Instant, gone: impl Fn(SocketAddr, PeerId, Instant) -> bool) {
+        let Some(Allocation { relay, asked, .. }) = &mut self.current else { return };
+        asked.retain(|addr, owners| {
+            owners.retain(|owner, used| !gone(*addr, *owner, *used));
+            if owners.is_empty() {
                 let _ = relay.client.handle_input(now, TurnInput::Unbind(*addr));
             }
-            !gone
+            !owners.is_empty()
         });
     }
 
@@ -250,7 +251,7 @@ impl Relays {
     pub(crate) fn handle_timeout(&mut self, now: Instant, found: &mut VecDeque<Found>) {
         if self.sweep <= now {
             self.sweep = now + SWEEP;
-            self.unbind(now, |_, used| now.saturating_duration_since(used) >= CHANNEL_IDLE);
+            self.unbind(now, |_, _, used| now.saturating_duration_since(used) >= CHANNEL_IDLE);
         }
         let current = self.current.iter_mut().map(|current| &mut current.relay);
         for relay in current.chain(&mut self.contenders).chain(&mut self.leaving) {

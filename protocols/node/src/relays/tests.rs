@@ -169,6 +169,8 @@ impl World {
                 }
                 Found::Forward(Command::SetRelay { server, .. }) => self.commands.push(format!("set {server}")),
                 Found::Forward(Command::RemoveRelay { .. }) => self.commands.push("remove".to_owned()),
+                Found::Forward(Command::BindChannel { remote, .. }) => self.commands.push(format!("bind {remote}")),
+                Found::Forward(Command::UnbindChannel { .. }) => self.commands.push("unbind".to_owned()),
                 Found::CredentialsRefused => self.commands.push("refused".to_owned()),
                 Found::Forward(_) | Found::Changed | Found::RelayLost(_) | Found::LetIn => {}
             }
@@ -338,4 +340,35 @@ fn one_relay_that_refuses_does_not_keep_us_from_another() {
     world.pass(secs(4));
     assert!(world.gather.has_relay());
     assert_eq!(world.allocations(), [1, 0]);
+}
+
+#[test]
+fn a_channel_that_two_peers_use_stays_until_the_last_of_them_goes() {
+    let mut world = World::new(1);
+    world.offer(1, &[0]);
+    world.pass(secs(2));
+    let nat = |port: u16| SocketAddr::from(([198, 51, 100, 9], port));
+    let bind = |world: &mut World, peer: u32, port: u16| {
+        world.gather.bind(world.now, PeerId(peer), nat(port));
+        world.pass(secs(1));
+    };
+    let forget = |world: &mut World, peer: u32| {
+        world.gather.forget_peer(world.now, PeerId(peer));
+        world.drain();
+        world.commands.iter().filter(|command| *command == "unbind").count()
+    };
+    for peer in [1, 2] {
+        bind(&mut world, peer, 7000);
+    }
+    assert_eq!(world.commands[1..], [format!("bind {}", nat(7000))], "one channel for both");
+    assert_eq!(forget(&mut world, 2), 0, "the other one uses it");
+    assert!(world.gather.lets_in(nat(7000)));
+    // A share in a channel counts among the few that a peer has; its oldest goes for a new one.
+    bind(&mut world, 2, 7000);
+    for port in 7001..7001 + CHANNELS_PER_PEER as u16 {
+        bind(&mut world, 2, port);
+    }
+    assert!(!world.commands.contains(&"unbind".to_owned()), "it gave up its share alone");
+    assert_eq!(forget(&mut world, 1), 1, "nobody uses it any more");
+    assert_eq!(forget(&mut world, 2), 1 + CHANNELS_PER_PEER);
 }
