@@ -27,8 +27,8 @@ pub enum Discard {
     /// More initiations of one peer than a second allows.
     #[error("more initiations of one peer than a second allows")]
     TooManyInitiations,
-    /// More handshake messages of ours to addresses that have proved nothing than a second allows.
-    #[error("more handshake messages to unproven addresses than a second allows")]
+    /// More handshake messages or probes of ours to addresses that have proved nothing than are allowed.
+    #[error("more handshake messages or probes to unproven addresses than are allowed")]
     TooManyUnproven,
     /// More mails of ours than the servers of a network take.
     #[error("more mails than a second allows")]

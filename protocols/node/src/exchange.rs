@@ -246,6 +246,9 @@ impl Node {
             return Err(Discard::TooManyInitiations);
         }
         peer.greatest = received.timestamp();
+        if let Road::Path(path) = road {
+            self.strangers.heard(now, path.remote.ip());
+        }
         let psk = peer.profile.psk.clone();
         // Only now: a replayed message leaves a dormant peer alone.
         self.wake(now, id);
@@ -374,6 +377,9 @@ impl Node {
         };
         peer.attempt = None;
         peer.accepted = Some(Accepted { response: bytes.to_vec(), until: now + ANSWER_KEPT, strays: MAX_STRAYS });
+        if let Road::Path(path) = road {
+            self.strangers.heard(now, path.remote.ip());
+        }
         if let (Road::Path(path), Ways::Endpoint(endpoint)) = (road, &mut peer.ways) {
             *endpoint = Some(path);
             self.forward(Command::SetPath { peer: id, primary: Some(path), backup: None, duplicate: false });

@@ -95,14 +95,17 @@ impl Gather {
         self.recount();
     }
 
-    pub(crate) fn interfaces(&mut self, now: Instant, addresses: Vec<IpAddr>) {
-        if self.interfaces != addresses {
+    /// Takes the machine's addresses; answers whether they are others than before.
+    pub(crate) fn interfaces(&mut self, now: Instant, addresses: Vec<IpAddr>) -> bool {
+        let moved = self.interfaces != addresses;
+        if moved {
             self.interfaces = addresses;
             self.confirmed.clear();
             self.relays.shaken(now);
             self.refresh_now(now);
             self.recount();
         }
+        moved
     }
 
     /// Takes the STUN servers that a signaling server names.

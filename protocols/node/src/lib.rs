@@ -103,6 +103,7 @@ mod saved;
 mod servers;
 mod stamp;
 mod status;
+mod strangers;
 mod tail;
 #[cfg(test)]
 mod tests;

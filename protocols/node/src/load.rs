@@ -35,22 +35,28 @@ impl Load {
 /// A token bucket.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bucket {
-    per_second: u32,
+    /// What one token costs.
+    price: u64,
     burst: u32,
-    /// Nanoseconds of credit; one token costs a second divided by the rate.
+    /// Nanoseconds of credit.
     credit: Option<(Instant, u64)>,
 }
 
 impl Bucket {
     /// A full bucket of `burst` tokens that `per_second` more flow into.
     pub(crate) const fn new(per_second: u32, burst: u32) -> Self {
-        Self { per_second, burst, credit: None }
+        Self { price: SECOND / if per_second == 0 { 1 } else { per_second as u64 }, burst, credit: None }
+    }
+
+    /// A full bucket of `burst` tokens that one more flows into every `interval`, of at most a minute.
+    pub(crate) const fn every(interval: Duration, burst: u32) -> Self {
+        Self { price: SECOND * interval.as_secs() + interval.subsec_nanos() as u64, burst, credit: None }
     }
 
     /// Takes a token, if there is one.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
-        let price = SECOND / u64::from(self.per_second.max(1));
-        let full = price * u64::from(self.burst);
+        let price = self.price;
+        let full = price.saturating_mul(self.burst.into());
         let credit = match self.credit {
             Some((at, credit)) => {
                 let flown = u64::try_from(now.saturating_duration_since(at).as_nanos()).unwrap_or(u64::MAX);

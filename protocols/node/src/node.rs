@@ -7,7 +7,7 @@ use std::time::Duration;
 use ginnel_forward::{Command, Event, PeerId, Roam};
 use ginnel_membership::addressing::ipv6_prefix;
 use ginnel_membership::{MemberKey, NetworkId};
-use ginnel_path::message::is_path_message;
+use ginnel_path::message::{PROBE, is_path_message};
 use ginnel_path::{
     Agent, Config as PathConfig, Input as PathInput, Local, Output as PathOutput, Path, PathEvent, SocketId,
 };
@@ -33,6 +33,7 @@ use crate::ping::{PING, PONG};
 use crate::report::PeerSource;
 use crate::saved::{BadState, Saved, SavedNetwork, SavedShields};
 use crate::stamp::Stamper;
+use crate::strangers::Strangers;
 
 /// What a node is made from.
 pub struct Config {
@@ -122,6 +123,8 @@ pub struct Node {
     pub(crate) load: Load,
     /// Handshake messages to addresses that have proved nothing; each network has a share of its own in it.
     pub(crate) unproven: Bucket,
+    /// What addresses get that never answered.
+    pub(crate) strangers: Strangers,
     pub(crate) peers: BTreeMap<PeerId, Peer>,
     /// Peers for which something is kept beyond who they are; everything periodic looks at these alone.
     pub(crate) awake: BTreeSet<PeerId>,
@@ -170,6 +173,7 @@ impl Node {
             limiter,
             load: Load::new(config.debug.load_threshold.unwrap_or(DEFAULT_THRESHOLD)),
             unproven: Bucket::new(800, 1600),
+            strangers: Strangers::default(),
             peers: BTreeMap::new(),
             awake: BTreeSet::new(),
             by_member: BTreeMap::new(),
@@ -280,7 +284,11 @@ impl Node {
                 self.stamper.set_wall(now, wall);
                 self.check_clock(now);
             }
-            Input::Interfaces(addresses) => self.gather.interfaces(now, addresses),
+            Input::Interfaces(addresses) => {
+                if self.gather.interfaces(now, addresses) {
+                    self.strangers.moved();
+                }
+            }
             Input::SocketOpened { socket, local } => self.gather.socket_opened(now, socket, local),
             Input::SocketLost { socket } => self.socket_lost(now, socket),
             Input::SendFailed { path } => {
@@ -325,6 +333,7 @@ impl Node {
 
     fn handle_control(&mut self, now: Instant, peer: PeerId, path: Path, plaintext: Vec<u8>) -> Result<(), Discard> {
         self.fresh_used(now, path.local);
+        self.strangers.heard(now, path.remote.ip());
         match plaintext.first() {
             Some(&first) if is_path_message(first) => {
                 self.tell_agent(now, peer, PathInput::Message { path, bytes: plaintext });
@@ -338,6 +347,7 @@ impl Node {
 
     fn arrived(&mut self, now: Instant, peer: PeerId, path: Path) {
         self.fresh_used(now, path.local);
+        self.strangers.heard(now, path.remote.ip());
         if matches!(path.local, Local::Relay(_)) {
             self.gather.bind(now, peer, path.remote);
         }
@@ -424,6 +434,11 @@ impl Node {
     fn handle_path(&mut self, now: Instant, id: PeerId, output: PathOutput) {
         match output {
             PathOutput::Seal { path, ttl, plaintext } => {
+                let probe = plaintext.first() == Some(&PROBE);
+                if probe && !self.strangers.may_probe(now, path.remote.ip()) {
+                    self.counters.count(Discard::TooManyUnproven);
+                    return;
+                }
                 if matches!(path.local, Local::Relay(_)) {
                     self.gather.bind(now, id, path.remote);
                 }

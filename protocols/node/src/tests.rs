@@ -14,4 +14,5 @@ mod several;
 mod silence;
 mod stock;
 mod stored;
+mod strangers;
 mod world;

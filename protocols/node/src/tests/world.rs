@@ -53,6 +53,8 @@ pub(crate) struct World {
     cuts: BTreeSet<(usize, usize)>,
     /// Datagrams that reached another machine or a server.
     pub(crate) carried: u64,
+    /// Sealed packets to addresses that nobody here has.
+    pub(crate) astray: u64,
 }
 
 enum Item {
@@ -180,6 +182,7 @@ impl World {
             hung: BTreeSet::new(),
             cuts: BTreeSet::new(),
             carried: 0,
+            astray: 0,
         };
         for number in 0..hosts {
             let key = SigningKey::from_bytes(&[100 + number as u8; 32]);
@@ -620,7 +623,10 @@ impl World {
             }
             return;
         }
-        let Some(number) = (0..self.machines.len()).find(|number| public(*number) == to.ip()) else { return };
+        let Some(number) = (0..self.machines.len()).find(|number| public(*number) == to.ip()) else {
+            self.astray += u64::from(matches!(ginnel_tunnel::classify(bytes), Some((_, MessageKind::Data))));
+            return;
+        };
         let now = self.now;
         let machine = &mut self.machines[number];
         let fits = |remote: &SocketAddr| match machine.nat {
