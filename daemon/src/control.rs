@@ -406,6 +406,7 @@ impl Control {
                 let health = &mut status.body.health;
                 health.splice(0..0, self.disk_health());
                 health.extend(self.tasks.clashes.iter().map(|text| local_api::Health {
+                    network: None,
                     code: "route-clash".to_owned(),
                     severity: local_api::Severity::Warning,
                     text: text.clone(),
@@ -423,6 +424,7 @@ impl Control {
                 clock::unix_now().saturating_sub(clock::now().saturating_duration_since(trouble.since).as_secs()),
             );
             health.push(local_api::Health {
+                network: None,
                 code: "state-not-written".to_owned(),
                 severity: local_api::Severity::Error,
                 text: format!("what changed since {since} is not on the disk: {}", trouble.text),
@@ -430,6 +432,7 @@ impl Control {
             });
         }
         health.extend(self.state.folder().warnings().iter().map(|text| local_api::Health {
+            network: None,
             code: "state-restored".to_owned(),
             severity: local_api::Severity::Error,
             text: text.clone(),

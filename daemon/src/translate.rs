@@ -8,9 +8,9 @@ use ginnel_forward::{PeerCounters, PeerId, Shields};
 use ginnel_local_api::{self as api, ApiError, Endpoint, Exit, Timestamp};
 use ginnel_membership::record::{Freshness, Rights};
 use ginnel_node::{
-    Failure, FailureCode, Holder, InviteReport, InviteState, Ipv4Use, LogLine, NetworkReport, NetworkState, Node,
-    Notice, PathKind, PathReport, PeerReport, PeerSource, Reply, Request, Roster, RosterAdmin, RosterDelegate,
-    RosterServer, ServerRole, Status, UpOutcome, UpReport,
+    Failure, FailureCode, HealthReport, Holder, InviteReport, InviteState, Ipv4Use, LogLine, NetworkReport,
+    NetworkState, Node, Notice, PathKind, PathReport, PeerReport, PeerSource, Reply, Request, Roster, RosterAdmin,
+    RosterDelegate, RosterServer, ServerRole, Status, UpOutcome, UpReport,
 };
 use ginnel_path::Local;
 use ginnel_time::Instant;
@@ -271,7 +271,7 @@ pub fn report(
             daemon: api::Daemon { version: env!("CARGO_PKG_VERSION").to_owned(), pid: std::process::id(), started },
             networks: status.networks.iter().map(|report| network(now, report, members(report))).collect(),
             static_peers: configured(),
-            health: status.health.iter().map(health).collect(),
+            health: status.health.iter().map(|item| health(status, item)).collect(),
         }
         .into(),
         Report::Peers => {
@@ -359,7 +359,12 @@ fn up_network(up: UpReport, status: &Status) -> api::UpNetwork {
 }
 
 fn up_reply(first: api::UpNetwork, others: Vec<api::UpNetwork>, status: &Status) -> api::Reply {
-    let warnings = status.health.iter().map(health).collect();
+    let started: Vec<&str> = std::iter::once(&first).chain(&others).map(|up| up.network_id.as_str()).collect();
+    let concerns = |item: &&HealthReport| {
+        let of = item.network.and_then(|number| status.networks.iter().find(|network| network.number == number));
+        of.is_none_or(|network| started.contains(&network.id.as_str()))
+    };
+    let warnings = status.health.iter().filter(concerns).map(|item| health(status, item)).collect();
     api::Up { first, others, warnings }.into()
 }
 
@@ -460,9 +465,11 @@ const fn state(state: NetworkState) -> api::NetworkState {
     }
 }
 
-fn health(report: &ginnel_node::HealthReport) -> api::Health {
+fn health(status: &Status, report: &HealthReport) -> api::Health {
+    let of = report.network.and_then(|number| status.networks.iter().find(|network| network.number == number));
     let severity = if report.code == "not-a-member" { api::Severity::Error } else { api::Severity::Warning };
     api::Health {
+        network: of.map(|network| network.name.clone()),
         code: report.code.to_owned(),
         severity,
         text: report.text.clone(),
@@ -513,6 +520,47 @@ fn millis(duration: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn starting_one_network_tells_what_is_wrong_with_it_and_with_the_machine_alone() {
+        let number = |number| ginnel_node::NetworkNumber(number);
+        let network = |at: u32, name: &str| NetworkReport {
+            number: number(at),
+            name: name.to_owned(),
+            id: format!("id of {name}"),
+            state: NetworkState::Running,
+            range4: None,
+            range6: (IpAddr::from([0; 16]), 64),
+            self_name: "desk".to_owned(),
+            self_id: String::new(),
+            self_addresses: Vec::new(),
+            admin: ginnel_node::Administration::Member,
+            servers: Vec::new(),
+            log_length: 2,
+        };
+        let item = |network: Option<u32>| HealthReport {
+            network: network.map(number),
+            code: "clock",
+            text: String::new(),
+            fix: String::new(),
+        };
+        let status = Status {
+            networks: vec![network(1, "home"), network(2, "work")],
+            peers: Vec::new(),
+            candidates: Vec::new(),
+            health: vec![item(Some(1)), item(Some(2)), item(None)],
+        };
+        let up = UpReport {
+            outcome: UpOutcome::Started,
+            network: "work".to_owned(),
+            network_id: "id of work".to_owned(),
+            name: "desk".to_owned(),
+            addresses: Vec::new(),
+        };
+        let api::Reply::Up(document) = up_reply(up_network(up, &status), Vec::new(), &status) else { panic!() };
+        let told: Vec<Option<&str>> = document.body.warnings.iter().map(|item| item.network.as_deref()).collect();
+        assert_eq!(told, [Some("work"), None]);
+    }
 
     #[test]
     fn each_cause_that_can_be_told_has_a_code_of_its_own() {

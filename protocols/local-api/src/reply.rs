@@ -370,6 +370,7 @@ mod tests {
             state: NetworkState::NoServer,
         };
         let warning = Health {
+            network: None,
             code: "no-server".into(),
             severity: crate::Severity::Warning,
             text: "no answer from signal.example:4433".into(),

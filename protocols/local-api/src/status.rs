@@ -284,6 +284,9 @@ impl fmt::Display for PeerKind {
 /// Something that is wrong or deserves a look.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
+    /// The network that it is about; absent where it is about the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
     /// Stable kebab-case name for scripts.
     pub code: String,
     /// How bad it is.
@@ -354,6 +357,7 @@ mod tests {
         let mut status = example();
         status.networks[0].peers[0].waiting = Some("waiting for a server: no answer from signal.example".into());
         status.health.push(Health {
+            network: Some("home".into()),
             code: "no-server".into(),
             severity: Severity::Warning,
             text: "no server of home is reached: no answer from signal.example:4433 (203.0.113.9)".into(),
@@ -414,12 +418,22 @@ mod tests {
                 last_handshake: None,
                 last_seen: None,
             }],
-            health: vec![Health {
-                code: "no-ipv6".into(),
-                severity: Severity::Info,
-                text: "this machine has no public IPv6 address".into(),
-                fix: None,
-            }],
+            health: vec![
+                Health {
+                    network: None,
+                    code: "no-ipv6".into(),
+                    severity: Severity::Info,
+                    text: "this machine has no public IPv6 address".into(),
+                    fix: None,
+                },
+                Health {
+                    network: Some("home".into()),
+                    code: "stale-log".into(),
+                    severity: Severity::Warning,
+                    text: "home: no admin has vouched for the log in 9 days".into(),
+                    fix: Some("let the machine that founded the network go online".into()),
+                },
+            ],
         }
     }
 

@@ -58,6 +58,7 @@ impl Node {
             return;
         }
         network.alarms.insert(text.clone(), now);
+        let text = format!("{}: {text}", network.title());
         tracing::warn!("{text}");
         self.notice(Some(at), Notice::Alarm { text });
     }

@@ -19,7 +19,6 @@ use crate::network::Network;
 use crate::networks::NetworkNumber;
 use crate::node::Node;
 use crate::notice::Notice;
-use crate::report::HealthReport;
 use crate::saved::SavedNetwork;
 
 /// What is known of the time beside the own clock.
@@ -125,19 +124,6 @@ impl Network {
         if let Some(mark) = clock.mark.map(|mark| mark.moved(now)) {
             (self.saved.time_floor, self.saved.floor_wall) = (mark.time, mark.wall);
         }
-    }
-
-    /// What is wrong with the clock, for the status.
-    pub(crate) fn clock_health(&self, now: Instant, wall: u64) -> Option<HealthReport> {
-        let ahead = self.clock_error(now, wall)?;
-        let side = if ahead > 0 { "ahead of" } else { "behind" };
-        let text = format!("this machine's clock is {} {side} the server's", in_words(ahead.unsigned_abs()));
-        Some(HealthReport {
-            network: Some(self.number),
-            code: "clock",
-            text,
-            fix: "set the clock, for instance by NTP; links work meanwhile".to_owned(),
-        })
     }
 }
 

@@ -79,6 +79,7 @@ mod gather;
 mod gossip;
 mod govern;
 mod greet;
+mod health;
 mod io;
 mod joining;
 mod link;

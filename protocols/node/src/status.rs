@@ -11,13 +11,13 @@ use ginnel_time::Instant;
 
 use crate::io::Failure;
 use crate::link::LinkStatus;
-use crate::network::{Extent, Network};
+use crate::network::Network;
 use crate::networks::{Ipv4Use, NetworkNumber};
 use crate::node::Node;
 use crate::peer::{Peer, Ways};
 use crate::report::{
-    Administration, HealthReport, InviteReport, InviteState, NetworkReport, NetworkState, PathKind, PathReport,
-    PeerReport, ServerReport, Status,
+    Administration, InviteReport, InviteState, NetworkReport, NetworkState, PathKind, PathReport, PeerReport,
+    ServerReport, Status,
 };
 use crate::saved::Switch;
 
@@ -96,103 +96,9 @@ impl Node {
             waiting: self.why_waiting(peer),
         }
     }
-
-    fn health(&self, now: Instant) -> Vec<HealthReport> {
-        let clock = self.stamper.unix_seconds(now);
-        self.networks.iter().flat_map(|network| network.health(now, clock)).collect()
-    }
 }
 
 impl Network {
-    /// What is wrong, by a clock that says `clock` (Unix seconds, 0 when unknown).
-    fn health(&self, now: Instant, clock: u64) -> Vec<HealthReport> {
-        let network = self;
-        let wall = self.believed(now, clock);
-        let mut health = Vec::new();
-        if let Some(fork) = &network.fork {
-            health.push(HealthReport {
-                network: Some(network.number),
-                code: "forked-log",
-                text: format!("{}: {fork}; this machine keeps to the one it saw first", network.title()),
-                fix: "move the network to a server you trust: `ginnel server promote`".to_owned(),
-            });
-        }
-        if let Some(forged) = &network.forged {
-            health.push(HealthReport {
-                network: Some(network.number),
-                code: "forged-entry",
-                text: forged.clone(),
-                fix: "it has no effect; `ginnel server promote` makes a server you trust the sequencer".to_owned(),
-            });
-        }
-        for link in network.links.values() {
-            let Some(accused) = &link.accused else { continue };
-            let address = link.server.addresses.first().map_or("a server", String::as_str);
-            health.push(HealthReport {
-                network: Some(network.number),
-                code: "dishonest-server",
-                text: format!("{address}: {accused}"),
-                fix: "this machine keeps to the log that it has verified; `ginnel server remove` takes a server off the list".to_owned(),
-            });
-        }
-        if let Some(refused) = network.why_out() {
-            health.push(HealthReport {
-                network: Some(network.number),
-                code: "not-a-member",
-                text: format!("this machine is no member of {}: {refused}", network.title()),
-                fix: "`ginnel leave`, then join with a fresh invite".to_owned(),
-            });
-        } else if network.saved.switch == Switch::Up
-            && !network.is_connected()
-            && let Some(why) = network.links.values().find_map(|link| link.trouble.clone())
-        {
-            health.push(HealthReport {
-                network: Some(network.number),
-                code: "no-server",
-                text: format!("no server of {} is reached: {why}", network.title()),
-                fix: "links that are up stay up; new ones need a server".to_owned(),
-            });
-        }
-        if !network.held_back.is_empty() {
-            health.push(HealthReport {
-                network: Some(network.number),
-                code: "newcomers-wait",
-                text: format!(
-                    "{} new members of {} are not let in: no admin has vouched for the log",
-                    network.held_back.len(),
-                    network.title()
-                ),
-                fix: "let an admin's machine go online".to_owned(),
-            });
-        }
-        if network.extent == Extent::CutShort {
-            let (here, verified) = (network.state.head().0, network.saved.head.0);
-            let title = network.title();
-            health.push(HealthReport {
-                network: Some(network.number),
-                code: "log-cut-short",
-                text: format!(
-                    "only {here} of the {verified} entries of {title} that this machine had verified are here"
-                ),
-                fix: "the rest comes from a server or a member; check this machine's disk".to_owned(),
-            });
-        }
-        health.extend(network.clock_health(now, clock));
-        if let Some(age) = network.state.lease_age(wall).filter(|age| wall != 0 && age.as_secs() > LEASE_LIFE) {
-            health.push(HealthReport {
-                network: Some(network.number),
-                code: "stale-log",
-                text: format!(
-                    "no admin of {} has vouched for its log in {} days",
-                    network.title(),
-                    age.as_secs() / 86_400
-                ),
-                fix: "let the machine that founded the network go online".to_owned(),
-            });
-        }
-        health
-    }
-
     fn report(&self) -> NetworkReport {
         let member = self.state.member(&self.key());
         let state = if self.refused.is_some() || self.state.is_revoked(&self.key()) {
@@ -272,6 +178,3 @@ fn is_local(ip: IpAddr) -> bool {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
-
-/// Seconds after which the lease counts as run out.
-const LEASE_LIFE: u64 = 7 * 86_400;

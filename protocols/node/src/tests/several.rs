@@ -10,6 +10,7 @@ use super::world::{World, secs};
 use crate::io::{Failure, FailureCode, Reply, Request, UpOutcome, UpReport};
 use crate::networks::{Ipv4Use, MAX_NETWORKS};
 use crate::node::Node;
+use crate::notice::Notice;
 use crate::report::{NetworkReport, NetworkState};
 
 /// The founder of `home`, on the first server.
@@ -185,6 +186,40 @@ fn a_revocation_in_one_network_leaves_the_other() {
     assert!(world.status(HOME).peers.is_empty());
     assert_eq!(world.status(BOTH).peers.len(), 1);
     assert!(reaches(&mut world, "work", WORK));
+}
+
+#[test]
+fn what_is_wrong_with_one_of_two_networks_is_told_with_its_name() {
+    let mut world = linked();
+    let number = network(&world, BOTH, "work").expect("it is in it").number;
+    let node = world.machines[BOTH].node.as_mut().expect("it runs");
+    let work = node.networks.get_mut(number).expect("it is there");
+    work.fork = Some("two histories".to_owned());
+    work.forged = Some("an entry against the rules".to_owned());
+    work.alarm = Some("something is wrong".to_owned());
+    node.report_alarm(number);
+    let revoked = world.ask(WORK, Request::Revoke { peer: "both".into() });
+    assert!(revoked.is_ok(), "{revoked:?}");
+    world.pass(secs(5));
+    let node = world.machines[BOTH].node.as_mut().expect("it runs");
+    let work = node.networks.get_mut(number).expect("it is there");
+    work.links.values_mut().for_each(|link| link.accused = Some("it lies".to_owned()));
+    let health = world.status(BOTH).health;
+    let codes: Vec<&str> = health.iter().map(|item| item.code).collect();
+    assert_eq!(codes, ["forked-log", "forged-entry", "dishonest-server", "not-a-member"]);
+    for item in &health {
+        assert_eq!(item.network, Some(number), "{item:?}");
+        assert!(item.text.starts_with("work: "), "{item:?}");
+        let commands: Vec<&str> = item.fix.split('`').filter(|part| part.starts_with("ginnel ")).collect();
+        assert!(!commands.is_empty() && commands.iter().all(|text| text.ends_with(" --network work")), "{item:?}");
+    }
+    let told = |notice: &Notice| matches!(notice, Notice::Alarm { text } if text == "work: something is wrong");
+    assert!(world.machines[BOTH].notices.iter().any(told));
+    // Where there is one network alone, nobody has to name it.
+    assert!(world.ask_in(BOTH, Some("home"), Request::Leave).is_ok());
+    world.pass(secs(5));
+    let health = world.status(BOTH).health;
+    assert!(!health.is_empty() && health.iter().all(|item| !item.fix.contains("--network")), "{health:?}");
 }
 
 #[test]
