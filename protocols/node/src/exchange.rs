@@ -246,14 +246,14 @@ impl Node {
             return Err(Discard::TooManyInitiations);
         }
         peer.greatest = received.timestamp();
-        if let Road::Path(path) = road {
-            self.strangers.heard(now, path.remote.ip());
-        }
         let psk = peer.profile.psk.clone();
         // Only now: a replayed message leaves a dormant peer alone.
         self.wake(now, id);
         let (response, established) =
             received.respond(&psk, BOOTSTRAP_PSK, index, &mut self.rng).map_err(|_| Discard::BadInitiation)?;
+        if let Road::Path(path) = road {
+            self.strangers.heard(now, path.remote.ip());
+        }
         let peer = self.peers.get_mut(&id).ok_or(Discard::UnknownPeer)?;
         let (paths, repeats) = match road {
             Road::Path(path) => (vec![path], [].as_slice()),

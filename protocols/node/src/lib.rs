@@ -35,6 +35,12 @@
 //! ([`Ipv4Use::Off`]). A network whose name another one has already gets a number at its end (`home-2`), on this machine
 //! alone. Shields are the whole machine's.
 //!
+//! # Third parties
+//!
+//! A member can name somebody else's address for its own. One that nothing authentic ever came from gets at most 120 probes
+//! at once and one in two seconds after that, with all its ports and for all peers in all networks together; in IPv6 a /64
+//! counts as one address. A machine that has moved counts anew.
+//!
 //! # Recordings
 //!
 //! A run of a node can be recorded and repeated, see [`record`].

@@ -408,10 +408,11 @@ const REPLACED: Duration = Duration::from_secs(20);
 const MOST_SOCKETS: usize = 16;
 /// Allocations that a relay may hold for each member: one that lives, and what is left of others for ten minutes.
 const MOST_ALLOCATIONS: usize = 8;
-/// Packets that a machine may send, each second, to somebody who asked for none. Whoever believes a member's candidates
-/// probes them: 6 times a second in the long run, as the pace of probes has it, and [`TROUBLE_AT_ONCE`] at first. A handshake
-/// message goes out on at most 8 paths, again after 5 s at the soonest, and is answered likewise: 4 a second.
-const MOST_TROUBLE: u64 = 10;
+/// Packets that a machine may send, each second, to somebody who asked for none. Whoever believes members' candidates
+/// probes them once in two seconds in the long run, however many members there are. A handshake message goes out on at most
+/// 8 paths, again after 5 s at the soonest, and is answered likewise: 4 a second.
+const MOST_TROUBLE: u64 = 5;
+/// Probes that go out without a pause, from each of up to three places that a machine is in.
 const TROUBLE_AT_ONCE: u64 = 360;
 /// So many packets are not lost in a row.
 const UNLIKELY_LOST: u32 = 10;
