@@ -404,10 +404,11 @@ impl Agent {
         self.punch.watch(now, role);
     }
 
-    /// A path in use is gone: asks every other one at once.
+    /// A path in use is gone: asks every other one at once. Nobody misses the path of an idle peer; what is said next
+    /// looks for one.
     fn search_anew(&mut self, failed: Option<Path>) {
-        let Some(role) = self.role else { return };
         let now = self.now;
+        let Some(role) = self.role.filter(|_| self.activity.is_active(now)) else { return };
         for pair in self.checklist.iter_mut().filter(|pair| Some(pair.path) != failed) {
             if pair.is_proven() { pair.question(now, 0, now) } else { pair.start(now) }
         }

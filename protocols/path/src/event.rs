@@ -142,7 +142,7 @@ pub enum PathEvent {
         /// The path.
         path: Path,
     },
-    /// No path is left.
+    /// No path is left to a peer that is not idle.
     Lost,
     /// A round of punching begins.
     Punching {

@@ -39,7 +39,8 @@
 //!    port ([`Output::FreshSocket`]), with opening moves that differ from round to round. While there is no path at all,
 //!    the driver's mailbox takes the place of the call ([`Output::Summon`]).
 //! 4. The primary is probed while traffic flows, the backup more rarely, nothing once the peer has been idle for two
-//!    minutes. A primary that stops echoing is doubtful after 750 ms (data goes both ways) and left after 3 s.
+//!    minutes: a path that is lost then, as with our own relay, is missed only when there is something to say. A primary
+//!    that stops echoing is doubtful after 750 ms (data goes both ways) and left after 3 s.
 //!
 //! # Deviations from ICE (RFC 8445)
 //!

@@ -103,7 +103,7 @@ impl Agent {
                 self.last_good = Some(pair.path);
                 self.outbox.event(event);
             }
-            None if self.role.is_some() => self.outbox.event(PathEvent::Lost),
+            None if self.role.is_some() && self.activity.is_active(self.now) => self.outbox.event(PathEvent::Lost),
             None => {}
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::nat::{PORT_RESTRICTED, SYMMETRIC};
 use super::world::{A, B, Link, Load, Setting, World};
-use crate::{Input, Local, PathEvent, PathState, Role, Selected, SocketId};
+use crate::{Input, Local, PathEvent, PathState, RelayId, Role, Selected, SocketId};
 
 fn connected() -> World {
     let mut world = World::connect(Setting::new(PORT_RESTRICTED, PORT_RESTRICTED));
@@ -86,6 +86,37 @@ fn renewed_sessions_do_not_keep_an_idle_peer_awake() {
     renew(&mut world);
     world.run(Duration::from_secs(600));
     assert_eq!([world.sides[A].sent.len(), world.sides[B].sent.len()], before);
+}
+
+#[test]
+fn a_relay_that_is_lost_does_not_wake_an_idle_peer() {
+    let kinds = [(PORT_RESTRICTED, PORT_RESTRICTED), (SYMMETRIC, SYMMETRIC)];
+    for ((a, b), relays) in kinds.into_iter().flat_map(|kinds| [(kinds, [true, true]), (kinds, [true, false])]) {
+        let mut world = World::connect(Setting { relays, ..Setting::new(a, b) });
+        world.run(Duration::from_secs(10));
+        world.load = Load::Nothing;
+        world.run(Duration::from_secs(135));
+        let before = [world.sides[A].sent.len(), world.sides[B].sent.len()];
+        for side in [A, B] {
+            world.input(side, Input::PathLost(Local::Relay(RelayId(0))));
+            let in_use = [world.sides[side].primary, world.sides[side].backup];
+            assert!(in_use.into_iter().flatten().all(|path| !path.is_relayed()), "{a:?}: {in_use:?}");
+            let lost = world.sides[side].events.iter().any(|(_, event)| *event == PathEvent::Lost);
+            assert!(!lost, "{a:?}: nobody misses a path");
+        }
+        world.run(Duration::from_secs(600));
+        assert_eq!([world.sides[A].sent.len(), world.sides[B].sent.len()], before, "{a:?} and {b:?}");
+        // New ones are there when somebody has something to say.
+        world.gather(A);
+        world.gather(B);
+        assert_eq!([world.sides[A].sent.len(), world.sides[B].sent.len()], before, "{a:?} and {b:?}");
+        world.load = Load::Steady;
+        world.run(Duration::from_secs(15));
+        for side in [A, B] {
+            let (primary, direct) = (world.sides[side].primary, world.is_direct(side));
+            assert!(primary.is_some() && direct == (a == PORT_RESTRICTED), "{a:?}: {primary:?}");
+        }
+    }
 }
 
 #[test]

@@ -388,6 +388,11 @@ impl World {
         self.tell_locals(index);
     }
 
+    /// Tells one side its candidates anew.
+    pub(super) fn gather(&mut self, side: usize) {
+        self.tell_locals(side);
+    }
+
     /// Gives an input to one side and does what it asks for.
     pub(super) fn input(&mut self, side: usize, input: Input) {
         let _ = self.sides[side].agent.handle_input(self.now, input);
