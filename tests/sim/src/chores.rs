@@ -38,11 +38,6 @@ impl Chores {
     pub(crate) fn is_busy(&self) -> bool {
         !self.queue.is_empty()
     }
-
-    /// The daemon that was asked is dead.
-    pub(crate) const fn forget_answer(&mut self) {
-        self.asked = false;
-    }
 }
 
 impl World {
@@ -92,13 +87,20 @@ impl World {
         };
         if done {
             self.finish_chore();
-            return self.step_at(self.now + PAUSE, Step::Chore);
+            return self.step_at(self.now, Step::Chore);
         }
         self.script.chores.tries += 1;
         if self.script.chores.tries >= MOST_TRIES {
             self.ledger.violate(self.now, &format!("the admin has tried in vain: {chore:?}, {reply:?}"));
             self.finish_chore();
         }
+        self.step_at(self.now + AGAIN, Step::Chore);
+    }
+
+    /// The daemon that was asked has died and answers nothing; the admin tries again.
+    pub(crate) fn ask_again(&mut self) {
+        self.script.chores.asked = false;
+        self.script.chores.tries += 1;
         self.step_at(self.now + AGAIN, Step::Chore);
     }
 
@@ -113,9 +115,26 @@ impl World {
     }
 }
 
-/// A person reads the answer first: a node answers a little before it knows of the entry itself.
-const PAUSE: Duration = Duration::from_secs(2);
 /// When a person tries again.
 const AGAIN: Duration = Duration::from_secs(15);
 /// No fault keeps the admin from it for so long.
 const MOST_TRIES: u32 = 40;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::Telling;
+
+    #[test]
+    fn the_admin_asks_again_when_the_daemon_dies_before_it_answers() {
+        let mut world = World::new(1, Telling::Quiet);
+        world.script.chores = Chores { queue: [Chore::Promote(0)].into(), tries: 0, asked: true };
+        // What only a server can answer.
+        let ticket = Some(world.hosts[0].founding());
+        let up = Request::Up { ticket, name: None, network: None, shields: None, range: None, ipv4: None };
+        world.ask(0, up, Wanted::Chore);
+        assert!(world.script.chores.asked && !world.is_planned(|step| matches!(step, Step::Chore)));
+        world.kill(0);
+        assert!(!world.script.chores.asked && world.is_planned(|step| matches!(step, Step::Chore)));
+    }
+}

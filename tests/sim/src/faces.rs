@@ -12,6 +12,7 @@ use ginnel_time::Instant;
 use crate::machine::Life;
 use crate::script::{Step, Wanted};
 use crate::stream::Caller;
+use crate::strike::LONG;
 use crate::world::World;
 
 /// A server with two faces.
@@ -48,7 +49,7 @@ impl World {
                 self.break_stream(conn.0);
             }
         }
-        let request = Request::Invite { expires: Duration::from_secs(3600), name: None };
+        let request = Request::Invite { expires: LONG, name: None };
         self.ask(0, request, Wanted::Whisper);
         self.step_at(self.now + LOOKS, Step::Forge);
     }

@@ -153,12 +153,11 @@ impl Script {
 }
 
 impl Script {
-    /// Nobody is left to answer what a machine was asked.
-    pub(crate) fn unanswerable(&mut self, machine: usize) {
-        if self.wanted.iter().any(|((asked, _), wanted)| *asked == machine && *wanted == Wanted::Chore) {
-            self.chores.forget_answer();
-        }
+    /// Nobody is left to answer what a machine was asked; tells whether the admin waited for it.
+    pub(crate) fn unanswerable(&mut self, machine: usize) -> bool {
+        let chore = self.wanted.iter().any(|((asked, _), wanted)| *asked == machine && *wanted == Wanted::Chore);
         self.wanted.retain(|(asked, _), _| *asked != machine);
+        chore
     }
 
     /// Requests that nobody answered.

@@ -11,6 +11,7 @@ use crate::fault::Direction;
 use crate::ledger::Answers;
 use crate::machine::Life;
 use crate::script::{Step, Wanted};
+use crate::strike::LONG;
 use crate::world::World;
 
 /// What was known when the servers died.
@@ -37,7 +38,7 @@ impl World {
             self.add_flow(machine - 1, machine, lasts, Duration::from_millis(700), Family::V6, Answers::Each);
         }
         if self.machines[0].life == Life::Awake {
-            let request = Request::Invite { expires: Duration::from_secs(3600), name: None };
+            let request = Request::Invite { expires: LONG, name: None };
             self.ask(0, request, Wanted::Whisper);
         }
         self.script.whisper = Some((self.length_of(0), self.now + SERVERS_DIE));

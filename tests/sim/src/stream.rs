@@ -124,7 +124,7 @@ impl World {
         };
         self.streams.open.insert(conn, stream);
         if reached.is_none() {
-            self.plan(self.now + GIVES_UP, Happening::Stream { conn, end: End::Broke("nobody answered") });
+            self.never_accepted(conn);
             return;
         }
         self.send_up(conn, End::Accepted);
@@ -160,6 +160,7 @@ impl World {
     }
 
     pub(crate) fn close_down(&mut self, conn: ConnectionId) {
+        self.over_for_server(conn);
         self.send_down(conn, End::Broke("the server closed the connection"));
     }
 
@@ -264,8 +265,7 @@ impl World {
     /// Lets a server learn of a stream to it, if it is there.
     fn accept(&mut self, conn: ConnectionId, caller: Caller, host: usize) {
         if !self.hosts[host].is_up() {
-            let end = End::Broke("nobody answered");
-            return self.plan(self.now + GIVES_UP, Happening::Stream { conn, end });
+            return self.never_accepted(conn);
         }
         let from = SocketAddr::new(self.address_of(caller), 40_000);
         self.hosts[host].opened(self.now, conn, from);
@@ -276,9 +276,7 @@ impl World {
     fn left(&mut self, conn: ConnectionId, host: usize) {
         self.hosts[host].closed(self.now, conn);
         self.settle_host(host);
-        if let Some(stream) = self.streams.open.get_mut(&conn) {
-            stream.over = stream.over.server();
-        }
+        self.over_for_server(conn);
         self.forget_stream(conn);
     }
 
@@ -291,6 +289,18 @@ impl World {
             }
         }
         self.forget_stream(conn);
+    }
+
+    /// Lets a caller give up a stream in a while that no server has heard of, and none holds.
+    fn never_accepted(&mut self, conn: ConnectionId) {
+        self.over_for_server(conn);
+        self.plan(self.now + GIVES_UP, Happening::Stream { conn, end: End::Broke("nobody answered") });
+    }
+
+    fn over_for_server(&mut self, conn: ConnectionId) {
+        if let Some(stream) = self.streams.open.get_mut(&conn) {
+            stream.over = stream.over.server();
+        }
     }
 
     /// Forgets a stream once nobody waits for anything of it.
@@ -431,3 +441,24 @@ impl World {
 pub(crate) const IDLE: Duration = Duration::from_secs(60);
 /// For so long a daemon tries to reach a server.
 const GIVES_UP: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::Telling;
+
+    #[test]
+    fn a_stream_that_no_server_has_accepted_is_gone_when_its_caller_gives_it_up() {
+        let mut world = World::new(1, Telling::Quiet);
+        let _ = world.hosts[0].stop();
+        let address = world.hosts[0].name();
+        for server in 0..3 {
+            let caller = Caller::Machine(0, ServerId(server));
+            world.connect(caller, std::slice::from_ref(&address));
+            let conn = world.streams.of[&caller];
+            assert_eq!(world.streams.count(), 1);
+            world.stream(conn, End::Broke("nobody answered"));
+            assert_eq!(world.streams.count(), 0, "nobody else knows of it");
+        }
+    }
+}

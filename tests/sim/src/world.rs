@@ -196,6 +196,11 @@ impl World {
         self.plan(at, Happening::Step(step));
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_planned(&self, fits: impl Fn(&Step) -> bool) -> bool {
+        self.agenda.values().any(|happening| matches!(happening, Happening::Step(step) if fits(step)))
+    }
+
     /// Lets the earliest deadline fire, which has come.
     fn fire(&mut self) {
         let now = self.now;
