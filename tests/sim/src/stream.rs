@@ -450,7 +450,8 @@ mod tests {
     #[test]
     fn a_stream_that_no_server_has_accepted_is_gone_when_its_caller_gives_it_up() {
         let mut world = World::new(1, Telling::Quiet);
-        let _ = world.hosts[0].stop();
+        let now = world.now;
+        let _ = world.hosts[0].stop(now);
         let address = world.hosts[0].name();
         for server in 0..3 {
             let caller = Caller::Machine(0, ServerId(server));
