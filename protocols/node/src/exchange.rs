@@ -7,7 +7,8 @@ use ginnel_forward::{Command, PeerId};
 use ginnel_path::{Candidate, Input as PathInput, LocalCandidate, Path, Role};
 use ginnel_time::Instant;
 use ginnel_tunnel::{
-    Established, Initiator, MessageKind, PublicKey, Received, ReceiverIndex, Side, Suite, classify, receiver_index,
+    Established, Identity, Initiator, MessageKind, PublicKey, Received, ReceiverIndex, Side, Suite, classify,
+    receiver_index,
 };
 use rand_core::RngCore;
 
@@ -388,11 +389,12 @@ impl Node {
         if matches!(road, Road::Mailbox(_)) {
             self.tell_candidates(now, id, candidates);
         }
+        let role = self.role(id);
         let Some(agent) = self.peers.get_mut(&id).and_then(|peer| peer.agent()) else { return Ok(()) };
         if let Road::Path(path) = road {
             let _ = agent.handle_input(now, PathInput::Arrived(path));
         }
-        let _ = agent.handle_input(now, PathInput::Session(Role::Initiator));
+        let _ = agent.handle_input(now, PathInput::Session(role));
         self.begin_talk(id);
         Ok(())
     }
@@ -500,6 +502,7 @@ impl Node {
 
     /// A packet under the keys of a session that this side answered has come in.
     pub(crate) fn confirmed(&mut self, now: Instant, id: PeerId) {
+        let role = self.role(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if let Some(session) = &mut peer.session
             && session.side == Side::Responder
@@ -507,9 +510,16 @@ impl Node {
             session.confirmed = Confirmation::Confirmed;
         }
         if let Some(agent) = peer.agent() {
-            let _ = agent.handle_input(now, PathInput::Session(Role::Responder));
+            let _ = agent.handle_input(now, PathInput::Session(role));
         }
         self.begin_talk(id);
+    }
+
+    /// Which of the two sides of a pair this one is, by their keys.
+    pub(crate) fn role(&self, id: PeerId) -> Role {
+        let profile = self.peers.get(&id).map(|peer| &peer.profile);
+        let own = profile.and_then(|profile| self.identities.get(&profile.identity)).map(Identity::public);
+        if own < profile.map(|profile| profile.key) { Role::Initiator } else { Role::Responder }
     }
 
     /// A session has ended in the data plane.

@@ -16,3 +16,19 @@ fn a_port_that_varies_meets_an_address_that_does_not_whoever_calls() {
         assert!(!world.machines[1].delivered.is_empty());
     }
 }
+
+#[test]
+fn the_two_sides_of_a_pair_have_different_roles_though_their_handshakes_cross() {
+    let mut world = World::new(2, 1);
+    world.found();
+    world.join(1);
+    world.pass(secs(3));
+    world.talk(0, 1);
+    world.talk(1, 0);
+    world.pass(secs(3));
+    let role = |world: &World, one: usize, other: usize| {
+        let id = world.peer(one, other).expect("a peer").id;
+        world.machines[one].node.as_ref().expect("it runs").role(id)
+    };
+    assert_ne!(role(&world, 0, 1), role(&world, 1, 0));
+}
