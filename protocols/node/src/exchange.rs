@@ -85,15 +85,18 @@ impl Node {
         }
     }
 
-    /// Calls a peer by a handshake because no path carries an agent's own call for a round of punching.
+    /// Calls a peer by a handshake because no path is known to carry an agent's own call.
     pub(crate) fn summon(&mut self, now: Instant, id: PeerId) {
         let Some(peer) = self.peers.get(&id) else { return };
         let settling =
             peer.session.is_some_and(|session| now.saturating_duration_since(session.made) < CONFIRMATION_PATIENCE);
-        if peer.attempt.is_some() {
-            self.mail_attempt(now, id);
-        } else if !settling {
+        let (trusts, calls) = (peer.primary().is_some(), peer.attempt.is_some());
+        if !calls && !settling {
             self.begin_attempt(now, id, now, GIVE_UP_AFTER);
+        }
+        // Where a path is in use, a fresh attempt has gone out by that path alone.
+        if calls || (trusts && !settling) {
+            self.mail_attempt(now, id);
         }
     }
 

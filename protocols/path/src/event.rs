@@ -120,8 +120,9 @@ pub enum Output {
         /// The round of punching that wants it.
         round: u8,
     },
-    /// Begin a handshake, by the mailbox if there is one: no path is up that could carry a call for a round of punching. The
-    /// other side opens for the candidates that come with it before it answers.
+    /// Begin a handshake, by the mailbox if there is one: no path is up that could carry a call for a round of punching, or
+    /// traffic begins for a peer that was idle, whose paths may be gone. The other side opens for the candidates that come
+    /// with it before it answers.
     Summon,
     /// Something that a user or a log wants to know.
     Event(PathEvent),

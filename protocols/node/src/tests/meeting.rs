@@ -1,4 +1,6 @@
-//! First contact without any relay.
+//! First contact, and contact after a pause, without any relay.
+
+use std::time::Duration;
 
 use super::world::{Nat, World, secs};
 
@@ -14,6 +16,23 @@ fn a_port_that_varies_meets_an_address_that_does_not_whoever_calls() {
         world.pass(secs(3));
         assert!(world.reaches(0, 1) && world.reaches(1, 0), "{one:?} calls {other:?}: {:?}", world.status(0));
         assert!(!world.machines[1].delivered.is_empty());
+    }
+}
+
+#[test]
+fn who_talks_after_a_pause_is_heard_at_once_though_every_path_is_gone() {
+    for (one, other) in [(0, 1), (1, 0)] {
+        let mut world = World::linked(2, 1);
+        // The session lives on, the NATs have forgotten the flow, and nothing was asked meanwhile.
+        world.pass(secs(150));
+        assert!(world.peer(one, other).is_some_and(|peer| peer.last_handshake.is_some()), "the test bites");
+        assert!(world.reaches(one, other), "the test bites");
+        let before = world.machines[other].delivered.len();
+        for _ in 0..5 {
+            world.talk(one, other);
+            world.pass(Duration::from_millis(150));
+        }
+        assert!(world.machines[other].delivered.len() > before, "{one} calls {other}: {:?}", world.status(one));
     }
 }
 
