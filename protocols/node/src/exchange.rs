@@ -7,7 +7,8 @@ use ginnel_forward::{Command, PeerId};
 use ginnel_path::{Candidate, Input as PathInput, LocalCandidate, Path, Role};
 use ginnel_time::Instant;
 use ginnel_tunnel::{
-    Established, Initiator, MessageKind, PublicKey, Received, ReceiverIndex, Side, Suite, classify, receiver_index,
+    Established, Identity, Initiator, MessageKind, PublicKey, Received, ReceiverIndex, Side, Suite, classify,
+    receiver_index,
 };
 use rand_core::RngCore;
 
@@ -84,15 +85,18 @@ impl Node {
         }
     }
 
-    /// Calls a peer by a handshake because no path carries an agent's own call for a round of punching.
+    /// Calls a peer by a handshake because no path is known to carry an agent's own call.
     pub(crate) fn summon(&mut self, now: Instant, id: PeerId) {
         let Some(peer) = self.peers.get(&id) else { return };
         let settling =
             peer.session.is_some_and(|session| now.saturating_duration_since(session.made) < CONFIRMATION_PATIENCE);
-        if peer.attempt.is_some() {
-            self.mail_attempt(now, id);
-        } else if !settling {
+        let (trusts, calls) = (peer.primary().is_some(), peer.attempt.is_some());
+        if !calls && !settling {
             self.begin_attempt(now, id, now, GIVE_UP_AFTER);
+        }
+        // Where a path is in use, a fresh attempt has gone out by that path alone.
+        if calls || (trusts && !settling) {
+            self.mail_attempt(now, id);
         }
     }
 
@@ -388,11 +392,12 @@ impl Node {
         if matches!(road, Road::Mailbox(_)) {
             self.tell_candidates(now, id, candidates);
         }
+        let role = self.role(id);
         let Some(agent) = self.peers.get_mut(&id).and_then(|peer| peer.agent()) else { return Ok(()) };
         if let Road::Path(path) = road {
             let _ = agent.handle_input(now, PathInput::Arrived(path));
         }
-        let _ = agent.handle_input(now, PathInput::Session(Role::Initiator));
+        let _ = agent.handle_input(now, PathInput::Session(role));
         self.begin_talk(id);
         Ok(())
     }
@@ -500,6 +505,7 @@ impl Node {
 
     /// A packet under the keys of a session that this side answered has come in.
     pub(crate) fn confirmed(&mut self, now: Instant, id: PeerId) {
+        let role = self.role(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if let Some(session) = &mut peer.session
             && session.side == Side::Responder
@@ -507,9 +513,16 @@ impl Node {
             session.confirmed = Confirmation::Confirmed;
         }
         if let Some(agent) = peer.agent() {
-            let _ = agent.handle_input(now, PathInput::Session(Role::Responder));
+            let _ = agent.handle_input(now, PathInput::Session(role));
         }
         self.begin_talk(id);
+    }
+
+    /// Which of the two sides of a pair this one is, by their keys.
+    pub(crate) fn role(&self, id: PeerId) -> Role {
+        let profile = self.peers.get(&id).map(|peer| &peer.profile);
+        let own = profile.and_then(|profile| self.identities.get(&profile.identity)).map(Identity::public);
+        if own < profile.map(|profile| profile.key) { Role::Initiator } else { Role::Responder }
     }
 
     /// A session has ended in the data plane.

@@ -145,8 +145,9 @@ impl Agent {
         let was_up = self.role.replace(role).is_some();
         if was_up {
             // The renewal of a session is no traffic: a probe may have caused it, and as traffic it would cause the next.
-            if self.selection.primary.is_none() {
-                // The handshake went through where probes did not: the other side may have forgotten the last session.
+            if self.lacks_proof() {
+                // The handshake went through where probes did not: the other side may have forgotten the last session, or
+                // has opened for us only now.
                 self.start_all();
                 self.punch.go_on(self.now, role);
             }
@@ -287,6 +288,11 @@ impl Agent {
         }
         if !was_active {
             self.wake();
+            if flow == Flow::OneWay && self.selection.primary.is_some() {
+                // Nothing was asked while the peer was idle, so that either side's addresses may be others by now; a call
+                // brings them, and opens both sides, long before the paths at hand are known to be dead.
+                self.outbox.summon();
+            }
         } else if flow == Flow::OneWay
             && let Some(pair) = self.selection.primary.and_then(|path| self.checklist.get_mut(path))
             && pair.probed.is_some_and(|probed| self.now >= probed + schedule::ONE_WAY_PATIENCE)
@@ -358,8 +364,17 @@ impl Agent {
         }
     }
 
+    /// Whether there is no path in use, or traffic for one whose proof is out of date.
+    fn lacks_proof(&self) -> bool {
+        let primary = self.selection.primary.and_then(|path| self.checklist.get(path)).and_then(Pair::proof);
+        primary.is_none_or(|proof| self.activity.is_active(self.now) && self.now >= proof.fresh_until)
+    }
+
     /// Full probes on every pair: the handshake has opened both sides.
     fn start_all(&mut self) {
+        if let Some(primary) = self.selection.primary.and_then(|path| self.checklist.get_mut(path)) {
+            primary.question(self.now, 0, self.now);
+        }
         for pair in self.checklist.iter_mut() {
             let delay = if pair.tier == Tier::TwoRelays { schedule::LAST_RESORT_DELAY } else { Duration::ZERO };
             pair.start(self.now + delay);

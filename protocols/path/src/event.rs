@@ -8,12 +8,15 @@ use crate::id::{Candidate, CandidateKind, Local, LocalCandidate, Path};
 use crate::message::Malformed;
 use crate::score::Tier;
 
-/// Which side of the session we are; decides between two rounds of punching that cross.
+/// Which of the two sides we are; decides between two rounds of punching that cross.
+///
+/// The two agents of a pair must have different roles at all times. Who began the last handshake is no measure: two that
+/// cross both succeed, and each side may hold another one for the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// We sent the handshake's first message.
+    /// Our call stands when two cross.
     Initiator,
-    /// We answered it.
+    /// The other side's call stands.
     Responder,
 }
 
@@ -57,7 +60,8 @@ pub enum Input {
     /// The other side's candidates by mailbox or from storage; replaces those learnt so. Comes before [`Input::Session`]
     /// when both are at hand.
     RemoteCandidates(Vec<Candidate>),
-    /// A session is up and probes can be sealed; as responder, only once it is confirmed. Repeated for every rekey.
+    /// A session is up and probes can be sealed; where we answered the handshake, only once it is confirmed. Repeated for
+    /// every rekey.
     Session(Role),
     /// No session is left: nothing can be sealed.
     SessionLost,
@@ -116,8 +120,9 @@ pub enum Output {
         /// The round of punching that wants it.
         round: u8,
     },
-    /// Begin a handshake, by the mailbox if there is one: no path is up that could carry a call for a round of punching. The
-    /// other side opens for the candidates that come with it before it answers.
+    /// Begin a handshake, by the mailbox if there is one: no path is up that could carry a call for a round of punching, or
+    /// traffic begins for a peer that was idle, whose paths may be gone. The other side opens for the candidates that come
+    /// with it before it answers.
     Summon,
     /// Something that a user or a log wants to know.
     Event(PathEvent),

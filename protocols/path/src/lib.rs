@@ -38,7 +38,9 @@
 //! 3. When no direct path came up, the agents arrange rounds of punching by [`message::CandidateList`], each on a fresh
 //!    port ([`Output::FreshSocket`]), with opening moves that differ from round to round. While there is no path at all,
 //!    the driver's mailbox takes the place of the call ([`Output::Summon`]).
-//! 4. The primary is probed while traffic flows, the backup more rarely, nothing once the peer has been idle for two
+//! 4. Who has data for an idle peer calls it ([`Output::Summon`]) beside asking what was proven before: meanwhile nothing was
+//!    asked. A path that gives way to a worse one unanswered is probed on with all the others.
+//! 5. The primary is probed while traffic flows, the backup more rarely, nothing once the peer has been idle for two
 //!    minutes: a path that is lost then, as with our own relay, is missed only when there is something to say. A primary
 //!    that stops echoing is doubtful after 750 ms (data goes both ways) and left after 3 s.
 //!

@@ -25,8 +25,8 @@ pub(crate) struct Punch {
     round: u8,
     /// Rounds since a direct path was last up.
     tried: u8,
-    /// When a call was last answered.
-    answered: Option<Instant>,
+    /// The round of the call that was answered last, and when.
+    answered: Option<(u8, Instant)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,18 +142,22 @@ impl Punch {
         if self.is_preparing() && role == Role::Initiator {
             return Answer::Ignore;
         }
-        if let Some(answered) = self.answered
+        if let Some((_, answered)) = self.answered
             && now < answered + LEAST_BETWEEN_CALLS
         {
             return Answer::TooOften;
         }
-        let repeated = round == self.round && self.answered.is_some_and(|at| now < at + REPEAT_WINDOW);
-        self.answered = Some(now);
+        // A round of our own has a number, too, and is not what was answered.
+        let repeated = self.answered.is_some_and(|(before, at)| before == round && now < at + REPEAT_WINDOW);
+        self.answered = Some((round, now));
         if repeated {
             return Answer::Again;
         }
         self.round = round;
-        self.tried = self.tried.saturating_add(1);
+        if !self.is_preparing() {
+            // A round of our own, whose place this one takes, is counted already.
+            self.tried = self.tried.saturating_add(1);
+        }
         self.watch(now, role);
         Answer::Open
     }
@@ -329,6 +333,21 @@ mod tests {
         assert_eq!(initiator.ready(at(4180), Role::Initiator, 2), None, "another round's answer");
         assert_eq!(initiator.ready(at(4180), Role::Initiator, 1), Some(Step::Fire));
         assert_eq!(initiator.ready(at(4181), Role::Initiator, 1), None, "an answer counts once");
+    }
+
+    #[test]
+    fn calls_that_cross_are_one_round() {
+        let mut punch = Punch::new();
+        punch.watch(at(0), Role::Responder);
+        let mut now = 4000;
+        for round in 1..=3 {
+            let step = punch.advance(at(now), 0, relayed(Role::Responder));
+            assert_eq!(step, Some(Step::Fresh { round }), "no rest before the first three");
+            assert_eq!(punch.called(at(now + 100), Role::Responder, round), Answer::Open);
+            now += 4000;
+        }
+        assert_eq!(punch.advance(at(now), 0, relayed(Role::Responder)), None, "then there is one");
+        assert_eq!(punch.deadline(), Some(at(now + 15_000)));
     }
 
     #[test]

@@ -96,6 +96,7 @@ impl Agent {
         if next.primary == last.primary {
             return;
         }
+        self.seek_displaced(last.primary);
         match next.primary.and_then(|path| self.checklist.get(path)) {
             Some(pair) => {
                 let rtt = pair.proof().map_or(Duration::ZERO, |proof| proof.rtt);
@@ -105,6 +106,23 @@ impl Agent {
             }
             None if self.role.is_some() && self.activity.is_active(self.now) => self.outbox.event(PathEvent::Lost),
             None => {}
+        }
+    }
+
+    /// A path that gave way to a worse one because it did not answer is looked for like any other from here on: the other
+    /// side may open for it only now.
+    fn seek_displaced(&mut self, last: Option<Path>) {
+        let Some(tier) = self.selection.primary.and_then(|path| self.checklist.get(path)).map(|pair| pair.tier) else {
+            return;
+        };
+        let (now, fire) = (self.now, self.now + self.control_rtt());
+        let unused = last.filter(|path| !self.selection.in_use().contains(&Some(*path)));
+        if let Some(pair) = unused.and_then(|path| self.checklist.get_mut(path))
+            && pair.is_doubtful()
+            && pair.tier < tier
+        {
+            pair.state = State::Waiting;
+            start_gently(pair, now, fire);
         }
     }
 

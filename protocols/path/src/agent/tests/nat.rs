@@ -111,6 +111,14 @@ impl Nat {
         None
     }
 
+    /// Forgets every mapping and flow; the next ones have other ports.
+    pub(super) fn forget(&mut self) {
+        self.ports.clear();
+        self.inside.clear();
+        self.flows.clear();
+        self.foreign.clear();
+    }
+
     pub(super) fn address(&self) -> IpAddr {
         self.ip
     }

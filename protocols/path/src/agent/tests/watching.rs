@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::nat::{PORT_RESTRICTED, SYMMETRIC};
+use super::nat::{ADDRESS_RESTRICTED, PORT_RESTRICTED, SYMMETRIC};
 use super::world::{A, B, Link, Load, Setting, World};
 use crate::{Input, Local, PathEvent, PathState, RelayId, Role, Selected, SocketId};
 
@@ -131,6 +131,54 @@ fn traffic_after_silence_finds_its_way_again() {
         assert!(!world.sides[side].duplicate);
     }
     assert!(world.until_direct(Duration::from_secs(4)).is_some());
+}
+
+#[test]
+fn who_talks_first_after_silence_calls_beside_its_probes() {
+    let mut world = connected();
+    world.load = Load::Nothing;
+    world.run(Duration::from_secs(130));
+    world.input(B, Input::Traffic { sent: false, received: true });
+    assert_eq!(world.sides[B].summoned, 0, "what comes in shows that the other side has a way");
+    world.input(A, Input::Traffic { sent: true, received: false });
+    assert_eq!(world.sides[A].summoned, 1);
+    world.run(Duration::from_secs(1));
+    world.input(A, Input::Traffic { sent: true, received: false });
+    assert_eq!(world.sides[A].summoned, 1, "once for each silence");
+}
+
+#[test]
+fn an_answered_call_lets_all_pairs_of_a_woken_peer_begin_anew() {
+    let mut world = connected();
+    world.load = Load::Nothing;
+    world.run(Duration::from_secs(170));
+    world.blocked.extend([Link::Direct, Link::Relay]);
+    world.input(A, Input::Traffic { sent: true, received: false });
+    world.run(Duration::from_millis(900));
+    assert!(world.sides[A].primary.is_some_and(|path| !path.is_relayed()), "still trusted");
+    world.blocked.clear();
+    let before = world.sides[A].sent.len();
+    world.input(A, Input::Session(Role::Initiator));
+    let asked = |world: &World| world.sides[A].sent.iter().skip(before).any(|(_, path, _)| path.is_relayed());
+    assert!(asked(&world), "nothing waits for the next gap of a burst");
+}
+
+#[test]
+fn a_path_that_gave_way_to_a_relay_is_found_again_at_once() {
+    let mut world = World::connect(Setting::new(SYMMETRIC, ADDRESS_RESTRICTED));
+    world.until_direct(Duration::from_secs(3)).unwrap();
+    world.load = Load::Nothing;
+    world.run(Duration::from_secs(600));
+    for side in [A, B] {
+        world.sides[side].nat.forget();
+    }
+    // The first probe finds the other NAT shut; the relay carries the data, and with it the other side wakes and opens.
+    world.input(A, Input::Traffic { sent: true, received: true });
+    world.run(Duration::from_millis(100));
+    world.input(B, Input::Traffic { sent: true, received: true });
+    assert!(world.is_relayed(A), "the test bites");
+    let took = world.until_direct(Duration::from_secs(2));
+    assert!(took.is_some_and(|took| took < Duration::from_millis(500)), "{took:?}");
 }
 
 #[test]
