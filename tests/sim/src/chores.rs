@@ -15,6 +15,8 @@ use crate::world::World;
 pub(crate) enum Chore {
     /// Takes a server on.
     Add(usize),
+    /// Lets a server that the log names and that has lost all it knew have the log again.
+    Restore(usize),
     /// Takes a server out.
     Remove(usize),
     /// Lets a server order the log.
@@ -53,7 +55,7 @@ impl World {
         {
             let now = self.now;
             let request = match chore {
-                Chore::Add(host) => {
+                Chore::Add(host) | Chore::Restore(host) => {
                     let founding = self.hosts[host].fresh_founding(now, &mut self.dice);
                     self.settle_host(host);
                     Request::ServerAdd { founding }
@@ -82,6 +84,8 @@ impl World {
             (_, Ok(_)) => true,
             // The try before was done after all.
             (Chore::Add(_), Err(text)) => again && text.contains("has this server already"),
+            // The machine may take the lost server's stream for alive for a while, and says the same.
+            (Chore::Restore(host), Err(_)) => self.hosts[host].log_length() > 0,
             (Chore::Remove(_), Err(text)) => again && text.contains("no server"),
             (_, Err(_)) => false,
         };
@@ -110,7 +114,7 @@ impl World {
             Some(Chore::Promote(host)) => self.script.sequencer = host,
             Some(Chore::Invite) => self.invite_all(),
             Some(Chore::Calm(mark)) => self.calm.end(self.now, mark),
-            Some(Chore::Add(_) | Chore::Remove(_)) | None => {}
+            Some(Chore::Add(_) | Chore::Restore(_) | Chore::Remove(_)) | None => {}
         }
     }
 }

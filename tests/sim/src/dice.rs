@@ -12,9 +12,14 @@ pub(crate) struct Dice(ChaCha20Rng);
 impl Dice {
     /// Makes the chance of world number `seed`.
     pub(crate) fn new(seed: u64) -> Self {
+        Self::labelled(seed, *b"world")
+    }
+
+    /// Makes other chance of the same seed, so that what is drawn of it changes nothing else.
+    pub(crate) fn labelled(seed: u64, label: [u8; 5]) -> Self {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_be_bytes());
-        bytes[8..13].copy_from_slice(b"world");
+        bytes[8..13].copy_from_slice(&label);
         Self(ChaCha20Rng::from_seed(bytes))
     }
 

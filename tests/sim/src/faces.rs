@@ -3,6 +3,9 @@
 //!
 //! Behind the second face is a real server with the same keys. It knows the log up to an entry that the founder has just
 //! written, and for that place it has signed the same record under another time.
+//!
+//! Or a mirror that keeps things to itself: half of the world sees a face of it that lacks the newest entries, gets no
+//! others from any fellow, and hands no mail to the other half. Where another server is well, nobody notices.
 
 use std::time::Duration;
 
@@ -29,6 +32,8 @@ pub(crate) struct Faces {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shown {
     No,
+    /// It shows no other history, only less of the one.
+    Less,
     Since(Instant),
 }
 
@@ -54,6 +59,43 @@ impl World {
         self.step_at(self.now + LOOKS, Step::Forge);
     }
 
+    /// Lets a mirror keep things to itself from here on.
+    pub(crate) fn begin_withholding(&mut self, host: usize) {
+        if !self.can_withhold(host) {
+            return;
+        }
+        let false_face = self.hosts.len();
+        let mut twin = self.hosts[host].twin();
+        twin.take_over(self.hosts[host].stored_all());
+        twin.roll_back(LACKING);
+        twin.start(self.now, &mut self.dice);
+        self.hosts.push(twin);
+        let length = self.hosts[host].log_length();
+        self.script.faces = Some(Faces { honest: host, false_face, length, since: self.now, shown: Shown::Less });
+        for conn in self.streams_to(host) {
+            if self.face(conn.1, host) == false_face {
+                self.break_stream(conn.0);
+            }
+        }
+        self.settle_host(false_face);
+        self.drills.withheld += 1;
+    }
+
+    /// Whether a server is a mirror with nothing to hide yet.
+    pub(crate) fn can_withhold(&self, host: usize) -> bool {
+        host != self.script.sequencer && self.script.faces.is_none() && self.hosts[host].is_up()
+    }
+
+    /// Whether a server keeps things to itself.
+    pub(crate) fn is_withholding(&self) -> bool {
+        self.script.faces.is_some_and(|faces| faces.shown == Shown::Less)
+    }
+
+    /// Whether a caller is a face that keeps away from its fellows.
+    pub(crate) fn is_aloof(&self, caller: Caller) -> bool {
+        self.is_withholding() && matches!(caller, Caller::Host(host, _) if host >= self.servers)
+    }
+
     /// Shows the second face once there is an entry to sign another one in place of.
     pub(crate) fn forge(&mut self) {
         let Some(faces) = self.script.faces else { return };
@@ -73,7 +115,10 @@ impl World {
 
     /// The face that a caller sees of a server.
     pub(crate) fn face(&self, caller: Caller, host: usize) -> usize {
-        let (Caller::Machine(number, _) | Caller::Host(number, _)) = caller;
+        let number = match caller {
+            Caller::Machine(number, _) | Caller::Host(number, _) => number,
+            Caller::Intruder(_) => return host,
+        };
         match self.script.faces {
             Some(faces) if faces.honest == host && number % 2 == 1 => faces.false_face,
             Some(_) | None => host,
@@ -97,6 +142,8 @@ impl World {
     }
 }
 
+/// Entries that a server lacks which keeps things to itself.
+const LACKING: usize = 2;
 /// Between two looks whether the founder has written something.
 const LOOKS: Duration = Duration::from_millis(20);
 /// After this it has not.

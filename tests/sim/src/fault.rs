@@ -69,6 +69,10 @@ pub(crate) enum Trouble {
     LyingServer(usize, i64),
     /// The server that orders the log shows two histories from here on.
     TwoFaces,
+    /// A mirror keeps entries and mail to itself from here on.
+    Withholds(usize),
+    /// Somebody who is in no network tries to come in for a time, by chance of this seed.
+    Intruder(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +120,22 @@ pub(crate) fn draw(
     faults
 }
 
+/// Draws what befalls few worlds, for which the others are the same as without it.
+pub(crate) fn draw_later(servers: usize, duration: Duration, dice: &mut Dice) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let intruder = Trouble::Intruder(dice.below(u64::MAX));
+    let withholds = Trouble::Withholds(1 + below(dice, servers.max(2) - 1));
+    let aloof = if servers > 1 { 150 } else { 0 };
+    for (per_mille, what) in [(60, Trouble::Wiped(0)), (60, intruder), (aloof, withholds)] {
+        if dice.chance(per_mille) {
+            let at = dice.time(Duration::from_secs(15), duration - Duration::from_secs(250));
+            let lasts = what.lasts(dice);
+            faults.push(Fault { at, lasts, what });
+        }
+    }
+    faults
+}
+
 fn below(dice: &mut Dice, count: usize) -> usize {
     usize::try_from(dice.below(count as u64)).expect("few")
 }
@@ -130,7 +150,7 @@ fn server_trouble(servers: usize, dice: &mut Dice) -> Trouble {
         52..66 => Trouble::ServerCutOff(host),
         66..76 => Trouble::Promote(host),
         76..88 => Trouble::Succession(host),
-        // The server that the genesis names would found the network a second time when it is taken on anew.
+        // What befalls the first one comes by other chance.
         _ if host == 0 => Trouble::ServerCrash(host),
         _ => Trouble::Wiped(host),
     }
@@ -202,9 +222,12 @@ impl Trouble {
                 Duration::ZERO
             }
             Self::Silence(_) => SILENCE,
+            Self::Intruder(_) => seconds(30, 120, dice),
             Self::HostileRelay(_) | Self::LyingServer(..) => seconds(30, 200, dice),
             // It is final.
-            Self::Revoke(_) | Self::Ambush(_) | Self::Turncoat(_) | Self::TwoFaces => Duration::MAX,
+            Self::Revoke(_) | Self::Ambush(_) | Self::Turncoat(_) | Self::TwoFaces | Self::Withholds(_) => {
+                Duration::MAX
+            }
         }
     }
 
@@ -225,7 +248,13 @@ impl Trouble {
             // Then members hand it what it has lost.
             Self::RollBack(..) => (35, 200),
             Self::Wiped(_) => (125, 200),
-            Self::Revoke(_) | Self::Promote(_) | Self::Ambush(_) | Self::Turncoat(_) | Self::TwoFaces => (0, 0),
+            Self::Revoke(_)
+            | Self::Promote(_)
+            | Self::Ambush(_)
+            | Self::Turncoat(_)
+            | Self::TwoFaces
+            | Self::Intruder(_)
+            | Self::Withholds(_) => (0, 0),
             // All streams hang.
             Self::Silence(_) | Self::LyingServer(..) => (125, 200),
             Self::ServerDiskFull(_) | Self::DiskFull(_) => (5, 10),
@@ -253,7 +282,10 @@ impl Trouble {
                 Scope::Server(*host)
             }
             // Nobody writes to talk.
-            Self::ServerDiskFull(_) | Self::DiskFull(_) | Self::Promote(_) => Scope::Machines(BTreeSet::new()),
+            Self::ServerDiskFull(_) | Self::DiskFull(_) | Self::Promote(_) | Self::Intruder(_) => {
+                Scope::Machines(BTreeSet::new())
+            }
+            Self::Withholds(host) => Scope::OddOnes(*host),
             Self::Succession(_) | Self::TwoFaces | Self::Silence(_) => Scope::Beginning,
             Self::Crash(machine)
             | Self::Revoke(machine)

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::calm::{Concern, Promise, REBUILT, STALLED};
+use ginnel_time::Instant;
+
+use crate::calm::{Concern, Promise, REBUILT, STALLED, Servers};
 use crate::ledger::{Flow, is_tunnel, seconds};
 use crate::machine::Life;
 use crate::oracle::{Theory, Verdict, is_forgetful};
@@ -41,6 +43,10 @@ pub struct Drills {
     pub forks: u64,
     /// What hostile members did.
     pub deeds: u64,
+    /// Servers that have kept things to themselves.
+    pub withheld: u64,
+    /// How often somebody who is in no network tried to come in at a server.
+    pub intrusions: u64,
 }
 
 impl Drills {
@@ -50,6 +56,8 @@ impl Drills {
         self.outcasts += other.outcasts;
         self.forks += other.forks;
         self.deeds += other.deeds;
+        self.intrusions += other.intrusions;
+        self.withheld += other.withheld;
     }
 }
 
@@ -270,7 +278,7 @@ impl World {
         let address = self.machines[gone].tunnel_address(ginnel_node::Family::V6).or(self.script.addresses[gone]);
         let Some(address) = address else { return };
         for other in (0..self.machines.len()).filter(|other| *other != gone) {
-            let concern = Concern::other(0, other, since);
+            let concern = self.informed(other, since);
             let served = self.machines[other].log(self.now).is_some_and(|(_, served)| served);
             let undisturbed = matches!(self.calm.promise(self.now, &concern), Promise::Full(_));
             let awake = self.machines[other].life == Life::Awake && !self.script.revoked.contains_key(&other);
@@ -280,11 +288,18 @@ impl World {
         }
     }
 
+    /// A machine that is to learn something of the founder: from every server that is well, or from any where one of them
+    /// keeps things to itself.
+    fn informed(&self, machine: usize, at: Instant) -> Concern {
+        let servers = if self.is_withholding() { Servers::Any } else { Servers::Every };
+        Concern { servers, ..Concern::other(0, machine, at) }
+    }
+
     /// Servers and machines whose log is not the longest at the end, though they have been in touch for long.
     fn behind(&self) -> Vec<String> {
         let length = self.hosts.iter().map(crate::server::Server::log_length).max().unwrap_or_default();
         let calm = |machine: usize| {
-            let concern = Concern::other(0, machine, self.now);
+            let concern = self.informed(machine, self.now);
             matches!(self.calm.promise(self.now, &concern), Promise::Full(_))
         };
         let members = (0..self.machines.len()).filter(|machine| !self.script.revoked.contains_key(machine));
@@ -294,7 +309,7 @@ impl World {
             (awake && calm(machine) && served && own != length)
                 .then(|| format!("node{machine} has {own} entries of the log, the server {length}"))
         });
-        let hosts = self.hosts.iter().enumerate().filter(|(_, host)| host.is_up() && calm(0));
+        let hosts = self.hosts.iter().enumerate().take(self.servers).filter(|(_, host)| host.is_up() && calm(0));
         let hosts = hosts.filter(|(_, host)| host.log_length() != length);
         let hosts = hosts.map(|(number, host)| {
             format!("server {number} has {} entries of the log, another one {length}", host.log_length())

@@ -33,7 +33,7 @@
 //! | it loses its newest entries, and gets them back from members | conversations that begin | 35 s | 200 s | likewise |
 //! | its disk is full | nobody | | | nobody writes to talk |
 //! | its host reaches nobody | relayed and beginning ones | 40 s | 130 s | as for server and relay |
-//! | it loses its disk and keeps its key, and the admin takes it on anew | conversations that begin | 125 s | 200 s | as for lost entries, and the admin may have to try again |
+//! | it loses its disk and keeps its key, and the admin takes it on anew, the one that the genesis names as it is, another one as a stranger | conversations that begin | 125 s | 200 s | as for lost entries, and the admin may have to try again |
 //! | the server that orders the log is killed, and the admin lets a mirror take over | conversations that begin | 125 s | 125 s | likewise |
 //! | the admin lets a mirror take over from a server that lives | nobody | | | |
 //! | a machine is revoked | its pairs | for ever | | it is no member |
@@ -59,6 +59,9 @@
 //! | a signaling server, for a time | lies about the addresses that it sees and is years ahead | beginning conversations, and 125 s more, until 200 s shaken |
 //! | the server that orders the log | signs another entry for a place and shows it to machines with odd numbers, and to servers | beginning conversations of machines with odd numbers |
 //!
+//! | a mirror, where there is another server | shows machines with odd numbers a face that lacks entries, gets none from its fellows, and hands no mail to the others | nobody |
+//! | somebody who is in no network, for a time | comes to the servers up to 25 times a second with keys, invites and tokens that are guessed or used up, with what machines have said, with what is no message or with nothing | nobody |
+//!
 //! Two more troubles have a rule of their own: a machine is revoked at the moment when it shakes hands with others after a
 //! restart; and all servers die when the founder alone has seen the newest entry, perhaps with somebody revoked just then.
 //! For the latter beginning conversations are promised nothing for 70 s and 125 s more, and are shaken for 200; relayed ones
@@ -68,6 +71,7 @@
 //! | rule | limit |
 //! |---|---|
 //! | a packet arrives at most once, unchanged, only where it was sent, and never at one its sender knows for no member | always |
+//! | who is in no network is not let in by a server | always |
 //! | no counter is used twice under one key for two packets | always |
 //! | everybody joins | 30 s, in rough weather 90 s |
 //! | a conversation's first packet arrives | 1 s, in rough weather 10 s; without a relay 4 s more, if it lasts that long |
@@ -110,6 +114,7 @@ mod dice;
 mod faces;
 mod fault;
 mod history;
+mod intruder;
 mod judge;
 mod ledger;
 mod line;
@@ -267,12 +272,12 @@ impl Report {
     pub fn line(&self) -> String {
         let worlds = self.passed + self.failed.len() as u64;
         let violations: usize = self.failed.iter().map(|failure| failure.violations.len()).sum();
-        let Drills { ambushes, whispers, outcasts, forks, deeds } = self.drills;
+        let Drills { ambushes, whispers, outcasts, forks, deeds, intrusions, withheld } = self.drills;
         let Shares { direct, linked, cannot, may, .. } = self.shares;
         format!(
             "seeds={worlds} violations={violations} seeds_per_second={:.1} virtual_hours={:.1} packets={} \
              verdicts: direct={direct} linked={linked} cannot={cannot} may={may} must_or_cannot={}% \
-             ambushes={ambushes} whispers={whispers} outcasts={outcasts} forks={forks} deeds={deeds} run_twice={}",
+             ambushes={ambushes} whispers={whispers} outcasts={outcasts} forks={forks} deeds={deeds} intrusions={intrusions} withheld={withheld} run_twice={}",
             worlds as f64 / self.took.as_secs_f64().max(0.001),
             self.virtual_time.as_secs_f64() / 3600.0,
             self.packets,
@@ -331,8 +336,8 @@ mod tests {
     #[test]
     fn every_rule_that_needs_an_occasion_has_one() {
         let report = run(24..81, Stop::AtEnd);
-        let Drills { ambushes, whispers, outcasts, forks, deeds } = report.drills;
-        let had = [ambushes, whispers, outcasts, forks, deeds];
+        let Drills { ambushes, whispers, outcasts, forks, deeds, intrusions, withheld } = report.drills;
+        let had = [ambushes, whispers, outcasts, forks, deeds, intrusions, withheld];
         assert!(report.failed.is_empty(), "{:#?}", report.failed);
         assert!(had.iter().all(|count| *count > 0), "{:?}", report.drills);
     }

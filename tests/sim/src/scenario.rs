@@ -6,7 +6,7 @@ use std::time::Duration;
 use ginnel_tunnel::Suite;
 
 use crate::dice::Dice;
-use crate::fault::{Fault, Trouble, draw};
+use crate::fault::{Fault, Trouble, draw, draw_later};
 use crate::line::{Line, Loss};
 use crate::machine::{Lines, Setup};
 use crate::nat::{Behaviour, Dependence, Hairpin, Nat, Ports, Unsolicited};
@@ -44,7 +44,8 @@ pub(crate) struct Scenario {
 }
 
 impl Scenario {
-    pub(crate) fn new(dice: &mut Dice) -> Self {
+    /// Draws a world; `later` is the chance of what worlds are the same without.
+    pub(crate) fn new(dice: &mut Dice, later: &mut Dice) -> Self {
         let weather = if dice.chance(500) { Weather::Clear } else { Weather::Rough };
         let mut net = Net::new(dice.fork());
         let servers = dice.pick(&[1, 1, 1, 1, 1, 1, 2, 2, 3, 3]);
@@ -67,7 +68,9 @@ impl Scenario {
         let (net, quality) = (builder.net, builder.quality);
         let duration = dice.time(Duration::from_secs(600), Duration::from_secs(840));
         let mut talkers = talkers(count, dice);
-        let faults = draw(count, services.len(), servers, duration, dice);
+        let mut faults = draw(count, services.len(), servers, duration, dice);
+        faults.extend(draw_later(servers, duration, later));
+        faults.sort_by_key(|fault| fault.at);
         // Nothing is promised to who talks with a machine that means harm; it has all the others' addresses anyway.
         for fault in &faults {
             if let Trouble::Turncoat(machine) = fault.what {

@@ -52,6 +52,8 @@ pub(crate) enum Step {
     Heard(usize),
     /// A server with two faces looks whether it can show the second.
     Forge,
+    /// Somebody tries to come in at a server.
+    Intrude,
     /// A machine is revoked in the middle of a handshake.
     Ambush(usize),
     /// A fault of the scenario strikes.
@@ -69,7 +71,7 @@ pub(crate) struct Script {
     talkers: Vec<(usize, usize)>,
     duration: Duration,
     wanted: BTreeMap<(usize, RequestId), Wanted>,
-    tickets: BTreeMap<usize, String>,
+    pub(crate) tickets: BTreeMap<usize, String>,
     /// When everybody was in.
     pub(crate) joined: Option<Instant>,
     pub(crate) quality: Lines,
@@ -210,6 +212,7 @@ impl World {
             Step::ServersDie(fault) => self.silence(fault),
             Step::Heard(fault) => self.check_heard(fault),
             Step::Forge => self.forge(),
+            Step::Intrude => self.intrude(),
             Step::Ambush(machine) => {
                 self.drills.ambushes += 1;
                 self.revoke(machine);

@@ -107,11 +107,14 @@ impl Server {
         server
     }
 
+    pub(crate) fn server_keys(&self) -> ServerKeys {
+        let noise = StaticSecret::from_bytes(self.keys.noise).public().to_bytes();
+        ServerKeys { signing: self.keys.sequencer.sequencer_key().to_bytes(), noise }
+    }
+
     /// What `ginnel-signal` prints at its first start.
     pub(crate) fn founding(&self) -> String {
-        let noise = StaticSecret::from_bytes(self.keys.noise).public().to_bytes();
-        let keys = ServerKeys { signing: self.keys.sequencer.sequencer_key().to_bytes(), noise };
-        let server = ginnel_membership::Server { addresses: vec![self.name()], keys };
+        let server = ginnel_membership::Server { addresses: vec![self.name()], keys: self.server_keys() };
         let founding = Founding::new(server, Token::from_bytes(self.keys.token)).expect("one address fits");
         founding.to_string()
     }
@@ -206,6 +209,11 @@ impl Server {
             due: None,
             effects: Vec::new(),
         }
+    }
+
+    /// Has what another one has on its disk.
+    pub(crate) fn take_over(&mut self, disk: Stored) {
+        self.disk = disk;
     }
 
     /// What is on the disk.

@@ -9,6 +9,7 @@ use ginnel_signal_proto::server::{ConnectionId, Input as HostInput, LinkId};
 use ginnel_time::Instant;
 
 use crate::dice::Dice;
+use crate::intruder;
 use crate::machine::Life;
 use crate::net::Realm;
 use crate::server;
@@ -21,10 +22,12 @@ pub(crate) enum Caller {
     Machine(usize, ServerId),
     /// A signaling server that talks to a fellow.
     Host(usize, LinkId),
+    /// Somebody who is in no network, and which try it is.
+    Intruder(u32),
 }
 
 /// What a caller learns of its stream.
-enum Told {
+pub(crate) enum Told {
     Opened(SocketAddr),
     Bytes(Vec<u8>),
     Closed(&'static str),
@@ -113,6 +116,7 @@ impl World {
         let epoch = self.epoch_of(caller);
         self.streams.of.insert(caller, conn);
         let reached = host.filter(|host| self.hosts[*host].is_up() && self.line_holds(caller, *host));
+        let reached = reached.filter(|_| !self.is_aloof(caller));
         let stream = Stream {
             caller,
             epoch,
@@ -138,6 +142,9 @@ impl World {
     pub(crate) fn write_up(&mut self, caller: Caller, bytes: Vec<u8>) {
         self.trace.note(self.now, 3, &bytes);
         let Some(conn) = self.streams.of.get(&caller).copied() else { return };
+        if let (Some(intruder), Caller::Machine(..)) = (&mut self.intruder, caller) {
+            intruder.overhear(&bytes);
+        }
         for piece in self.cut(bytes) {
             self.send_up(conn, End::Up(piece));
         }
@@ -330,6 +337,7 @@ impl World {
             let lives = match stream.caller {
                 Caller::Machine(machine, _) => self.machines[machine].life == Life::Awake,
                 Caller::Host(host, _) => self.hosts[host].is_up(),
+                Caller::Intruder(_) => true,
             };
             lives && self.line_holds(stream.caller, stream.host)
         })
@@ -344,6 +352,7 @@ impl World {
         match caller {
             Caller::Machine(machine, _) => self.public_address(machine),
             Caller::Host(host, _) => self.hosts[host].address(),
+            Caller::Intruder(_) => intruder::ADDRESS,
         }
     }
 
@@ -351,6 +360,7 @@ impl World {
         match caller {
             Caller::Machine(machine, _) => self.machines[machine].epoch,
             Caller::Host(host, _) => self.hosts[host].epoch,
+            Caller::Intruder(_) => 0,
         }
     }
 
@@ -366,6 +376,7 @@ impl World {
                 self.settle_machine(machine);
             }
             Caller::Machine(..) => {}
+            Caller::Intruder(number) => self.intruder_told(number, told),
             Caller::Host(host, link) => {
                 let input = match told {
                     Told::Opened(_) => HostInput::LinkOpened { link },
@@ -417,7 +428,7 @@ impl World {
                 let setup = &self.machines[machine].setup;
                 self.net.line(setup.realm, setup.address)
             }
-            Caller::Host(host, _) => self.net.line(Realm::INTERNET, self.hosts[host].address()),
+            Caller::Host(..) | Caller::Intruder(_) => self.net.line(Realm::INTERNET, self.address_of(stream.caller)),
         };
         let mut delay = line.delay + Duration::from_millis(2);
         while self.streams.dice.chance(line.loss.good.max(line.loss.bad / 4).min(500)) {

@@ -71,6 +71,11 @@ impl World {
                 self.reckon_station(station);
             }
             Trouble::CredentialsExpire => self.outdate_credentials(),
+            Trouble::Withholds(host) => {
+                self.script.company = Company::Hostile;
+                self.begin_withholding(host);
+            }
+            Trouble::Intruder(seed) => self.begin_intrusion(seed, now + fault.lasts),
         }
         self.survey();
     }
@@ -110,6 +115,8 @@ impl World {
             | Trouble::NatReboot(_)
             | Trouble::ServerCutOff(_)
             | Trouble::Promote(_)
+            | Trouble::Withholds(_)
+            | Trouble::Intruder(_)
             | Trouble::CredentialsExpire => {}
         }
         if let Some(mark) = undo.mark {
@@ -312,18 +319,22 @@ impl World {
         self.start_server(host);
     }
 
-    /// Starts a server whose disk is lost; the admin lets another one order the log if it did, and takes it on anew.
+    /// Starts a server whose disk is lost. The admin takes it on anew: the first one, which the genesis names, as it is, since
+    /// nobody may be there to dismiss it; another one as a stranger, once another orders the log if it did.
     fn replace_server(&mut self, host: usize, mark: Option<MarkId>) {
         // Where another fault has started it again in the meantime, nothing is lost. Somebody must know the log, and be
-        // there to take over: a network whose servers are all lost at once is another trouble.
+        // there to take over.
         let heir = (host + 1) % self.servers;
-        let known = self.hosts[heir].is_up() && !self.script.chores.is_busy();
+        let known = (host == 0 || self.hosts[heir].is_up()) && !self.script.chores.is_busy();
         if self.hosts[host].is_up() || !known {
             self.start_server(host);
             return self.give_chores(mark.map(Chore::Calm));
         }
         self.hosts[host].wipe();
         self.start_server(host);
+        if host == 0 {
+            return self.give_chores([Chore::Restore(host)].into_iter().chain(mark.map(Chore::Calm)));
+        }
         let promote = (self.script.sequencer == host).then_some(Chore::Promote(heir));
         let anew = [Chore::Remove(host), Chore::Add(host)];
         self.give_chores(promote.into_iter().chain(anew).chain(mark.map(Chore::Calm)));
@@ -374,6 +385,7 @@ impl World {
             Trouble::ServerCutOff(host) if self.services[*host] == station::Service::StunOnly => Scope::Server(*host),
             Trouble::Succession(_) => Scope::Server(self.script.sequencer),
             Trouble::TwoFaces => Scope::OddOnes(self.script.sequencer),
+            Trouble::Withholds(host) if !self.can_withhold(*host) => Scope::Machines(BTreeSet::new()),
             Trouble::ServerCrash(_)
             | Trouble::RollBack(..)
             | Trouble::ServerCutOff(_)
@@ -394,6 +406,8 @@ impl World {
             | Trouble::Turncoat(_)
             | Trouble::HostileRelay(_)
             | Trouble::LyingServer(..)
+            | Trouble::Withholds(_)
+            | Trouble::Intruder(_)
             | Trouble::CredentialsExpire => what.scope(),
         }
     }

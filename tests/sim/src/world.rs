@@ -11,6 +11,7 @@ use ginnel_time::Instant;
 use crate::Outcome;
 use crate::calm::Calm;
 use crate::dice::Dice;
+use crate::intruder::Intruder;
 use crate::judge::{Drills, Shares};
 use crate::ledger::Ledger;
 use crate::machine::{self, Life, Machine};
@@ -96,6 +97,7 @@ pub(crate) struct World {
     pub(crate) script: Script,
     pub(crate) calm: Calm,
     pub(crate) severed: Severed,
+    pub(crate) intruder: Option<Intruder>,
     pub(crate) shares: Shares,
     pub(crate) drills: Drills,
     pub(crate) weather: Weather,
@@ -107,7 +109,7 @@ impl World {
     pub(crate) fn new(seed: u64, telling: Telling) -> Self {
         let mut dice = Dice::new(seed);
         let now = Instant::ZERO + dice.time(Duration::from_secs(1), Duration::from_secs(100_000));
-        let scenario = Scenario::new(&mut dice);
+        let scenario = Scenario::new(&mut dice, &mut Dice::labelled(seed, *b"later"));
         let hosts = (0..scenario.servers).map(|number| Server::new(now, number, scenario.relays.clone(), &mut dice));
         let hosts = hosts.collect();
         let services = scenario.services.clone();
@@ -136,6 +138,7 @@ impl World {
             script: Script::new(now, scenario.faults, scenario.spare, scenario.talkers, scenario.duration),
             calm: Calm::new(scenario.servers),
             severed: Severed::default(),
+            intruder: None,
             shares: Shares::default(),
             drills: Drills::default(),
             weather: scenario.weather,

@@ -301,4 +301,34 @@ pub(super) const FAULTS: &[Fault] = &[
             new: "            self.send_data(now, &packet, cx, arena);\n            if ginnel_time::planted(25) && self.backup.is_none() {\n                let _ = self.pending.push(now, &packet, &mut cx.spares);\n            }\n            cx.spares.give(packet);\n",
         }],
     },
+    Fault {
+        number: 26,
+        package: "signal",
+        what: "an invite that somebody has joined with lets another one in",
+        edits: &[Edit {
+            file: "protocols/signal/src/server/network.rs",
+            old: "                InviteStanding::Used(_) => InviteState::Used,\n",
+            new: "                InviteStanding::Used(_) if ginnel_time::planted(26) => InviteState::Open,\n                InviteStanding::Used(_) => InviteState::Used,\n",
+        }],
+    },
+    Fault {
+        number: 27,
+        package: "node",
+        what: "mail goes by one server alone",
+        edits: &[Edit {
+            file: "protocols/node/src/network.rs",
+            old: "        for (_, link) in self.serving_mut() {\n            link.say(now, ClientMessage::Mail",
+            new: "        let others = if ginnel_time::planted(27) { self.serving_mut().count() - 1 } else { 0 };\n        for (_, link) in self.serving_mut().skip(others) {\n            link.say(now, ClientMessage::Mail",
+        }],
+    },
+    Fault {
+        number: 28,
+        package: "node",
+        what: "a server that has lost everything is not given the log",
+        edits: &[Edit {
+            file: "protocols/node/src/servers.rs",
+            old: "        let message = match network.refill_from(0) {",
+            new: "        let message = match network.refill_from(0).filter(|_| !ginnel_time::planted(28)) {",
+        }],
+    },
 ];
