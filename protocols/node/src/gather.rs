@@ -293,7 +293,7 @@ impl Gather {
     /// A server has told a socket's mapping.
     fn told(&mut self, now: Instant, socket: SocketId, server: SocketAddr, mapped: SocketAddr) {
         self.silent.remove(&server);
-        self.relays.heard(now, server.ip());
+        self.relays.heard(server.ip());
         let Some(local) = self.sockets.get(&socket) else { return };
         let own_port = local.port();
         self.confirmed.insert(socket);

@@ -164,15 +164,16 @@ impl Relays {
         }
         self.pause = RETRY;
         if self.trust == Trust::Untried {
-            self.retry = self.retry.map(|at| at.min(now));
+            // Ended, not due: this may come of a deadline that fires, and then no other one is to have come.
+            self.retry = None;
         }
     }
 
     /// A host was heard that may be a relay: where one is waited for, it is asked at once.
-    pub(crate) fn heard(&mut self, now: Instant, host: IpAddr) {
+    pub(crate) fn heard(&mut self, host: IpAddr) {
         let offered = || self.offers.values().flat_map(|offer| &offer.servers).any(|server| server.ip() == host);
         if self.retry.is_some() && self.trust == Trust::Untried && offered() {
-            self.retry = Some(now);
+            self.retry = None;
         }
     }
 

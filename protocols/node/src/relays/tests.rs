@@ -211,6 +211,22 @@ fn a_relay_that_comes_back_is_used_again_within_ten_seconds_however_long_it_was_
 }
 
 #[test]
+fn a_pause_that_ends_early_leaves_no_deadline_that_has_come() {
+    let mut world = World::new(1);
+    world.offer(1, &[0]);
+    assert!(world.until_relay(secs(1)).is_some());
+    world.stations[0] = None;
+    world.pass(secs(50));
+    for _ in 0..200 {
+        world.pass(Duration::from_millis(5300));
+        // As when a path fails, which a deadline finds out.
+        world.gather.recheck(world.now);
+        assert!(world.gather.poll_timeout().is_none_or(|at| at > world.now));
+        world.drain();
+    }
+}
+
+#[test]
 fn another_relay_takes_over_before_the_silent_one_is_given_up() {
     let mut world = World::new(2);
     world.offer(1, &[0, 1]);
