@@ -218,9 +218,10 @@ impl World {
         }
     }
 
-    /// Kills a doomed daemon that has not written anything meanwhile, and starts it anew.
+    /// Kills a doomed daemon that has not written anything meanwhile, and starts it anew; a sleeper as well, which would stay
+    /// doomed else.
     fn fulfil(&mut self, machine: usize) {
-        if self.machines[machine].life == Life::Awake {
+        if self.machines[machine].life != Life::Dead {
             self.kill(machine);
         }
         self.revive(machine);
@@ -417,3 +418,29 @@ impl World {
 const LATER: u64 = 7200;
 /// Longer than all that servers can move on by in time, so that what an admin writes does not come too late for them.
 pub(crate) const LONG: Duration = Duration::from_secs(20 * LATER);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::{Fault, Undo};
+    use crate::machine::Doom;
+    use crate::trace::Telling;
+
+    #[test]
+    fn a_doom_ends_with_its_fault_whatever_the_machine_does_meanwhile() {
+        let doomed = Trouble::Doomed(1, Doom::Written);
+        for meanwhile in [Trouble::Suspend([1].into()), Trouble::Crash(1), Trouble::DiskFull(1)] {
+            let mut world = World::new(3, Telling::Quiet);
+            let faults = [meanwhile.clone(), doomed.clone()];
+            world.script.faults =
+                faults.map(|what| Fault { at: Duration::ZERO, lasts: Duration::MAX, what }).into_iter().collect();
+            world.script.undo = vec![Undo::default(), Undo::default()];
+            world.strike(0);
+            world.strike(1);
+            world.mend(1);
+            world.mend(0);
+            let machine = &world.machines[1];
+            assert_eq!((machine.life, machine.epoch), (Life::Awake, 1), "{meanwhile:?}");
+        }
+    }
+}
