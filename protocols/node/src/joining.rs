@@ -12,6 +12,7 @@ use ginnel_tunnel::Suite;
 use crate::Discard;
 use crate::clock::AGREEMENT;
 use crate::gossip::Past;
+use crate::guise::Guise;
 use crate::io::{FailureCode, Output, ServerId, UpOutcome};
 use crate::link::{CROWDED, Hopeless, Purpose, RELAY_AGAIN};
 use crate::networks::{Ipv4Use, NetworkNumber};
@@ -47,9 +48,13 @@ impl Node {
         } else if length < head.length && (length > before || first > length) {
             link.say(now, ClientMessage::Fetch { from: length });
         }
+        let guise = link.guise;
         self.report_alarm(at);
-        if !broken && length >= head.length {
-            self.caught_up(now, id);
+        match guise {
+            _ if broken || length < head.length => {}
+            Guise::Member => self.caught_up(now, id),
+            Guise::Admin if length == head.length => self.come_in_as_member(now, id),
+            Guise::Admin => {}
         }
     }
 

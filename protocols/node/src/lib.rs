@@ -58,6 +58,10 @@
 //!
 //! So a pair that data waits for is linked within 30 s of the end of a partition, a black hole or a suspend.
 //!
+//! A server that lost the newest entries of its log is given them back by whichever member it still knows. One that knows
+//! none of them any more gets them from the founder's machine, which comes in by its admin key; until that is there, or
+//! for an older log than the last 8,192 entries or 4 MiB, such a server serves nobody.
+//!
 //! # Control messages
 //!
 //! Sealed plaintexts between ginneld whose first byte is below 0x40. Those of `ginnel-path` (0x01 to 0x03) go to the
@@ -85,6 +89,7 @@ mod gather;
 mod gossip;
 mod govern;
 mod greet;
+mod guise;
 mod health;
 mod io;
 mod joining;

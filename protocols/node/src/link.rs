@@ -17,6 +17,7 @@ use crate::Discard;
 use crate::fetching::{Download, Piece};
 use crate::gather::RelayOffer;
 use crate::greet::Reason;
+use crate::guise::Guise;
 use crate::io::{FailureCode, Output, RequestId, ServerId};
 use crate::joining::is_final;
 use crate::network::Network;
@@ -59,6 +60,8 @@ pub(crate) struct Link {
     pub(crate) refilled: Option<u64>,
     /// When records that the server could not take are sent again.
     pub(crate) append_again: Option<Instant>,
+    /// As whom this machine comes in next, or has come in.
+    pub(crate) guise: Guise,
 }
 
 /// Why a server cannot help with a join.
@@ -136,7 +139,13 @@ impl Link {
             refill: None,
             refilled: None,
             append_again: None,
+            guise: Guise::Member,
         }
+    }
+
+    /// Whether the server has let us in.
+    pub(crate) fn is_up(&self) -> bool {
+        self.status == LinkStatus::Up
     }
 
     /// The server's first address.
@@ -258,7 +267,7 @@ impl Node {
         let Some(network) = self.networks.owner_mut(id) else { return };
         let at = network.number;
         let Some(link) = network.links.get_mut(&id) else { return };
-        let was_up = link.status == LinkStatus::Up;
+        let was_up = link.serves();
         let server = link.name();
         if link.status != LinkStatus::Down || link.retry.is_none() {
             let pause = link.next_pause(now) + jitter;
@@ -316,9 +325,12 @@ impl Node {
         link.up_since = Some(now);
         link.trouble = None;
         link.hopeless = None;
-        let server = link.name();
+        let (server, serves) = (link.name(), link.serves());
         if recruit {
             return self.recruit_ready(now, id);
+        }
+        if !serves {
+            return;
         }
         if let Stage::Founding { genesis, .. } = stage {
             link.say(now, ClientMessage::Found { genesis });
@@ -336,13 +348,16 @@ impl Node {
         let at = network.number;
         let Some(link) = network.links.get_mut(&id) else { return };
         link.trouble = Some(reason.to_string());
-        let was_up = link.status == LinkStatus::Up;
+        let was_up = link.serves();
         let server = link.name();
         let crowded = is_crowded(reason);
         let pause = if crowded { CROWDED } else { link.next_pause(now) } + jitter;
         link.close(now, Some(pause));
         if network.is_recruit(id) {
             return self.recruiting_failed(id, &reason.to_string());
+        }
+        if matches!(reason, Broken::Refused { code: Refusal::NotAMember, .. }) {
+            network.change_guise(id);
         }
         let Some(link) = network.links.get_mut(&id) else { return };
         if let Broken::Refused { code, text } = reason

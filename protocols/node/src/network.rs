@@ -231,18 +231,18 @@ impl Network {
         self.serving().next().is_some()
     }
 
-    /// The links to servers of the network that have let this machine in; one that is being taken on is none yet.
+    /// The links to servers of the network that serve this machine; one that is being taken on is none yet.
     pub(crate) fn serving(&self) -> impl Iterator<Item = (ServerId, &Link)> {
         let recruit = self.recruit.as_ref().map(|recruit| recruit.link);
         let links = self.links.iter().map(|(id, link)| (*id, link));
-        links.filter(move |(id, link)| link.status == LinkStatus::Up && Some(*id) != recruit)
+        links.filter(move |(id, link)| link.serves() && Some(*id) != recruit)
     }
 
     /// As [`Self::serving`].
     pub(crate) fn serving_mut(&mut self) -> impl Iterator<Item = (ServerId, &mut Link)> {
         let recruit = self.recruit.as_ref().map(|recruit| recruit.link);
         let links = self.links.iter_mut().map(|(id, link)| (*id, link));
-        links.filter(move |(id, link)| link.status == LinkStatus::Up && Some(*id) != recruit)
+        links.filter(move |(id, link)| link.serves() && Some(*id) != recruit)
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {

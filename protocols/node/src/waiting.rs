@@ -4,7 +4,7 @@ use ginnel_membership::Entry;
 use ginnel_time::Instant;
 
 use crate::io::{Failure, FailureCode, Output, Reply, RequestId, ServerId, UpOutcome};
-use crate::link::{LinkStatus, Purpose};
+use crate::link::Purpose;
 use crate::network::Network;
 use crate::networks::NetworkNumber;
 use crate::node::Node;
@@ -94,7 +94,7 @@ impl Node {
         let Some(network) = self.networks.get_mut(at) else { return };
         let due = network.links.iter_mut().filter_map(|(id, link)| {
             link.append_again.take_if(|at| *at <= now)?;
-            (link.status == LinkStatus::Up).then_some(*id)
+            link.serves().then_some(*id)
         });
         for id in due.collect::<Vec<_>>() {
             self.caught_up(now, id);

@@ -86,6 +86,10 @@
 //! sequencer, after at most [`FORWARD_PATIENCE`](server::FORWARD_PATIENCE). Loser and late user of an invite get
 //! `InviteUsed`, with the name of the machine that joined with it in the text.
 //!
+//! A server that has lost even the entries by which it knew its members refuses them with `NotAMember`. An admin's key that
+//! is no member's still stands in the genesis: its holder comes in as [`Standing::Admin`], hands in the rest, and comes in
+//! again as a member.
+//!
 //! The record that moves the sequencer goes to the server that it names. That one has the old sequencer order it where it
 //! can be reached, and else answers after at most [`TAKEOVER_PATIENCE`](server::TAKEOVER_PATIENCE).
 //!

@@ -46,6 +46,27 @@ fn a_server_gets_back_what_it_lost_before_it_is_asked_for_anything() {
 }
 
 #[test]
+fn a_server_that_knows_no_member_any_more_gets_its_log_back_from_the_founder() {
+    let mut world = World::linked(2, 1);
+    let full = on_disk(&world);
+    // The genesis is left, and then what let the founder in, but not that it came.
+    for left in [1, 2] {
+        lose(&mut world, 0, full.len() - left);
+        world.start_host(0);
+        world.pass(secs(20));
+        assert!(on_disk(&world) == full, "{left} entries were left: {:?}", world.status(0));
+        assert!((0..2).all(|machine| world.is_connected(machine)), "{:?}", world.status(0));
+        // As members, whom mail reaches once the session has ended.
+        world.pass(secs(400));
+        assert!(!world.reaches(0, 1));
+        world.talk(0, 1);
+        world.pass(secs(3));
+        assert!(world.reaches(0, 1), "{:?}", world.status(0));
+    }
+    no_alarms(&world);
+}
+
+#[test]
 fn one_handful_follows_the_other() {
     let mut world = World::linked(1, 1);
     for _ in 0..250 {
