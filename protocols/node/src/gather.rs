@@ -108,6 +108,11 @@ impl Gather {
         moved
     }
 
+    /// The machine's addresses.
+    pub(crate) fn interfaces_known(&self) -> &[IpAddr] {
+        &self.interfaces
+    }
+
     /// Takes the STUN servers that a signaling server names.
     pub(crate) fn stun_servers(&mut self, now: Instant, by: ServerId, mut servers: Vec<SocketAddr>) {
         servers.truncate(MAX_SERVERS);

@@ -18,6 +18,7 @@ use crate::link::{CROWDED, Hopeless, Purpose, RELAY_AGAIN};
 use crate::networks::{Ipv4Use, NetworkNumber};
 use crate::node::Node;
 use crate::saved::Stage;
+use crate::up::JoinEnd;
 
 impl Node {
     pub(crate) fn take_entries(&mut self, now: Instant, id: ServerId, first: u64, entries: &[Vec<u8>], head: Head) {
@@ -127,6 +128,7 @@ impl Node {
                 UpOutcome::Founded
             }
         };
+        self.settle_shields(at, JoinEnd::CameThrough);
         self.answer_up(at, outcome);
         self.renew_lease(now, at);
         self.send_waiting(now, at);
@@ -240,28 +242,8 @@ impl Node {
     /// Ends a join that cannot come through, and forgets its network.
     fn decline(&mut self, at: NetworkNumber, code: FailureCode, text: String, hint: &str) {
         self.fail_up(at, code, text, hint);
+        self.settle_shields(at, JoinEnd::Failed);
         self.forget_network(at);
-    }
-
-    /// Why the addresses of a network that is being joined cannot stand beside those of this machine's other networks.
-    fn overlap(&self, at: NetworkNumber) -> Option<String> {
-        let network = self.networks.get(at)?;
-        if let Some(other) = self.networks.clash6(Some(at), &network.saved.id()) {
-            return Some(format!(
-                "the network {} has the IPv6 range of the network {}, which this machine is in",
-                network.title(),
-                other.title()
-            ));
-        }
-        let name = network.state.name().map_or_else(|| network.title(), |name| name.as_str().to_owned());
-        let range = network.ipv4_range().filter(|_| network.saved.ipv4 == Ipv4Use::On)?;
-        let other = self.networks.clash(Some(at), range)?;
-        Some(format!(
-            "the network {} has the IPv4 range {}/16, as the network {} has, which this machine is in",
-            name,
-            range.network_address(),
-            other.title()
-        ))
     }
 
     /// Signs a lease when this machine is an admin and the last one grows old.

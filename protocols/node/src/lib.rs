@@ -30,9 +30,11 @@
 //! the data plane takes a packet only from the peer that owns its source address. Nothing is forwarded from a peer to a
 //! peer, so networks do not meet on a machine that is in both.
 //!
-//! IPv4 ranges may overlap, since 64 /16 ranges are few. A founder takes a range that is free on its machine; a join
-//! whose range is taken is refused before this machine writes itself into the log, unless it goes by IPv6 alone
-//! ([`Ipv4Use::Off`]). A network whose name another one has already gets a number at its end (`home-2`), on this machine
+//! IPv4 ranges may overlap, since 64 /16 ranges are few. A founder takes a range that is free on its machine: none of
+//! another network, of the configuration file, or around an address of the machine's own. A join whose range is taken is
+//! refused before this machine writes itself into the log, unless it goes by IPv6 alone ([`Ipv4Use::Off`]); an address
+//! that a carrier gave out (100.64.0.0/10) does not count there. What a network does not route stays a path for others:
+//! only its members' own addresses are refused as candidates, and the whole range where there are more than 1,000. A network whose name another one has already gets a number at its end (`home-2`), on this machine
 //! alone. Shields are the whole machine's.
 //!
 //! # Third parties
@@ -104,6 +106,7 @@ mod node;
 mod notice;
 mod peer;
 mod ping;
+mod ranges;
 mod recent;
 pub mod record;
 mod relays;

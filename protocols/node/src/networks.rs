@@ -186,13 +186,6 @@ impl Networks {
         others.into_iter().find(|network| ginnel_membership::addressing::ipv6_prefix(&network.saved.id()) == prefix)
     }
 
-    /// A range inside 100.64.0.0/10 that no network of this machine uses, `first` if it is free.
-    pub(crate) fn free_range(&self, first: Ipv4Range) -> Option<Ipv4Range> {
-        let [_, start] = first.prefix();
-        let others = (0..64).filter_map(|step| Ipv4Range::new(100, 64 | (start.wrapping_add(step) & 63)));
-        std::iter::once(first).chain(others).find(|range| self.clash(None, *range).is_none())
-    }
-
     /// Gives a network whose own name another one has here, or that is one of [`RESERVED_TITLES`], a name for this machine
     /// alone. The one that had the name first keeps it; one that has not let this machine in has none.
     ///

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ginnel_forward::{Command, Event, PeerId, Roam};
@@ -140,12 +141,12 @@ pub struct Node {
     pub(crate) hostname: String,
     policy: ginnel_path::Policy,
     pub(crate) names: Vec<(String, Vec<IpAddr>)>,
-    config_addresses: Vec<(IpAddr, u8)>,
+    pub(crate) config_addresses: Vec<(IpAddr, u8)>,
     pub(crate) sockets: BTreeMap<SocketId, Family>,
     /// Sockets opened for the punching of one peer.
     pub(crate) fresh: BTreeMap<SocketId, Fresh>,
     /// What every agent was told of the prefixes that the tunnels carry.
-    refused: Vec<(IpAddr, u8)>,
+    refused: Arc<[(IpAddr, u8)]>,
     next_peer: u32,
     next_socket: u16,
     tun: Option<TunState>,
@@ -190,7 +191,7 @@ impl Node {
             config_addresses: config.addresses,
             sockets: BTreeMap::new(),
             fresh: BTreeMap::new(),
-            refused: Vec::new(),
+            refused: Arc::default(),
             next_peer: 0,
             next_socket: 0,
             tun: None,
@@ -198,6 +199,7 @@ impl Node {
         for family in [Family::V4, Family::V6] {
             node.open_socket(family, Port::Kept);
         }
+        node.refresh_refused();
         if let Some(secret) = config.secret {
             node.add_identity(IdentityId::Config, secret, NetworkTag([0; 32]));
             for peer in config.peers {
@@ -650,7 +652,7 @@ impl Node {
     pub(crate) fn agent_ways(&mut self, endpoint: Option<SocketAddr>) -> Ways {
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
-        let config = PathConfig { policy: self.policy, refused: self.refused_prefixes() };
+        let config = PathConfig { policy: self.policy, refused: Arc::clone(&self.refused) };
         let mut agent = Box::new(Agent::new(seed, config));
         if let Some(addr) = endpoint {
             let candidate = ginnel_path::Candidate { kind: ginnel_path::CandidateKind::Host, addr };
@@ -659,27 +661,16 @@ impl Node {
         Ways::Agent { agent, primary: None, backup: None }
     }
 
-    /// What the tunnels carry: a path to an address in there would lead through another path.
-    fn refused_prefixes(&self) -> Vec<(IpAddr, u8)> {
-        let mut prefixes = self.config_addresses.clone();
-        for network in self.networks.iter() {
-            let range = network.ipv4_range().filter(|_| network.saved.ipv4 == Ipv4Use::On);
-            prefixes.extend(range.map(|range| (IpAddr::V4(range.network_address()), 16)));
-            prefixes.push((IpAddr::V6(ipv6_prefix(&network.saved.id())), 64));
-        }
-        prefixes
-    }
-
     /// Tells every agent which prefixes the tunnels carry, when that has changed.
     pub(crate) fn refresh_refused(&mut self) {
-        let prefixes = self.refused_prefixes();
+        let prefixes: Arc<[(IpAddr, u8)]> = self.carried_prefixes().into();
         if self.refused == prefixes {
             return;
         }
-        self.refused.clone_from(&prefixes);
+        self.refused = Arc::clone(&prefixes);
         let ids: Vec<PeerId> = self.peers.keys().copied().collect();
         for id in ids {
-            self.tell_agent(self.now, id, PathInput::Refused(prefixes.clone()));
+            self.tell_agent(self.now, id, PathInput::Refused(Arc::clone(&prefixes)));
         }
     }
 

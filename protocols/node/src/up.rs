@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use ginnel_forward::Shields;
-use ginnel_membership::addressing::Ipv4Range;
-use ginnel_membership::build::{Charter, Founded, found};
+use ginnel_membership::build::Charter;
 use ginnel_membership::{Founding, Invite, Name, Pasted, SigningKey};
 use ginnel_time::Instant;
 use ginnel_tunnel::StaticSecret;
@@ -15,6 +14,22 @@ use crate::node::Node;
 use crate::recent::Recent;
 use crate::saved::{SavedNetwork, SavedShields, Secret, Stage, Switch};
 use crate::waiting::Wish;
+
+/// What a join that is under way does to the shields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WithJoin {
+    /// They went up with it.
+    Raised,
+    /// They are to go down with its end.
+    ToLower,
+}
+
+/// How a join ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum JoinEnd {
+    CameThrough,
+    Failed,
+}
 
 /// What an `up` sets.
 pub(crate) struct UpSettings {
@@ -87,7 +102,11 @@ impl Node {
         if !member {
             self.wait(id, at, now + UP_PATIENCE, Wish::Up)?;
         }
-        self.note_shields(settings.shields);
+        if member {
+            self.note_shields(settings.shields);
+        } else {
+            self.wish_shields(at, settings.shields);
+        }
         self.persist();
         self.sync_members(at);
         self.start_network(now, at);
@@ -148,12 +167,42 @@ impl Node {
     }
 
     fn note_shields(&mut self, shields: Option<Shields>) {
-        if let Some(shields) = shields {
-            self.shields = match shields {
-                Shields::Up => SavedShields::Up,
-                Shields::Down => SavedShields::Down,
-            };
-            self.set_shields();
+        let Some(shields) = shields else { return };
+        self.shields = match shields {
+            Shields::Up => SavedShields::Up,
+            Shields::Down => SavedShields::Down,
+        };
+        // A later word counts, whatever becomes of joins under way.
+        self.networks.iter_mut().for_each(|network| network.shields = None);
+        self.set_shields();
+    }
+
+    /// Notes what is wished for the shields together with a join. They go up at once, so that nobody gets in meanwhile, and
+    /// down only when the join has come through: they are the whole machine's.
+    fn wish_shields(&mut self, at: NetworkNumber, shields: Option<Shields>) {
+        let wished = match (shields, self.shields) {
+            (Some(Shields::Up), SavedShields::Down) => WithJoin::Raised,
+            (Some(Shields::Down), SavedShields::Up) => WithJoin::ToLower,
+            (Some(Shields::Up), SavedShields::Up) | (Some(Shields::Down), SavedShields::Down) | (None, _) => return,
+        };
+        if wished == WithJoin::Raised {
+            self.note_shields(shields);
+        }
+        if let Some(network) = self.networks.get_mut(at) {
+            network.shields = Some(wished);
+        }
+    }
+
+    /// A join is over, and with it what was wished for the shields.
+    pub(crate) fn settle_shields(&mut self, at: NetworkNumber, end: JoinEnd) {
+        let wished = self.networks.get_mut(at).and_then(|network| network.shields.take());
+        match (wished, end) {
+            (Some(WithJoin::ToLower), JoinEnd::CameThrough) | (Some(WithJoin::Raised), JoinEnd::Failed) => {
+                self.note_shields(Some(Shields::Down));
+                self.persist();
+            }
+            (Some(WithJoin::ToLower), JoinEnd::Failed) | (Some(WithJoin::Raised), JoinEnd::CameThrough) | (None, _) => {
+            }
         }
     }
 
@@ -205,11 +254,16 @@ impl Node {
             Pasted::Invite(invite) => self.joining(&invite, settings)?,
             Pasted::Founding(founding) => self.founding(&founding, settings)?,
         };
+        let mut wished = None;
         if let Some(at) = known {
             // A join that has not come through gives way to a newer invite to the same network.
+            wished = self.networks.get_mut(at).and_then(|network| network.shields.take());
             self.forget_network(at);
         }
         let at = self.enter_network(now, saved);
+        if let Some(network) = self.networks.get_mut(at) {
+            network.shields = wished;
+        }
         self.refresh_refused();
         Ok(at)
     }
@@ -284,55 +338,8 @@ impl Node {
         })
     }
 
-    /// Founds a network; where nobody asks for a range and the one of its id is taken on this machine, with a free one.
-    fn found(&mut self, charter: Charter, ipv4: Ipv4Use) -> Result<Founded, Failure> {
-        let unusable = |error: &dyn std::fmt::Display| {
-            Failure::new(FailureCode::Usage, format!("the founding string cannot be used: {error}"), "")
-        };
-        let founded = found(&mut self.rng, charter.clone()).map_err(|error| unusable(&error))?;
-        let chosen = Ipv4Range::of(&founded.network);
-        let free = charter.ipv4_range.is_some() || ipv4 == Ipv4Use::Off || self.networks.clash(None, chosen).is_none();
-        if free {
-            return Ok(founded);
-        }
-        let range = self.networks.free_range(chosen);
-        found(&mut self.rng, Charter { ipv4_range: range, ..charter }).map_err(|error| unusable(&error))
-    }
-
-    /// The range that a user asks for, when no other network of this machine has it.
-    fn usable_range(&self, text: &str, ipv4: Ipv4Use) -> Result<Ipv4Range, Failure> {
-        let range = parse_range(text).ok_or_else(|| {
-            let hint =
-                "write it as 100.72.0.0/16; it lies in 100.64.0.0/10, 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16";
-            Failure::new(FailureCode::Usage, format!("{text} is no range for a network"), hint)
-        })?;
-        match self.networks.clash(None, range).filter(|_| ipv4 == Ipv4Use::On) {
-            None => Ok(range),
-            Some(other) => {
-                let text = format!("the network {} on this machine uses the IPv4 range {text}", other.title());
-                let hint = match self.networks.free_range(Ipv4Range::of(&other.saved.id())) {
-                    Some(free) => format!(
-                        "--range {}/16 is free, and without --range a free one is chosen",
-                        free.network_address()
-                    ),
-                    None => "choose another one".to_owned(),
-                };
-                Err(Failure::new(FailureCode::Usage, text, hint))
-            }
-        }
-    }
-
     fn host_name(&self) -> String {
         Name::from_hostname(&self.hostname).as_str().to_owned()
-    }
-}
-
-/// Reads a range as `100.72.0.0/16`.
-fn parse_range(text: &str) -> Option<Ipv4Range> {
-    let address: std::net::Ipv4Addr = text.strip_suffix("/16")?.parse().ok()?;
-    match address.octets() {
-        [a, b, 0, 0] => Ipv4Range::new(a, b),
-        _ => None,
     }
 }
 
@@ -344,17 +351,3 @@ fn only_founding() -> Failure {
 /// The name of a network whose founder gave none.
 const DEFAULT_TITLE: &str = "home";
 const UP_PATIENCE: Duration = Duration::from_secs(15);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_are_whole_private_slash_16s() {
-        assert_eq!(parse_range("100.72.0.0/16"), Ipv4Range::new(100, 72));
-        assert_eq!(parse_range("10.9.0.0/16"), Ipv4Range::new(10, 9));
-        for text in ["100.72.0.0", "100.72.0.0/24", "100.72.1.0/16", "8.8.0.0/16", "100.0.0.0/16", "fd00::/16", ""] {
-            assert_eq!(parse_range(text), None, "{text}");
-        }
-    }
-}

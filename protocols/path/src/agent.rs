@@ -6,6 +6,7 @@ mod tests;
 mod view;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ginnel_time::Instant;
@@ -327,11 +328,12 @@ impl Agent {
         Ok(())
     }
 
-    fn refuse(&mut self, prefixes: Vec<(IpAddr, u8)>) -> Result<(), Discard> {
+    fn refuse(&mut self, prefixes: Arc<[(IpAddr, u8)]>) -> Result<(), Discard> {
         self.config.refused = prefixes;
         let config = &self.config;
-        self.remotes.retain(|candidate| !config.refuses(candidate.addr));
-        self.rebuild();
+        if self.remotes.retain(|candidate| !config.refuses(candidate.addr)) {
+            self.rebuild();
+        }
         Ok(())
     }
 

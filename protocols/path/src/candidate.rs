@@ -181,10 +181,12 @@ impl Remotes {
         self.latest = source;
     }
 
-    /// Forgets the candidates that are not wanted.
-    pub(crate) fn retain(&mut self, wanted: impl Fn(&Candidate) -> bool) {
+    /// Forgets the candidates that are not wanted; answers whether there were any.
+    pub(crate) fn retain(&mut self, wanted: impl Fn(&Candidate) -> bool) -> bool {
+        let before = self.mailbox.len() + self.session.len();
         self.mailbox.retain(&wanted);
         self.session.retain(&wanted);
+        self.mailbox.len() + self.session.len() < before
     }
 
     /// Forgets what was told inside a session that is gone.

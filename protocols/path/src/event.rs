@@ -1,6 +1,7 @@
 //! What goes into an [`Agent`](crate::Agent) and what comes out.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address;
@@ -37,7 +38,7 @@ pub struct Config {
     pub policy: Policy,
     /// Prefixes, as address and length, in which no address of the other side is probed: those that the tunnels themselves
     /// carry. A probe to one of them would travel inside another path and prove nothing.
-    pub refused: Vec<(IpAddr, u8)>,
+    pub refused: Arc<[(IpAddr, u8)]>,
 }
 
 impl Config {
@@ -89,7 +90,7 @@ pub enum Input {
     /// A socket or an allocation is gone.
     PathLost(Local),
     /// The prefixes of [`Config::refused`], the whole set; replaces the former. A path in use stays until it fails.
-    Refused(Vec<(IpAddr, u8)>),
+    Refused(Arc<[(IpAddr, u8)]>),
 }
 
 /// What an [`Agent`](crate::Agent) asks for.

@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use ginnel_forward::{Command, Discard, Roam, Shields};
+use ginnel_forward::{Command, Discard, Event, Roam, Shields};
 use ginnel_membership::addressing::Ipv4Range;
 use ginnel_membership::{Invite, NetworkId, SigningKey};
+use ginnel_path::message::{CandidateList, Phase};
+use ginnel_path::{Candidate, CandidateKind};
 
 use super::world::{World, secs};
-use crate::io::{Failure, FailureCode, Reply, Request, UpOutcome, UpReport};
+use crate::io::{Failure, FailureCode, Input, Reply, Request, UpOutcome, UpReport};
 use crate::networks::{Ipv4Use, MAX_NETWORKS};
 use crate::node::Node;
 use crate::notice::Notice;
@@ -287,6 +289,89 @@ fn shields_stay_as_they_are_whatever_networks_come_and_go() {
     let second = world.founding(1);
     assert!(world.ask(0, founding(second, "work", None)).is_ok());
     assert_eq!(world.machines[0].shields, Some(Shields::Up));
+}
+
+#[test]
+fn shields_that_were_wished_with_a_join_go_with_it() {
+    let mut world = founded(["home", "work"], [None, None]);
+    join(&mut world, HOME).expect("the invite is good");
+    let with = |ticket: String, wanted: Shields| Request::Up {
+        ticket: Some(ticket),
+        name: Some("both".to_owned()),
+        network: None,
+        shields: Some(wanted),
+        range: None,
+        ipv4: None,
+    };
+    let spoilt = |world: &mut World| {
+        let ticket = world.invite(WORK);
+        let invite: Invite = ticket.parse().expect("it is one");
+        let id = invite.key().invite_key().to_string();
+        assert!(world.ask(WORK, Request::VoidInvite { id }).is_ok());
+        world.pass(secs(1));
+        ticket
+    };
+    let ticket = spoilt(&mut world);
+    let raised = world.request(BOTH, None, with(ticket, Shields::Up));
+    assert_eq!(world.machines[BOTH].shields, Some(Shields::Up), "before anybody can get in");
+    world.pass(secs(20));
+    assert!(world.machines[BOTH].replies.get(&raised).is_some_and(Result::is_err));
+    assert_eq!(world.machines[BOTH].shields, Some(Shields::Down), "as before the join");
+    // Raised on their own account, they are not lowered by a join that fails, and by one that comes through.
+    let mut raise = start();
+    if let Request::Up { shields, .. } = &mut raise {
+        *shields = Some(Shields::Up);
+    }
+    assert!(world.ask_in(BOTH, Some("home"), raise).is_ok());
+    let ticket = spoilt(&mut world);
+    assert!(world.ask(BOTH, with(ticket, Shields::Down)).is_err());
+    assert_eq!(world.machines[BOTH].shields, Some(Shields::Up));
+    let ticket = world.invite(WORK);
+    assert!(world.ask(BOTH, with(ticket, Shields::Down)).is_ok());
+    assert_eq!(world.machines[BOTH].shields, Some(Shields::Down));
+}
+
+#[test]
+fn a_networks_range_is_no_path_only_where_its_members_are() {
+    let mut world = founded(["home", "work"], [Some("100.70.0.0/16"), Some("10.20.0.0/16")]);
+    for founder in [HOME, WORK] {
+        join(&mut world, founder).expect("the invite is good");
+    }
+    world.pass(secs(3));
+    assert!(reaches(&mut world, "home", HOME));
+    let member = network(&world, WORK, "work").expect("it is in it").self_addresses;
+    let member = member.into_iter().find(IpAddr::is_ipv4).expect("it has one");
+    let elsewhere = IpAddr::from([10, 20, 200, 7]);
+    assert_ne!(member, elsewhere);
+    let at_home = network(&world, BOTH, "home").map(|network| network.number);
+    let boss = world.status(BOTH).peers.into_iter().find(|peer| peer.network == at_home).expect("it has one").id;
+    let path = world.machines[BOTH].paths[&boss].expect("it is linked");
+    for (ip, probed) in [(member, false), (elsewhere, true)] {
+        let candidates = vec![Candidate { kind: CandidateKind::Host, addr: (ip, 5000).into() }];
+        let plaintext = CandidateList { round: 0, phase: Phase::Update, candidates }.encode();
+        world.input(BOTH, Input::Forward(Event::Control { peer: boss, path, plaintext }));
+        world.pass(secs(2));
+        assert_eq!(world.astray.contains_key(&ip), probed, "{ip}");
+    }
+}
+
+#[test]
+fn a_range_around_an_address_of_this_machine_is_no_networks() {
+    let mut world = World::new(2, 2);
+    let range = Some("192.168.0.0/16");
+    let ticket = world.founding(0);
+    let failure = world.ask(0, founding(ticket.clone(), "home", range)).expect_err("this machine is at 192.168.1.2");
+    assert_eq!(failure.code, FailureCode::Usage);
+    assert!(failure.message.contains("192.168.1.2") && failure.hint.contains("--range 100."), "{failure:?}");
+    world.input(0, Input::Interfaces(vec![IpAddr::from([10, 1, 1, 1])]));
+    assert!(world.ask(0, founding(ticket, "home", range)).is_ok());
+    world.pass(secs(2));
+    let ticket = Some(world.invite(0));
+    let failure = world.ask(1, up(ticket.clone(), "both")).expect_err("its own place");
+    assert!(failure.code == FailureCode::Usage && failure.hint.contains("--no-ipv4"), "{failure:?}");
+    let ipv4 = Some(Ipv4Use::Off);
+    let by_v6 = Request::Up { ticket, name: Some("both".into()), network: None, shields: None, range: None, ipv4 };
+    assert!(world.ask(1, by_v6).is_ok());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use ginnel_tunnel::{Identity, Initiator, NetworkTag, PresharedKey, ReceiverIndex
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 
-use crate::io::{Input, Output};
+use crate::io::{Input, Output, Request, RequestId};
 use crate::node::{Config, ConfigPeer, ConfigPeerKind, Debug, Node, Resume};
 
 #[test]
@@ -106,4 +106,21 @@ fn home() -> Path {
 
 fn elsewhere() -> Path {
     Path { local: Local::Socket(SocketId(0)), remote: SocketAddr::from(([203, 0, 113, 66], 6666)) }
+}
+
+#[test]
+fn a_range_that_the_configuration_file_uses_is_no_networks() {
+    for range in ["10.9.0.0/16", "100.80.0.0/16"] {
+        let (mut node, now) = start();
+        let ticket = Some(super::world::World::new(0, 1).founding(0));
+        let request =
+            Request::Up { ticket, name: None, network: None, shields: None, range: Some(range.to_owned()), ipv4: None };
+        let _ = node.handle_input(now, Input::Request { id: RequestId(1), network: None, request });
+        let refused = drain(&mut node).into_iter().find_map(|output| match output {
+            Output::Reply { reply: Err(failure), .. } => Some(failure.message),
+            _ => None,
+        });
+        assert_eq!(refused.is_some(), range.starts_with("10.9."), "{refused:?}");
+        assert!(refused.is_none_or(|text| text.contains("the configuration file") && text.contains("10.9.0.1/24")));
+    }
 }

@@ -53,8 +53,8 @@ pub(crate) struct World {
     cuts: BTreeSet<(usize, usize)>,
     /// Datagrams that reached another machine or a server.
     pub(crate) carried: u64,
-    /// Sealed packets to addresses that nobody here has.
-    pub(crate) astray: u64,
+    /// How many sealed packets went to addresses that nobody here has.
+    pub(crate) astray: BTreeMap<IpAddr, u64>,
 }
 
 enum Item {
@@ -182,7 +182,7 @@ impl World {
             hung: BTreeSet::new(),
             cuts: BTreeSet::new(),
             carried: 0,
-            astray: 0,
+            astray: BTreeMap::new(),
         };
         for number in 0..hosts {
             let key = SigningKey::from_bytes(&[100 + number as u8; 32]);
@@ -624,7 +624,8 @@ impl World {
             return;
         }
         let Some(number) = (0..self.machines.len()).find(|number| public(*number) == to.ip()) else {
-            self.astray += u64::from(matches!(ginnel_tunnel::classify(bytes), Some((_, MessageKind::Data))));
+            let sealed = matches!(ginnel_tunnel::classify(bytes), Some((_, MessageKind::Data)));
+            *self.astray.entry(to.ip()).or_default() += u64::from(sealed);
             return;
         };
         let now = self.now;

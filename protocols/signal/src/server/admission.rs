@@ -114,11 +114,14 @@ impl Server {
         });
         match found {
             None => Err((Refusal::TokenUnknown, "this server did not give out this founding string".into())),
-            // A server that was dismissed holds the network still when it is taken on anew.
-            Some((place, TokenUse::Unused)) => match self.networks.get(network).map(|held| held.key_state(key)) {
-                None | Some(KeyState::Member | KeyState::Admin) => Ok(place),
-                Some(KeyState::Revoked) => Err(revoked()),
-                Some(KeyState::Unknown) => Err((Refusal::NotAllowed, "the network exists already".into())),
+            // A server that was dismissed holds the network still when it is taken on anew, and one that was told of it by
+            // somebody who came no further holds none of its log.
+            Some((place, TokenUse::Unused)) => match self.networks.get(network).map(|held| (held, held.key_state(key)))
+            {
+                None | Some((_, KeyState::Member | KeyState::Admin)) => Ok(place),
+                Some((_, KeyState::Revoked)) => Err(revoked()),
+                Some((held, KeyState::Unknown)) if held.log.role() == Role::Mirror && held.may_fill(key) => Ok(place),
+                Some((_, KeyState::Unknown)) => Err((Refusal::NotAllowed, "the network exists already".into())),
             },
             Some((_, TokenUse::Founding(id))) if id == *network => {
                 Err((Refusal::Busy, "the network is being founded; try again".into()))

@@ -290,6 +290,35 @@ fn mirror_is_adopted_once_filled_by_its_founder_and_restarts_as_a_mirror() {
 }
 
 #[test]
+fn mirror_that_was_told_of_a_network_and_no_more_takes_a_fresh_string() {
+    let (fleet, founded) = Fleet::founded(1, 1);
+    let full = fleet.log(0, founded.network);
+    let mut other = Fleet::new(2);
+    let conn = other.connect(1, founded.network, other.founder(1, &founded));
+    other.send(conn, ClientMessage::Found { genesis: founded.genesis.clone() });
+    assert_eq!(other.answers(conn), [ServerMessage::Appended { sequence: 0 }]);
+    // Whoever did that came no further, and the server has given out another string since.
+    let fresh = token(7);
+    other.hosts[1].disk.stored.tokens.push((FoundingToken(fresh.clone()), None));
+    other.kill(1);
+    other.start(1);
+    // An admin of later, whom the genesis does not name.
+    let admin = key(9);
+    for _ in 0..2 {
+        let conn = other.connect(1, founded.network, Credentials::Founder { token: fresh.clone(), key: admin.clone() });
+        assert_eq!(other.welcome(conn).head.length, 0);
+        other.send(conn, ClientMessage::Found { genesis: founded.genesis.clone() });
+        assert_eq!(other.answers(conn), [ServerMessage::Appended { sequence: 0 }], "it has taken it up already");
+    }
+    let conn = other.connect(1, founded.network, Credentials::Founder { token: fresh.clone(), key: admin });
+    other.send(conn, ClientMessage::Refill { first: 0, entries: full.clone() });
+    other.messages(conn);
+    assert_eq!(other.log(1, founded.network), full);
+    let late = other.connect(1, founded.network, Credentials::Founder { token: fresh, key: key(8) });
+    assert_eq!(other.refusal(late).0, Refusal::NotAllowed, "the log is there, and names its admins");
+}
+
+#[test]
 fn sequencer_moves_by_a_record_and_the_old_one_becomes_a_mirror() {
     let (mut fleet, founded) = Fleet::founded(2, 2);
     let admin = fleet.admin(0, &founded);

@@ -155,7 +155,7 @@ fn kind(feed: &mut Feed<'_>) -> CandidateKind {
 fn agent(data: &[u8]) {
     let mut feed = Feed::new(data);
     let refused = (IpAddr::from([198, 51, 100, 3]), 32);
-    let mut agent = Agent::new([8; 32], Config { refused: vec![refused], ..Config::default() });
+    let mut agent = Agent::new([8; 32], Config { refused: [refused].into(), ..Config::default() });
     let mut now = Instant::ZERO + Duration::from_secs(10);
     let mut probes: Vec<(Path, u64)> = Vec::new();
     while !feed.is_empty() {

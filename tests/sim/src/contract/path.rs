@@ -53,7 +53,7 @@ impl Subject for Paths {
             18 => Input::Message { path: self.path(dice), bytes: garbage(dice) },
             19 => Input::SendFailed { path: self.path(dice) },
             20 if dice.chance(300) => Input::PathLost(local(dice)),
-            21 if dice.chance(100) => Input::Refused(vec![("100.72.0.0".parse().expect("literal"), 16)]),
+            21 if dice.chance(100) => Input::Refused([("100.72.0.0".parse().expect("literal"), 16)].into()),
             _ => Input::Traffic { sent: dice.chance(700), received: dice.chance(500) },
         };
         let _ = self.machine.handle_input(now, input);

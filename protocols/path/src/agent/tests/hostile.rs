@@ -142,8 +142,8 @@ fn our_own_addresses_are_never_probed() {
 
 /// The network's own addresses, which every member has routes to through the tunnel.
 fn overlay() -> Config {
-    let refused = vec![("100.72.0.0".parse().unwrap(), 16), ("fd12:3456:789a:1::".parse().unwrap(), 64)];
-    Config { refused, ..Config::default() }
+    let refused = [("100.72.0.0".parse().unwrap(), 16), ("fd12:3456:789a:1::".parse().unwrap(), 64)];
+    Config { refused: refused.into(), ..Config::default() }
 }
 
 const INSIDE: [&str; 4] =

@@ -1,0 +1,168 @@
+//! Which addresses the tunnels carry, and which IPv4 range a network can have beside what this machine uses already.
+
+use std::net::IpAddr;
+
+use ginnel_membership::addressing::{Ipv4Range, ipv6_prefix};
+use ginnel_membership::build::{Charter, Founded, found};
+use ginnel_path::address::{Reach, is_within, reach};
+
+use crate::io::{Failure, FailureCode};
+use crate::networks::{Ipv4Use, NetworkNumber};
+use crate::node::{Node, host};
+use crate::peer::Peer;
+
+/// What a range is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum For {
+    /// A network that is founded here and may have another one.
+    Founding,
+    /// A network that has it already.
+    Joining,
+}
+
+impl Node {
+    /// What the tunnels carry: a path to an address in there would lead through another path. Of IPv4 that is each member's
+    /// own address, and where a network is large its range: what else lies in the range may be anybody's.
+    pub(crate) fn carried_prefixes(&self) -> Vec<(IpAddr, u8)> {
+        let mut prefixes = self.config_addresses.clone();
+        let mut few = Vec::new();
+        for network in self.networks.iter() {
+            prefixes.push((IpAddr::V6(ipv6_prefix(&network.saved.id())), 64));
+            let own = network.own_addresses().into_iter().filter(IpAddr::is_ipv4);
+            prefixes.extend(own.map(host));
+            if network.is_large() {
+                let range = network.ipv4_range().filter(|_| network.saved.ipv4 == Ipv4Use::On);
+                prefixes.extend(range.map(whole));
+            } else {
+                few.push(network.number);
+            }
+        }
+        let members = self.peers.values().filter(|peer| peer.profile.network().is_some_and(|at| few.contains(&at)));
+        prefixes.extend(members.flat_map(|peer| &peer.profile.allowed).filter(|(ip, _)| ip.is_ipv4()).copied());
+        prefixes
+    }
+
+    /// Why the addresses of a network that is being joined cannot stand beside what this machine uses already.
+    pub(crate) fn overlap(&self, at: NetworkNumber) -> Option<String> {
+        let network = self.networks.get(at)?;
+        if let Some(other) = self.networks.clash6(Some(at), &network.saved.id()) {
+            return Some(format!(
+                "the network {} has the IPv6 range of the network {}, which this machine is in",
+                network.title(),
+                other.title()
+            ));
+        }
+        let name = network.state.name().map_or_else(|| network.title(), |name| name.as_str().to_owned());
+        let range = network.ipv4_range().filter(|_| network.saved.ipv4 == Ipv4Use::On)?;
+        let address = range.network_address();
+        if let Some(other) = self.networks.clash(Some(at), range) {
+            let other = other.title();
+            return Some(format!(
+                "the network {name} has the IPv4 range {address}/16, as the network {other} has, which this machine is in"
+            ));
+        }
+        let user = self.user_of(range, For::Joining)?;
+        Some(format!("the network {name} has the IPv4 range {address}/16, where {user}"))
+    }
+
+    /// Who beside networks has addresses of a range on this machine, in words.
+    fn user_of(&self, range: Ipv4Range, wanted: For) -> Option<String> {
+        let (start, length) = whole(range);
+        let overlaps = |(ip, prefix): &(IpAddr, u8)| {
+            // What takes in as much as that is a way out and no place.
+            *prefix >= LEAST_PREFIX && (is_within(*ip, start, length) || is_within(start, *ip, *prefix))
+        };
+        let text = |what: &str, (ip, prefix): (IpAddr, u8)| format!("{what} {ip}/{prefix}");
+        if let Some(own) = self.config_addresses.iter().copied().find(|prefix| overlaps(prefix)) {
+            return Some(text("the configuration file has this machine's", own));
+        }
+        let configured = |peer: &&Peer| peer.profile.network().is_none();
+        let peers = self.peers.values().filter(configured);
+        let theirs = peers.flat_map(|peer| peer.profile.allowed.iter().map(move |prefix| (peer, *prefix)));
+        if let Some((peer, prefix)) = { theirs }.find(|(_, prefix)| overlaps(prefix)) {
+            return Some(text(&format!("the configuration file has the peer {} at", peer.profile.name), prefix));
+        }
+        // A carrier's own range holds those of most networks, and members' single addresses leave its gateway alone.
+        let counts = |ip: &&IpAddr| wanted == For::Founding || reach(**ip) != Reach::SharedCgn;
+        let own = self.gather.interfaces_known().iter().filter(counts).find(|ip| is_within(**ip, start, length))?;
+        Some(format!("this machine's own address {own} lies"))
+    }
+
+    /// Whether a network that is founded here cannot have this range.
+    fn is_taken(&self, range: Ipv4Range) -> bool {
+        self.networks.clash(None, range).is_some() || self.user_of(range, For::Founding).is_some()
+    }
+
+    /// A range inside 100.64.0.0/10 that nothing on this machine uses, `first` if it is free.
+    fn free_range(&self, first: Ipv4Range) -> Option<Ipv4Range> {
+        let [_, start] = first.prefix();
+        let others = (0..64).filter_map(|step| Ipv4Range::new(100, 64 | (start.wrapping_add(step) & 63)));
+        std::iter::once(first).chain(others).find(|range| !self.is_taken(*range))
+    }
+
+    /// Founds a network; where nobody asks for a range and the one of its id is taken on this machine, with a free one.
+    pub(crate) fn found(&mut self, charter: Charter, ipv4: Ipv4Use) -> Result<Founded, Failure> {
+        let unusable = |error: &dyn std::fmt::Display| {
+            Failure::new(FailureCode::Usage, format!("the founding string cannot be used: {error}"), "")
+        };
+        let founded = found(&mut self.rng, charter.clone()).map_err(|error| unusable(&error))?;
+        let chosen = Ipv4Range::of(&founded.network);
+        if charter.ipv4_range.is_some() || ipv4 == Ipv4Use::Off || !self.is_taken(chosen) {
+            return Ok(founded);
+        }
+        let range = self.free_range(chosen);
+        found(&mut self.rng, Charter { ipv4_range: range, ..charter }).map_err(|error| unusable(&error))
+    }
+
+    /// The range that a user asks for, when nothing else on this machine has it.
+    pub(crate) fn usable_range(&self, text: &str, ipv4: Ipv4Use) -> Result<Ipv4Range, Failure> {
+        let range = parse_range(text).ok_or_else(|| {
+            let hint =
+                "write it as 100.72.0.0/16; it lies in 100.64.0.0/10, 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16";
+            Failure::new(FailureCode::Usage, format!("{text} is no range for a network"), hint)
+        })?;
+        let taken = match self.networks.clash(None, range) {
+            _ if ipv4 == Ipv4Use::Off => None,
+            Some(other) => Some(format!("the network {} on this machine uses the IPv4 range {text}", other.title())),
+            None => self.user_of(range, For::Founding).map(|user| format!("in the IPv4 range {text} {user}")),
+        };
+        let Some(taken) = taken else { return Ok(range) };
+        let hint = match self.free_range(Ipv4Range::new(100, 72).unwrap_or(range)) {
+            Some(free) => {
+                format!("--range {}/16 is free, and without --range a free one is chosen", free.network_address())
+            }
+            None => "choose another one".to_owned(),
+        };
+        Err(Failure::new(FailureCode::Usage, taken, hint))
+    }
+}
+
+/// Reads a range as `100.72.0.0/16`.
+fn parse_range(text: &str) -> Option<Ipv4Range> {
+    let address: std::net::Ipv4Addr = text.strip_suffix("/16")?.parse().ok()?;
+    match address.octets() {
+        [a, b, 0, 0] => Ipv4Range::new(a, b),
+        _ => None,
+    }
+}
+
+fn whole(range: Ipv4Range) -> (IpAddr, u8) {
+    (IpAddr::V4(range.network_address()), 16)
+}
+
+/// The shortest prefix of the configuration file that counts as a place: all of 10.0.0.0/8 does.
+const LEAST_PREFIX: u8 = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_whole_private_slash_16s() {
+        assert_eq!(parse_range("100.72.0.0/16"), Ipv4Range::new(100, 72));
+        assert_eq!(parse_range("10.9.0.0/16"), Ipv4Range::new(10, 9));
+        for text in ["100.72.0.0", "100.72.0.0/24", "100.72.1.0/16", "8.8.0.0/16", "100.0.0.0/16", "fd00::/16", ""] {
+            assert_eq!(parse_range(text), None, "{text}");
+        }
+    }
+}
