@@ -116,9 +116,9 @@ fn a_range_that_the_configuration_file_uses_is_no_networks() {
         let request =
             Request::Up { ticket, name: None, network: None, shields: None, range: Some(range.to_owned()), ipv4: None };
         let _ = node.handle_input(now, Input::Request { id: RequestId(1), network: None, request });
-        let refused = drain(&mut node).into_iter().find_map(|output| match output {
-            Output::Reply { reply: Err(failure), .. } => Some(failure.message),
-            _ => None,
+        let refused = drain(&mut node).into_iter().find_map(|output| {
+            let Output::Reply { reply: Err(failure), .. } = output else { return None };
+            Some(failure.message)
         });
         assert_eq!(refused.is_some(), range.starts_with("10.9."), "{refused:?}");
         assert!(refused.is_none_or(|text| text.contains("the configuration file") && text.contains("10.9.0.1/24")));
