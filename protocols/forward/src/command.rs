@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ginnel_path::{Path, RelayId, SocketId};
+use ginnel_tunnel::cookie::Mac1;
 use ginnel_tunnel::{Established, ReceiverIndex};
 
 use crate::session::{ReceiveSession, SendSession};
@@ -143,6 +144,9 @@ pub enum Command {
     },
     /// Raises or lowers the shields.
     SetShields(Shields),
+    /// Says whose handshakes node can read: an initiation or response for none of these keys is dropped. Without this order
+    /// node gets them all.
+    SetKeys(Vec<Mac1>),
 }
 
 impl Command {
@@ -174,6 +178,7 @@ impl Command {
             Self::UnbindChannel { relay, channel } => both(RelayCommand::Unbind { relay, channel }),
             Self::Inject { path, bytes } => (None, Some(I::Inject { path, bytes })),
             Self::SetShields(shields) => (Some(E::SetShields(shields)), Some(I::SetShields(shields))),
+            Self::SetKeys(keys) => (None, Some(I::SetKeys(keys))),
         }
     }
 }
@@ -200,6 +205,7 @@ impl fmt::Debug for Command {
             Self::UnbindChannel { relay, channel } => write!(f, "UnbindChannel({relay:?}, {channel:#x})"),
             Self::Inject { path, bytes } => write!(f, "Inject({path:?}, {} B)", bytes.len()),
             Self::SetShields(shields) => write!(f, "SetShields({shields:?})"),
+            Self::SetKeys(keys) => write!(f, "SetKeys({} keys)", keys.len()),
         }
     }
 }
@@ -235,6 +241,7 @@ pub enum IngressCommand {
     Relay(RelayCommand),
     Inject { path: Path, bytes: Vec<u8> },
     SetShields(Shields),
+    SetKeys(Vec<Mac1>),
 }
 
 /// The commands about relays, which both halves get.

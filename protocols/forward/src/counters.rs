@@ -96,11 +96,14 @@ pub enum Discard {
     /// A packet is longer than a datagram can be.
     #[error("packet too long")]
     TooLong,
+    /// A handshake message is for no key of ours, by its mac1.
+    #[error("mac1 fits no key of ours")]
+    BadMac,
 }
 
 impl Discard {
     /// Every reason.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Unclassified,
         Self::ForeignChannelData,
         Self::MalformedChannelData,
@@ -131,6 +134,7 @@ impl Discard {
         Self::ControlFull,
         Self::FactFull,
         Self::TooLong,
+        Self::BadMac,
     ];
 }
 

@@ -10,7 +10,8 @@ use std::ops::Range;
 use ginnel_path::message::{self, Probe};
 use ginnel_path::{Local, Path, SocketId};
 use ginnel_time::Instant;
-use ginnel_tunnel::{HEADROOM, Metadata, OpenError, ReceiverIndex, Side, Suite, receiver_index};
+use ginnel_tunnel::cookie::Mac1;
+use ginnel_tunnel::{HEADROOM, MessageKind, Metadata, OpenError, ReceiverIndex, Side, Suite, receiver_index};
 use ginnel_turn::channel_data;
 
 use self::peer::{MAX_SESSIONS, Peer};
@@ -38,6 +39,8 @@ pub struct Ingress {
     routes: Routes,
     relays: Relays,
     shields: Shields,
+    /// The keys that handshakes may be for; any while node has not said.
+    keys: Option<Vec<Mac1>>,
     flows: FlowTable,
     schedule: Schedule,
     ready: Ready,
@@ -66,6 +69,7 @@ impl Ingress {
             routes: Routes::default(),
             relays: Relays::default(),
             shields: Shields::default(),
+            keys: None,
             flows: FlowTable::default(),
             schedule: Schedule::default(),
             ready: Ready::default(),
@@ -126,6 +130,7 @@ impl Ingress {
             // A wrong order is counted once, by the other half.
             IngressCommand::Relay(command) => drop(self.relays.apply(command)),
             IngressCommand::Inject { path, mut bytes } => self.inject(now, path, &mut bytes, plan),
+            IngressCommand::SetKeys(keys) => self.keys = Some(keys),
             IngressCommand::SetShields(shields) => {
                 if self.shields != shields {
                     self.shields = shields;
@@ -217,7 +222,7 @@ impl Ingress {
         let path = Path { local: Local::Socket(socket), remote: from };
         match classify(bytes) {
             Kind::Data(suite) => self.data(now, path, suite, bytes),
-            Kind::Handshake => self.raw.push_handshake(path, bytes).map(|()| None),
+            Kind::Handshake => self.handshake(path, bytes).map(|()| None),
             Kind::Stun => self.raw.push_stun(socket, from, bytes).map(|()| None),
             Kind::ChannelData if !self.relays.is_server(socket, from) => Err(Discard::ForeignChannelData),
             Kind::ChannelData => {
@@ -236,9 +241,19 @@ impl Ingress {
     fn relayed(&mut self, now: Instant, path: Path, bytes: &mut [u8]) -> Result<Option<Range<usize>>, Discard> {
         match classify(bytes) {
             Kind::Data(suite) => self.data(now, path, suite, bytes),
-            Kind::Handshake => self.raw.push_handshake(path, bytes).map(|()| None),
+            Kind::Handshake => self.handshake(path, bytes).map(|()| None),
             Kind::Stun | Kind::ChannelData | Kind::Unknown => Err(Discard::MalformedChannelData),
         }
+    }
+
+    /// Keeps a handshake message for node, if it is for us: to refuse it here costs one hash and wakes nobody. A cookie reply
+    /// has no mac1.
+    fn handshake(&mut self, path: Path, bytes: &[u8]) -> Result<(), Discard> {
+        let is_cookie = ginnel_tunnel::classify(bytes).is_some_and(|(_, kind)| kind == MessageKind::Cookie);
+        if !is_cookie && self.keys.as_ref().is_some_and(|keys| !keys.iter().any(|key| key.verify(bytes))) {
+            return Err(Discard::BadMac);
+        }
+        self.raw.push_handshake(path, bytes)
     }
 
     fn inject(&mut self, now: Instant, path: Path, bytes: &mut [u8], plan: &mut WritePlan) {

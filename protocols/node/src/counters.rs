@@ -45,6 +45,9 @@ pub enum Discard {
     /// Under load: the sender was sent a cookie.
     #[error("under load; the sender was sent a cookie")]
     CookieDemanded,
+    /// Under load: this second's cookie replies were sent to others.
+    #[error("under load; this second's cookie replies were sent to others")]
+    CookiesSpent,
     /// Under load: the sender's address had its share.
     #[error("under load; the sender's address had its share")]
     RateLimited,

@@ -18,7 +18,7 @@ use crate::io::Output;
 use crate::mail::{Mail, MailKind};
 use crate::node::Node;
 use crate::peer::{
-    ANSWER_KEPT, ANSWER_PATHS, ANSWER_REPEATS, Accepted, Answered, Confirmation, IdentityId, SessionInfo, Ways,
+    ANSWER_KEPT, ANSWER_PATHS, ANSWER_REPEATS, Accepted, Answered, Confirmation, IdentityId, Peer, SessionInfo, Ways,
 };
 
 /// The road by which a handshake message came in.
@@ -479,9 +479,13 @@ impl Node {
             return Ok(());
         }
         let Road::Path(path) = road else { return Ok(()) };
+        let peers = self.awake.iter().filter_map(|id| self.peers.get(id));
         let issuer = self.issuers.get_mut(&identity).ok_or(Discard::BadMac)?;
         if issuer.verify_mac2(now, bytes, path.remote) {
             return if self.limiter.allow(now, path.remote.ip()) { Ok(()) } else { Err(Discard::RateLimited) };
+        }
+        if !self.cookies.take(now, path.remote.ip(), || peers.flat_map(Peer::places).collect()) {
+            return Err(Discard::CookiesSpent);
         }
         if let Some(reply) = issuer.reply(now, bytes, path.remote) {
             self.send(path, None, reply);

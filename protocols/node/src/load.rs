@@ -1,5 +1,7 @@
 //! Whether handshakes come in faster than they can be answered.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ginnel_time::Instant;
@@ -70,6 +72,40 @@ impl Bucket {
     }
 }
 
+/// Cookie replies under load: so many a second to addresses at which peers may be, and so many to all others.
+///
+/// Each reply costs more than all that went before it, and a flood under many addresses has most of them go to nobody. An
+/// address that no peer has told gets its reply with the share that its messages have in the flood; a handshake by mailbox
+/// needs none.
+#[derive(Debug)]
+pub(crate) struct Cookies {
+    known: Bucket,
+    others: Bucket,
+    places: BTreeSet<IpAddr>,
+    looked: Option<Instant>,
+}
+
+impl Default for Cookies {
+    fn default() -> Self {
+        let bucket = Bucket::new(COOKIES, COOKIES);
+        Self { known: bucket, others: bucket, places: BTreeSet::new(), looked: None }
+    }
+}
+
+impl Cookies {
+    /// Whether one more reply may be sent, to `to`; `places` says where peers may be, and is asked once a second.
+    pub(crate) fn take(&mut self, now: Instant, to: IpAddr, places: impl FnOnce() -> BTreeSet<IpAddr>) -> bool {
+        if self.looked.is_none_or(|looked| now.saturating_duration_since(looked) >= WINDOW) {
+            self.looked = Some(now);
+            self.places = places();
+        }
+        let bucket = if self.places.contains(&to) { &mut self.known } else { &mut self.others };
+        bucket.take(now)
+    }
+}
+
+/// Twice as many as initiations that make a load.
+const COOKIES: u32 = 2 * DEFAULT_THRESHOLD;
 const SECOND: u64 = 1_000_000_000;
 const WINDOW: Duration = Duration::from_secs(1);
 /// Load is held to last this long after the last sign of it.
@@ -91,6 +127,32 @@ mod tests {
         let mut bucket = Bucket::new(10, 5);
         assert_eq!((0..20).filter(|_| bucket.take(at(1000))).count(), 5);
         assert_eq!((0..1000).filter(|i| bucket.take(at(1000 + i))).count(), 9);
+    }
+
+    #[test]
+    fn strangers_do_not_use_up_the_cookies_of_those_who_are_expected() {
+        let mut cookies = Cookies::default();
+        let [peer, stranger] = ["203.0.113.1", "198.51.100.1"].map(|text| text.parse().unwrap());
+        let places = || [peer].into();
+        let given = (0..20_000).filter(|i| cookies.take(at(1000 + i / 20), stranger, places)).count();
+        assert!((1900..=2100).contains(&given), "{given}: a burst and a second");
+        assert!((0..500).all(|_| cookies.take(at(2000), peer, places)));
+        let given = 500 + (0..20_000).filter(|_| cookies.take(at(2000), peer, places)).count();
+        assert_eq!(given, 1000, "whose address is used by others has a bound, too");
+    }
+
+    #[test]
+    fn where_peers_may_be_is_asked_once_a_second() {
+        let mut cookies = Cookies::default();
+        let peer: IpAddr = "203.0.113.1".parse().unwrap();
+        let mut asked = 0;
+        for i in 0..3000 {
+            cookies.take(at(i), peer, || {
+                asked += 1;
+                BTreeSet::new()
+            });
+        }
+        assert_eq!(asked, 3);
     }
 
     #[test]

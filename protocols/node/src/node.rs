@@ -26,7 +26,7 @@ use crate::fresh::Fresh;
 use crate::gather::{Found, Gather};
 use crate::gossip::is_gossip;
 use crate::io::{Failure, FailureCode, Family, Input, Output, Port, TunRoute, TunState};
-use crate::load::{Bucket, DEFAULT_THRESHOLD, Load};
+use crate::load::{Bucket, Cookies, DEFAULT_THRESHOLD, Load};
 use crate::network::Network;
 use crate::networks::{Ipv4Use, MAX_NETWORKS, NetworkNumber, Networks};
 use crate::peer::{IdentityId, Jars, Peer, Profile, Ways};
@@ -122,6 +122,8 @@ pub struct Node {
     pub(crate) issuers: BTreeMap<IdentityId, CookieIssuer>,
     pub(crate) limiter: HandshakeLimiter,
     pub(crate) load: Load,
+    /// What is left of this second's cookie replies.
+    pub(crate) cookies: Cookies,
     /// Handshake messages to addresses that have proved nothing; each network has a share of its own in it.
     pub(crate) unproven: Bucket,
     /// What addresses get that never answered.
@@ -173,6 +175,7 @@ impl Node {
             issuers: BTreeMap::new(),
             limiter,
             load: Load::new(config.debug.load_threshold.unwrap_or(DEFAULT_THRESHOLD)),
+            cookies: Cookies::default(),
             unproven: Bucket::new(800, 1600),
             strangers: Strangers::default(),
             peers: BTreeMap::new(),
@@ -225,11 +228,16 @@ impl Node {
     /// [`Discard`] when the input came from outside and was dropped; it has been counted.
     pub fn handle_input(&mut self, now: Instant, input: Input) -> Result<(), Discard> {
         let now = self.advance(now);
+        let from_a_path = matches!(input, Input::Forward(Event::Handshake { .. }));
         let result = self.dispatch(now, input);
         if let Err(discard) = result {
             self.counters.count(discard);
         }
-        self.pump(now);
+        // A flood of what changes nothing must not have everything looked at each time.
+        let unused = matches!(result, Err(Discard::BadMac | Discard::CookieDemanded | Discard::CookiesSpent));
+        if !(from_a_path && unused) {
+            self.pump(now);
+        }
         result
     }
 
@@ -512,12 +520,19 @@ impl Node {
         self.macs.insert(id, Mac1::new(&identity.public()));
         self.issuers.insert(id, CookieIssuer::new(seed, identity.public()));
         self.identities.insert(id, identity);
+        self.tell_keys();
     }
 
     pub(crate) fn remove_identity(&mut self, id: IdentityId) {
         self.identities.remove(&id);
         self.macs.remove(&id);
         self.issuers.remove(&id);
+        self.tell_keys();
+    }
+
+    fn tell_keys(&mut self) {
+        let keys = self.macs.values().cloned().collect();
+        self.forward(Command::SetKeys(keys));
     }
 
     fn add_config_peer(&mut self, config: ConfigPeer) {

@@ -225,6 +225,15 @@ impl Peer {
         }
     }
 
+    /// The addresses at which it may be.
+    pub(crate) fn places(&self) -> Vec<IpAddr> {
+        match &self.ways {
+            Ways::Dormant => Vec::new(),
+            Ways::Agent { agent, .. } => agent.status().iter().map(|status| status.path.remote.ip()).collect(),
+            Ways::Endpoint(path) => path.iter().map(|path| path.remote.ip()).collect(),
+        }
+    }
+
     /// The path that data takes, when one is selected.
     pub(crate) fn primary(&self) -> Option<Path> {
         match &self.ways {

@@ -265,7 +265,8 @@ impl Machine {
             | Command::BindChannel { .. }
             | Command::UnbindChannel { .. }
             | Command::Inject { .. }
-            | Command::SetShields(_) => {}
+            | Command::SetShields(_)
+            | Command::SetKeys(_) => {}
         }
         self.forward.handle_command(now, command, &mut self.buffers.plan, &mut self.buffers.arena);
         self.flush(now);

@@ -39,7 +39,8 @@ impl Watch {
             | Command::UnbindChannel { .. }
             | Command::Inject { .. }
             | Command::SetOwn { .. }
-            | Command::SetShields(_) => {}
+            | Command::SetShields(_)
+            | Command::SetKeys(_) => {}
         }
         None
     }

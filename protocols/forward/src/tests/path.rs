@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 
 use ginnel_path::message::{Echo, Probe};
 use ginnel_path::{Local, Path, RelayId, SocketId};
-use ginnel_tunnel::Suite;
+use ginnel_time::Instant;
+use ginnel_tunnel::cookie::Mac1;
+use ginnel_tunnel::{StaticSecret, Suite};
 
 use super::world::{A, B, PEER, V4, World, addr, direct, secs, socket_path};
 use crate::test_packet::udp;
@@ -371,6 +373,41 @@ fn a_flood_of_handshakes_costs_no_stun_answer_and_the_other_way_round() {
         assert_eq!(is_stun.len(), bound + 1);
         assert_eq!(forward.counters().discarded(Discard::RawFull), (flood - bound) as u64);
     }
+}
+
+#[test]
+fn a_handshake_for_no_key_of_ours_is_refused_before_it_waits_and_a_cookie_reply_is_not() {
+    let mut forward = crate::Forward::new([1; 32], crate::Config::default());
+    let keys = [1, 2].map(|n| Mac1::new(&StaticSecret::from_bytes([n; 32]).public()));
+    let stranger = Mac1::new(&StaticSecret::from_bytes([3; 32]).public());
+    let stamped = |key: &Mac1, kind: u8, length: usize| {
+        let mut message = vec![kind, 0, 0, 0];
+        message.resize(length, 7);
+        key.stamp(&mut message);
+        message
+    };
+    let mut cookie = vec![3, 0, 0, 0];
+    cookie.resize(64, 7);
+    let all = [
+        stamped(&keys[0], 1, 148),
+        stamped(&keys[1], 2, 92),
+        stamped(&stranger, 1, 148),
+        stamped(&stranger, 2, 92),
+        cookie.clone(),
+    ];
+    let (mut plan, mut arena) = (crate::WritePlan::default(), crate::SendArena::default());
+    let mut waiting = |forward: &mut crate::Forward| {
+        let mut datagrams = crate::Datagrams::with_capacity(8, 200);
+        assert!(all.iter().all(|message| datagrams.push(SocketId(2), elsewhere(), message)));
+        forward.handle_datagrams(Instant::ZERO, &mut datagrams, &mut plan, &mut arena);
+        let events = std::iter::from_fn(|| forward.poll_event());
+        events.filter(|event| matches!(event, Event::Handshake { .. })).count()
+    };
+    assert_eq!(waiting(&mut forward), 5, "nothing is known of keys");
+    let (mut no_plan, mut nothing) = (crate::WritePlan::default(), crate::SendArena::default());
+    forward.handle_command(Instant::ZERO, Command::SetKeys(keys.to_vec()), &mut no_plan, &mut nothing);
+    assert_eq!(waiting(&mut forward), 3);
+    assert_eq!(forward.counters().discarded(Discard::BadMac), 2);
 }
 
 fn initiation() -> Vec<u8> {

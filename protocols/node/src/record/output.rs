@@ -119,7 +119,8 @@ impl Fnv {
             | Command::RemoveRelay { .. }
             | Command::BindChannel { .. }
             | Command::UnbindChannel { .. }
-            | Command::SetShields(_) => {}
+            | Command::SetShields(_)
+            | Command::SetKeys(_) => {}
         }
     }
 }

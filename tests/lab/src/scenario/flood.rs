@@ -65,7 +65,8 @@ pub struct Row {
 pub struct Refusals {
     /// The check alone.
     pub check: u64,
-    /// From the batch of datagrams through the data plane and the deciding machine to the counter.
+    /// From the batch of datagrams to the counter, through the data plane and, for what it does not refuse, the deciding
+    /// machine.
     pub whole_road: u64,
 }
 

@@ -165,7 +165,8 @@ impl Whole {
             | Command::BindChannel { .. }
             | Command::UnbindChannel { .. }
             | Command::Inject { .. }
-            | Command::SetShields(_) => {}
+            | Command::SetShields(_)
+            | Command::SetKeys(_) => {}
         }
     }
 

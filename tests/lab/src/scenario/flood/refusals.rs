@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use ginnel_forward::{Config as ForwardConfig, Datagrams, Forward, SendArena, WritePlan};
-use ginnel_node::{Config, Debug, Discard, Input, Node, Resume};
+use ginnel_forward::{Config as ForwardConfig, Datagrams, Discard, Forward, SendArena, WritePlan};
+use ginnel_node::{Config, Debug, Input, Node, Output, Resume};
 use ginnel_path::SocketId;
 use ginnel_time::Tai64n;
 use ginnel_tunnel::cookie::Mac1;
@@ -53,9 +53,13 @@ fn whole_road(length: Duration, secret: StaticSecret, messages: &[Vec<u8>]) -> R
     };
     let mut node = Node::new(now(), config, Resume::default()).context("make a node")?;
     let _ = node.handle_input(now(), Input::Wall(Tai64n::from_unix(unix(), 0)));
-    while node.poll_output().is_some() {}
     let mut forward = Forward::new(random(), ForwardConfig::default());
     let (mut datagrams, mut plan, mut arena) = (Datagrams::default(), WritePlan::default(), SendArena::default());
+    while let Some(output) = node.poll_output() {
+        if let Output::Forward(command) = output {
+            forward.handle_command(now(), command, &mut plan, &mut arena);
+        }
+    }
     let from: SocketAddr = "203.0.113.99:4000".parse().context("an address")?;
     let mut fired = 0;
     let rate = rate(length, || {
@@ -72,7 +76,7 @@ fn whole_road(length: Duration, secret: StaticSecret, messages: &[Vec<u8>]) -> R
         fired += messages.len() as u64;
         Ok(messages.len() as u64)
     })?;
-    let refused = node.counters().of(Discard::BadMac);
+    let refused = forward.counters().discarded(Discard::BadMac);
     ensure!(refused == fired, "{refused} of {fired} messages were refused for their mac1");
     ensure!(arena.iter().next().is_none(), "a refused handshake was answered");
     Ok(rate)
