@@ -2,8 +2,9 @@
 //!
 //! A stream whose other end has gone away may hang for a minute before the system gives it up; meanwhile mail neither
 //! leaves nor comes. So a server that has been silent for [`SILENT`] is asked, one from which mail is awaited after
-//! [`AWAITED`] already, and a stream on which nothing comes in for [`DEAD`] after that is given up for a new one. The
-//! question takes the place of the keepalive that the stream would send anyway.
+//! [`AWAITED`] already, every one at once when this machine's addresses have changed, and a stream on which nothing comes
+//! in for [`DEAD`] after that is given up for a new one. The question takes the place of the keepalive that the stream would
+//! send anyway; after a move it also shows the server where to answer.
 
 use std::time::Duration;
 
@@ -29,6 +30,11 @@ impl Link {
     /// Asks a server from which something is awaited whether it is there.
     pub(crate) fn doubt(&mut self, now: Instant) {
         self.ask_after(now, AWAITED);
+    }
+
+    /// Asks a server whether it still hears this machine, whose addresses have changed.
+    pub(crate) fn moved(&mut self, now: Instant) {
+        self.ask_after(now, Duration::ZERO);
     }
 
     /// Whether the server was asked in vain.

@@ -94,6 +94,11 @@ impl Networks {
         self.iter_mut().find_map(|network| network.links.get_mut(&id))
     }
 
+    /// The link to every server of every network.
+    pub(crate) fn links_mut(&mut self) -> impl Iterator<Item = &mut Link> {
+        self.iter_mut().flat_map(|network| network.links.values_mut())
+    }
+
     /// Every server of every network.
     pub(crate) fn servers(&self) -> Vec<ServerId> {
         self.iter().flat_map(|network| network.links.keys().copied()).collect()

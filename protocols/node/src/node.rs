@@ -297,6 +297,8 @@ impl Node {
             Input::Interfaces(addresses) => {
                 if self.gather.interfaces(now, addresses) {
                     self.strangers.moved();
+                    self.networks.links_mut().for_each(|link| link.moved(now));
+                    self.drain_links(now);
                 }
             }
             Input::SocketOpened { socket, local } => self.gather.socket_opened(now, socket, local),

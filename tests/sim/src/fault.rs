@@ -261,6 +261,7 @@ impl Trouble {
             // Who still holds a session with a daemon that restarted, and has been silent since, learns of it only by
             // talking.
             Self::Crash(_) | Self::Doomed(..) => (20, 300),
+            // Its servers are asked at once, and given up when they have not answered for 8 s.
             Self::Moves(_) => (15, 75),
             // As for the server; and a peer that data waits for is called every 10 s.
             Self::Suspend(_) | Self::Partition(..) | Self::BlackHole(..) => (30, 300),

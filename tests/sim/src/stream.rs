@@ -61,6 +61,8 @@ struct Stream {
     down: Instant,
     /// What waits for the line to mend, in order.
     held: Vec<End>,
+    /// Whether it carries nothing any more, though neither end has been told.
+    hangs: bool,
     over: Over,
 }
 
@@ -124,6 +126,7 @@ impl World {
             up: self.now,
             down: self.now,
             held: Vec::new(),
+            hangs: false,
             over: Over::No,
         };
         self.streams.open.insert(conn, stream);
@@ -179,6 +182,14 @@ impl World {
         let later = after + self.streams.dice.millis(0, 10_000);
         self.plan(self.now + after, Happening::Stream { conn, end: End::Broke("the connection was lost") });
         self.plan(self.now + later, Happening::Stream { conn, end: End::Left });
+    }
+
+    /// Lets a stream carry nothing from here on, and break as [`Self::break_stream`] says.
+    pub(crate) fn hang_stream(&mut self, conn: ConnectionId) {
+        if let Some(stream) = self.streams.open.get_mut(&conn) {
+            stream.hangs = true;
+        }
+        self.break_stream(conn);
     }
 
     /// The streams of one machine.
@@ -339,7 +350,7 @@ impl World {
                 Caller::Host(host, _) => self.hosts[host].is_up(),
                 Caller::Intruder(_) => true,
             };
-            lives && self.line_holds(stream.caller, stream.host)
+            lives && !stream.hangs && self.line_holds(stream.caller, stream.host)
         })
     }
 
@@ -412,7 +423,7 @@ impl World {
     fn held_back(&mut self, conn: ConnectionId, end: End) -> Option<End> {
         let caller = self.streams.open.get(&conn)?.caller;
         let host = self.streams.open.get(&conn)?.host;
-        let waits = self.streams.open.get(&conn).is_some_and(|stream| !stream.held.is_empty());
+        let waits = self.streams.open.get(&conn).is_some_and(|stream| stream.hangs || !stream.held.is_empty());
         if self.line_holds(caller, host) && !waits {
             return Some(end);
         }

@@ -266,7 +266,7 @@ impl World {
         self.net.detach(setup.realm, setup.address);
         self.net.attach(realm, address, Holder::Machine(machine), line);
         for conn in self.streams_of(machine) {
-            self.break_stream(conn);
+            self.hang_stream(conn);
         }
         self.machines[machine].moved(self.now, realm, address);
         self.settle_machine(machine);

@@ -1,6 +1,9 @@
 //! Servers whose streams hang: nothing comes, and nothing says so.
 
+use std::net::IpAddr;
+
 use super::world::{World, secs};
+use crate::Input;
 
 #[test]
 fn a_stream_that_hangs_is_given_up_for_a_new_one() {
@@ -8,6 +11,17 @@ fn a_stream_that_hangs_is_given_up_for_a_new_one() {
     let before = world.machines[1].opened;
     world.hang(1, 0);
     world.pass(secs(25));
+    assert!(world.is_connected(1), "{:?}", world.status(1).networks);
+    assert_eq!(world.machines[1].opened, before + 1);
+}
+
+#[test]
+fn a_machine_that_has_moved_asks_its_servers_at_once() {
+    let mut world = World::linked(2, 1);
+    let before = world.machines[1].opened;
+    world.hang(1, 0);
+    world.input(1, Input::Interfaces(vec![IpAddr::from([192, 168, 9, 9])]));
+    world.pass(secs(10));
     assert!(world.is_connected(1), "{:?}", world.status(1).networks);
     assert_eq!(world.machines[1].opened, before + 1);
 }
