@@ -12,6 +12,7 @@
 //! | questions under way | one for missing entries and one for the proof of another history, each for 2 s; the next goes to whoever was asked in vain least often and longest ago, and four in vain give a peer a rest of a minute |
 //! | peers told of a new head at a time | [`MAX_TOLD`], the rest [`TOLD_PACE`] later |
 //! | revocations that cannot be judged yet | 8 from one peer, 64 in all |
+//! | repeats for a peer that has not shown that it heard | [`REPEATS`], [`REPEAT`] apart |
 
 mod asking;
 mod message;
@@ -46,6 +47,8 @@ pub(crate) struct Gossip {
     talks: BTreeMap<PeerId, Talk>,
     /// When a new head is told to the peers.
     announce: Option<Instant>,
+    /// When those are told again who have not shown that they heard.
+    again: Option<Instant>,
     asking: Asking,
     revoking: Revoking,
 }
@@ -57,6 +60,8 @@ struct Talk {
     told: Option<Head>,
     /// The head it has told last.
     theirs: Option<Head>,
+    /// How often it is still told again what it was told last: a datagram may be lost.
+    repeats: u8,
     /// When the session was made in which it was told revocations.
     session: Option<Instant>,
     /// The revocations it was told in that session.
@@ -84,6 +89,7 @@ impl Default for Talk {
         Self {
             told: None,
             theirs: None,
+            repeats: 0,
             session: None,
             revocations: BTreeSet::new(),
             heard: Bucket::new(50, 200),
@@ -104,7 +110,10 @@ impl Talk {
 
 impl Gossip {
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        [self.announce, self.asking.poll_timeout(), self.revoking.poll_timeout()].into_iter().flatten().min()
+        [self.announce, self.again, self.asking.poll_timeout(), self.revoking.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Forgets a peer, or one whose last session has ended.
@@ -117,12 +126,24 @@ impl Gossip {
 impl Node {
     /// A session with a member carries packets: it is told our head, and the revocations that no log holds yet.
     pub(crate) fn begin_talk(&mut self, id: PeerId) {
-        let Some(peer) = self.peers.get(&id).filter(|peer| is_listening(peer)) else { return };
+        let again = self.now + REPEAT;
+        let Some(at) = self.tell(id) else { return };
+        let Some(gossip) = self.networks.get_mut(at).map(|network| &mut network.gossip) else { return };
+        gossip.again.get_or_insert(again);
+        if let Some(talk) = gossip.talks.get_mut(&id) {
+            talk.repeats = REPEATS;
+        }
+    }
+
+    /// Tells a peer what it was not told yet; answers in which network, if there was anything.
+    fn tell(&mut self, id: PeerId) -> Option<NetworkNumber> {
+        let peer = self.peers.get(&id).filter(|peer| is_listening(peer))?;
         let session = peer.session.map(|session| session.made);
-        let Some(network) = peer.profile.network().and_then(|at| self.networks.get_mut(at)) else { return };
+        let at = peer.profile.network()?;
+        let network = self.networks.get_mut(at)?;
         let head = network.state.head();
         if head.0 == 0 {
-            return;
+            return None;
         }
         let talk = network.gossip.talks.entry(id).or_default();
         if talk.session != session {
@@ -150,8 +171,39 @@ impl Node {
             talk.revocations.insert(member);
             messages.push(Message::Revocation(record));
         }
+        let told = (!messages.is_empty()).then_some(at);
         for message in messages {
             self.seal(id, None, message.encode());
+        }
+        told
+    }
+
+    /// Tells those again who have not shown that they heard.
+    fn tell_again(&mut self, now: Instant, at: NetworkNumber) {
+        let Some(network) = self.networks.get_mut(at) else { return };
+        let head = network.state.head();
+        let revoking = network.state.pending_revocations().next().is_some();
+        let listening = |id: &PeerId| self.peers.get(id).is_some_and(is_listening);
+        let mut deaf = Vec::new();
+        for (id, talk) in network.gossip.talks.iter_mut().filter(|(id, talk)| talk.repeats > 0 && listening(id)) {
+            talk.repeats -= 1;
+            if talk.theirs != Some(head) {
+                talk.told = None;
+            } else if !revoking {
+                talk.repeats = 0;
+                continue;
+            }
+            talk.revocations.clear();
+            deaf.push(*id);
+            if deaf.len() == MAX_TOLD {
+                break;
+            }
+        }
+        if !deaf.is_empty() {
+            network.gossip.again = Some(now + REPEAT);
+        }
+        for id in deaf {
+            self.tell(id);
         }
     }
 
@@ -171,6 +223,9 @@ impl Node {
         let gossip = &mut network.gossip;
         if gossip.announce.take_if(|at| *at <= now).is_some() {
             self.announce(now, at);
+        }
+        if self.networks.get_mut(at).is_some_and(|network| network.gossip.again.take_if(|at| *at <= now).is_some()) {
+            self.tell_again(now, at);
         }
         self.asking_timeout(now, at);
         self.calls_timeout(now, at);
@@ -221,7 +276,13 @@ impl Node {
         let Some(talk) = network.gossip.talks.get_mut(&id) else { return };
         talk.theirs = Some(head);
         match network.state.compare(head.0, head.1) {
-            Comparison::Same | Comparison::Unknown => {}
+            // So that it need not tell us again.
+            Comparison::Same => {
+                if talk.told != Some(head) {
+                    self.begin_talk(id);
+                }
+            }
+            Comparison::Unknown => {}
             Comparison::Ahead => self.ask_next(now, at, Why::Missing),
             Comparison::Behind => {
                 // It has forgotten what it was told, or was never told: the head lets it ask.
@@ -384,6 +445,9 @@ const ANNOUNCE_AFTER: Duration = Duration::from_millis(300);
 const MOST_SPREAD: u64 = 10_000;
 /// Peers told of a new head at a time.
 const MAX_TOLD: usize = 256;
+/// How often a peer is told again that has not shown that it heard, and how long after.
+const REPEATS: u8 = 3;
+const REPEAT: Duration = Duration::from_secs(5);
 /// Before what did not fit is told.
 const TOLD_PACE: Duration = Duration::from_millis(300);
 /// Packets of one answer.

@@ -94,6 +94,30 @@ fn missing_entries_are_handed_on_and_stored() {
 }
 
 #[test]
+fn what_was_told_into_a_lossy_line_is_told_again() {
+    let mut world = World::linked(3, 1);
+    world.cut(1, 0);
+    world.pass(secs(1));
+    world.machines[1].deaf = true;
+    world.invite(0);
+    world.pass(secs(2));
+    world.machines[1].deaf = false;
+    assert!(world.log_length(1) < world.log_length(0));
+    world.pass(secs(8));
+    assert_eq!(world.log_length(1), world.log_length(0));
+    // And a revocation that no server orders.
+    world.stop_host(0);
+    world.pass(secs(1));
+    world.machines[1].deaf = true;
+    assert!(world.ask(0, revoke("m2")).is_ok());
+    world.pass(secs(2));
+    world.machines[1].deaf = false;
+    assert!(world.peer(1, 2).is_some());
+    world.pass(secs(8));
+    assert!(world.peer(1, 2).is_none());
+}
+
+#[test]
 fn a_peer_that_was_away_catches_up_when_it_is_linked_again() {
     let mut world = World::linked(2, 1);
     world.stop(1);

@@ -132,6 +132,8 @@ pub(crate) struct Machine {
     /// The path that the data plane was last given for each peer.
     pub(crate) paths: BTreeMap<PeerId, Option<Path>>,
     starts: u8,
+    /// Whether no datagram comes in.
+    pub(crate) deaf: bool,
 }
 
 /// How a machine's NAT maps and filters.
@@ -227,6 +229,7 @@ impl World {
                 initiations: Vec::new(),
                 paths: BTreeMap::new(),
                 starts: 0,
+                deaf: false,
             });
             world.start(number);
         }
@@ -641,7 +644,7 @@ impl World {
             Nat::Symmetric => machine.outside.iter().find(|(_, port)| **port == to.port()).map(|((port, _), _)| *port),
         };
         let socket = machine.sockets.iter().find(|(_, port)| Some(**port) == inside).map(|(socket, _)| *socket);
-        let (true, Some(socket)) = (open, socket) else { return };
+        let (true, false, Some(socket)) = (open, machine.deaf, socket) else { return };
         machine.flows.insert((to.port(), from), now);
         self.carried += 1;
         if matches!(ginnel_tunnel::classify(bytes), Some((_, MessageKind::Initiation))) {
