@@ -112,13 +112,14 @@ async fn run(args: Args) -> anyhow::Result<()> {
         let _ = answers.blocking_send(Event::Stored(outcomes));
     })?;
     let dialler = Dialler::new(events.clone(), &public);
-    let hub = tokio::spawn(Hub::new(server, writer, witness, dialler).run(queue, stopping));
     let endpoint = quic::endpoint(signaling, &keys.noise)?;
     let accepting = tokio::spawn(quic::accept(endpoint.clone(), events));
     tracing::info!(signaling = signaling_port, stun = stun_port, addresses = ?public, "serving");
     if let Some(token) = token {
         print_founding(&public::server_addresses(&public, signaling_port), server_keys, token)?;
     }
+    // Last, once nothing can keep the server from running: the hub says so to the witness.
+    let hub = tokio::spawn(Hub::new(server, writer, witness, dialler).run(queue, stopping));
 
     let outcome = stopped(signals, hub, relaying, stop).await;
     endpoint.close(quinn::VarInt::from_u32(0), b"server stops");

@@ -11,7 +11,9 @@
 //! | 8 | when a server last kept the file, in nanoseconds of the boot clock, big-endian |
 //! | 72 each | network (32), length of its log (8, big-endian), hash of its last entry (32) |
 //!
-//! A file is believed for [`GOOD_FOR`] after a server last kept it, and only in the boot in which it was written. Later the
+//! A file is believed for [`GOOD_FOR`] after a server last kept it, and only in the boot in which it was written. A server
+//! keeps it while it runs, with all its parts, and not by starting: one that fails to start again and again lets it grow
+//! old. Later the
 //! logs may have been taken elsewhere, gone on there and come back; what the server does then is what it does without such
 //! a file: it waits for others to say that they have no more.
 //!
@@ -63,10 +65,14 @@ impl Witness {
             let _ = write!(name, "{byte:02x}");
         }
         let path = folder.join(name);
-        let heads = fs::read(&path).ok().and_then(|bytes| decode(&bytes, &boot, now)).unwrap_or_default();
+        let believed = fs::read(&path).ok().and_then(|bytes| decode(&bytes, &boot, now));
+        let heads = believed.unwrap_or_default();
         let mut witness = Self { place: Some(Place { path, boot }), heads };
-        // What is not believed must not be believed later, either.
-        witness.keep(now);
+        // What is not believed must not be believed later, either. What is believed stays as it is: it is kept by a server
+        // that runs, and not by one that tries to.
+        if witness.heads.is_empty() {
+            witness.keep(now);
+        }
         witness
     }
 
@@ -213,9 +219,21 @@ mod tests {
         let heads = written(folder.path());
         assert_eq!(heads.values().map(|head| head.length).collect::<Vec<_>>(), [10, 9]);
         assert_eq!(open(folder.path(), BOOT, NOW + GOOD_FOR), heads);
-        assert_eq!(open(folder.path(), BOOT, NOW + GOOD_FOR * 2), heads, "the second kept it");
         let other = SigningKey::from_bytes(&[2; 32]).sequencer_key();
         assert!(Witness::open_in(folder.path(), BOOT, &other, NOW).heads().is_empty(), "another server's");
+    }
+
+    #[test]
+    fn server_keeps_it_by_running_and_not_by_starting() {
+        let (folder, moment) = (tempfile::tempdir().unwrap(), Duration::from_nanos(1));
+        let heads = written(folder.path());
+        let mut running = Witness::open_in(folder.path(), BOOT, &key(), NOW + GOOD_FOR);
+        running.keep(NOW + GOOD_FOR);
+        let late = NOW + GOOD_FOR * 2;
+        assert_eq!(open(folder.path(), BOOT, late), heads, "the second ran");
+        assert_eq!(open(folder.path(), BOOT, late), heads);
+        assert!(open(folder.path(), BOOT, late + moment).is_empty(), "starts that fail do not extend it");
+        assert!(open(folder.path(), BOOT, late).is_empty(), "nor does one bring it back");
     }
 
     #[test]
