@@ -263,7 +263,12 @@ impl Agent {
     fn called(&mut self, path: Path, role: Role, list: CandidateList) -> Result<(), Discard> {
         match self.punch.called(self.now, role, list.round) {
             Answer::TooOften => return Err(Discard::TooOften),
-            Answer::Ignore => return Err(Discard::StaleRound),
+            Answer::Ignore => {
+                // Both sides may take the same role, between versions; what the call brings is as good as ever.
+                let added = self.told_in_session(list.candidates);
+                self.begin(&added);
+                return Ok(());
+            }
             Answer::Again => self.reopen_round(list.round, path),
             Answer::Open => {
                 self.told_in_session(list.candidates);
@@ -289,9 +294,10 @@ impl Agent {
         }
         if !was_active {
             self.wake();
-            if flow == Flow::OneWay && self.selection.primary.is_some() {
+            if flow == Flow::OneWay {
                 // Nothing was asked while the peer was idle, so that either side's addresses may be others by now; a call
-                // brings them, and opens both sides, long before the paths at hand are known to be dead.
+                // brings them, and opens both sides, long before the paths at hand are known to be dead. Whoever lost the
+                // path meanwhile has been told nothing of it, and needs the call all the more.
                 self.outbox.summon();
             }
         } else if flow == Flow::OneWay

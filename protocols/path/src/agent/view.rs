@@ -33,6 +33,11 @@ impl Agent {
         self.ends.told(self.config.policy)
     }
 
+    /// Our side of the session, while one is up.
+    pub const fn role(&self) -> Option<Role> {
+        self.role
+    }
+
     /// Every pair with what is known of it, the paths in use first, then by class.
     pub fn status(&self) -> Vec<PathStatus> {
         let mut all: Vec<PathStatus> = self.checklist.iter().map(|pair| self.path_status(pair)).collect();

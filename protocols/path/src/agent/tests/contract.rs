@@ -116,6 +116,32 @@ fn the_first_probes_of_a_session_go_out_on_every_pair_at_once() {
 }
 
 #[test]
+fn what_a_crossing_call_brings_is_taken_whichever_call_stands() {
+    let mut agent = ready_agent();
+    agent.handle_input(at(0), Input::Session(Role::Initiator)).unwrap();
+    let mut outputs = drain(&mut agent);
+    while let Some(due) = agent.poll_timeout().filter(|due| *due < at(3000)) {
+        agent.handle_timeout(due);
+        outputs.extend(drain(&mut agent));
+    }
+    assert!(
+        outputs.iter().any(|output| matches!(output, Output::FreshSocket { .. })),
+        "a round of our own is prepared"
+    );
+    let named = addr("198.51.100.77:7000");
+    let candidates = vec![Candidate { kind: CandidateKind::ServerReflexive, addr: named }];
+    let path = Path { local: Local::Socket(SocketId(0)), remote: addr("198.51.100.2:6000") };
+    let call = CandidateList { round: 9, phase: Phase::Call, candidates };
+    let _ = agent.handle_input(at(3000), Input::Message { path, bytes: call.encode() });
+    assert!(agent.status().iter().any(|status| status.path.remote == named), "{:?}", agent.status());
+    let answered = drain(&mut agent).into_iter().any(|output| match output {
+        Output::Seal { plaintext, .. } => plaintext.first() != Some(&crate::message::PROBE),
+        Output::Select { .. } | Output::FreshSocket { .. } | Output::Summon | Output::Event(_) => false,
+    });
+    assert!(!answered, "our own call stands");
+}
+
+#[test]
 fn the_same_seed_and_inputs_give_the_same_outputs() {
     let run = || {
         let mut agent = ready_agent();

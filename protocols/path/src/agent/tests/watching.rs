@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::nat::{ADDRESS_RESTRICTED, PORT_RESTRICTED, SYMMETRIC};
 use super::world::{A, B, Link, Load, Setting, World};
-use crate::{Input, Local, PathEvent, PathState, RelayId, Role, Selected, SocketId};
+use crate::{Config, Input, Local, PathEvent, PathState, Policy, RelayId, Role, Selected, SocketId};
 
 fn connected() -> World {
     let mut world = World::connect(Setting::new(PORT_RESTRICTED, PORT_RESTRICTED));
@@ -145,6 +145,34 @@ fn who_talks_first_after_silence_calls_beside_its_probes() {
     world.run(Duration::from_secs(1));
     world.input(A, Input::Traffic { sent: true, received: false });
     assert_eq!(world.sides[A].summoned, 1, "once for each silence");
+}
+
+#[test]
+fn who_talks_after_silence_and_has_lost_the_path_meanwhile_calls_at_once() {
+    for policy in [Policy::Any, Policy::RelayOnly] {
+        let config = Config { policy, ..Config::default() };
+        let mut world = World::connect(Setting { config, ..Setting::new(SYMMETRIC, SYMMETRIC) });
+        world.run(Duration::from_secs(10));
+        world.load = Load::Nothing;
+        world.run(Duration::from_secs(125));
+        // Both relays go, which nobody misses; later they are there again.
+        world.blocked.insert(Link::Relay);
+        world.input(A, Input::PathLost(Local::Relay(RelayId(0))));
+        while let Some(path) = world.sides[A].primary {
+            world.input(A, Input::SendFailed { path });
+        }
+        world.run(Duration::from_secs(15));
+        world.blocked.clear();
+        world.gather(A);
+        let before = (world.sides[A].summoned, world.sides[A].events.len());
+        assert_eq!(world.sides[A].primary, None, "the test bites");
+        world.input(A, Input::Traffic { sent: true, received: false });
+        assert_eq!(world.sides[A].summoned, before.0 + 1, "{policy:?}");
+        world.load = Load::From(A);
+        world.run(Duration::from_secs(1));
+        assert!(world.sides[A].primary.is_some(), "{policy:?}: {:?}", &world.sides[A].events[before.1..]);
+        assert_eq!(world.sides[A].summoned, before.0 + 1, "once for each silence");
+    }
 }
 
 #[test]
