@@ -54,6 +54,8 @@ pub const DUPLICATE_TIME: Duration = Duration::from_secs(3);
 pub const DUPLICATE_BYTES: u64 = 1 << 20;
 /// Handshake datagrams that wait for node; the newest is dropped.
 pub const HANDSHAKE_QUEUE: usize = 256;
+/// Cookie replies that wait for node; the newest is dropped. One is owed for each handshake under way, and asked for again.
+pub const COOKIE_QUEUE: usize = 16;
 /// STUN datagrams that wait for node; the newest is dropped.
 pub const STUN_QUEUE: usize = 64;
 /// Control messages that wait for node, per peer; the newest is dropped.

@@ -11,8 +11,8 @@ use crate::command::PeerId;
 /// A report to node.
 ///
 /// All but [`Event::Handshake`] and [`Event::Stun`] are facts held per peer until they are taken, so a slow reader
-/// delays them and never loses them; the raw two wait in queues of [`crate::HANDSHAKE_QUEUE`] and
-/// [`crate::STUN_QUEUE`], the newest dropped when its own is full.
+/// delays them and never loses them; the raw ones wait in queues of [`crate::HANDSHAKE_QUEUE`],
+/// [`crate::COOKIE_QUEUE`] and [`crate::STUN_QUEUE`], the newest dropped when its own is full.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Event {
     /// The first packet arrived on a session that we hold as responder: the initiator has the keys.

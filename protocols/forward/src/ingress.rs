@@ -246,11 +246,13 @@ impl Ingress {
         }
     }
 
-    /// Keeps a handshake message for node, if it is for us: to refuse it here costs one hash and wakes nobody. A cookie reply
-    /// has no mac1.
+    /// Keeps a handshake message for node, if it is for us: to refuse it here costs one hash for each of our keys and wakes
+    /// nobody. A cookie reply has no mac1, and therefore few places of its own.
     fn handshake(&mut self, path: Path, bytes: &[u8]) -> Result<(), Discard> {
-        let is_cookie = ginnel_tunnel::classify(bytes).is_some_and(|(_, kind)| kind == MessageKind::Cookie);
-        if !is_cookie && self.keys.as_ref().is_some_and(|keys| !keys.iter().any(|key| key.verify(bytes))) {
+        if ginnel_tunnel::classify(bytes).is_some_and(|(_, kind)| kind == MessageKind::Cookie) {
+            return self.raw.push_cookie(path, bytes);
+        }
+        if self.keys.as_ref().is_some_and(|keys| !keys.iter().any(|key| key.verify(bytes))) {
             return Err(Discard::BadMac);
         }
         self.raw.push_handshake(path, bytes)

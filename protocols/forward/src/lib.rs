@@ -42,6 +42,7 @@
 //! |---|---|---|
 //! | packets without session or path | [`PENDING_PACKETS`], [`PENDING_BYTES`] per peer, [`PENDING_TIME`] | oldest dropped |
 //! | handshake datagrams for node | [`HANDSHAKE_QUEUE`] | newest dropped |
+//! | cookie replies for node | [`COOKIE_QUEUE`], taken by turns with handshakes | newest dropped |
 //! | STUN datagrams for node | [`STUN_QUEUE`], taken by turns with handshakes | newest dropped |
 //! | control messages for node | [`CONTROL_QUEUE`] per peer | newest dropped |
 //! | new source paths | [`ARRIVED_QUEUE`] per peer | oldest dropped |
@@ -84,8 +85,8 @@ mod timer;
 pub use buffer::{Datagrams, SendArena, Transmit, TunBatch, WritePlan};
 pub use command::{Command, EgressCommand, IngressCommand, PeerId, RelayCommand, Roam, Shields};
 pub use config::{
-    ARRIVED_INTERVAL, ARRIVED_QUEUE, CONTROL_QUEUE, Config, DUPLICATE_BYTES, DUPLICATE_TIME, ECHO_QUEUE, ECHO_TIME,
-    EXPIRED_QUEUE, FLOW_TIME, FLOWS, HANDSHAKE_QUEUE, PENDING_BYTES, PENDING_PACKETS, PENDING_TIME,
+    ARRIVED_INTERVAL, ARRIVED_QUEUE, CONTROL_QUEUE, COOKIE_QUEUE, Config, DUPLICATE_BYTES, DUPLICATE_TIME, ECHO_QUEUE,
+    ECHO_TIME, EXPIRED_QUEUE, FLOW_TIME, FLOWS, HANDSHAKE_QUEUE, PENDING_BYTES, PENDING_PACKETS, PENDING_TIME,
     SESSION_WANTED_INTERVAL, SILENCE_JITTER, STUN_QUEUE, TRAFFIC_INTERVAL,
 };
 pub use counters::{Counters, Discard, PeerCounters};

@@ -5,15 +5,16 @@ use std::net::SocketAddr;
 
 use ginnel_path::{Path, SocketId};
 
-use crate::config::{HANDSHAKE_QUEUE, STUN_QUEUE};
+use crate::config::{COOKIE_QUEUE, HANDSHAKE_QUEUE, STUN_QUEUE};
 use crate::counters::Discard;
 use crate::event::Event;
 
-/// Handshakes and STUN messages, each with a bound of its own and taken by turns: anybody can send either, and a flood
-/// of one kind must not cost the other.
+/// Handshakes, cookie replies and STUN messages, each with a bound of its own and taken by turns: anybody can send any,
+/// and a flood of one kind must not cost the others. A cookie reply has no mac1 that it could be refused by.
 #[derive(Default)]
 pub(super) struct RawQueues {
     handshakes: VecDeque<(Path, Vec<u8>)>,
+    cookies: VecDeque<(Path, Vec<u8>)>,
     stun: VecDeque<(SocketId, SocketAddr, Vec<u8>)>,
     turn: Turn,
 }
@@ -23,34 +24,32 @@ enum Turn {
     #[default]
     Handshake,
     Stun,
+    Cookie,
 }
 
 impl RawQueues {
     pub(super) fn push_handshake(&mut self, path: Path, bytes: &[u8]) -> Result<(), Discard> {
-        if self.handshakes.len() >= HANDSHAKE_QUEUE {
-            return Err(Discard::RawFull);
-        }
-        self.handshakes.push_back((path, bytes.to_vec()));
-        Ok(())
+        push(&mut self.handshakes, HANDSHAKE_QUEUE, || (path, bytes.to_vec()))
+    }
+
+    pub(super) fn push_cookie(&mut self, path: Path, bytes: &[u8]) -> Result<(), Discard> {
+        push(&mut self.cookies, COOKIE_QUEUE, || (path, bytes.to_vec()))
     }
 
     pub(super) fn push_stun(&mut self, socket: SocketId, from: SocketAddr, bytes: &[u8]) -> Result<(), Discard> {
-        if self.stun.len() >= STUN_QUEUE {
-            return Err(Discard::RawFull);
-        }
-        self.stun.push_back((socket, from, bytes.to_vec()));
-        Ok(())
+        push(&mut self.stun, STUN_QUEUE, || (socket, from, bytes.to_vec()))
     }
 
     pub(super) fn pop(&mut self) -> Option<Event> {
         match self.turn {
-            Turn::Handshake => self.pop_handshake().or_else(|| self.pop_stun()),
-            Turn::Stun => self.pop_stun().or_else(|| self.pop_handshake()),
+            Turn::Handshake => self.pop_handshake().or_else(|| self.pop_stun()).or_else(|| self.pop_cookie()),
+            Turn::Stun => self.pop_stun().or_else(|| self.pop_cookie()).or_else(|| self.pop_handshake()),
+            Turn::Cookie => self.pop_cookie().or_else(|| self.pop_handshake()).or_else(|| self.pop_stun()),
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.handshakes.is_empty() && self.stun.is_empty()
+        self.handshakes.is_empty() && self.cookies.is_empty() && self.stun.is_empty()
     }
 
     fn pop_handshake(&mut self) -> Option<Event> {
@@ -61,7 +60,22 @@ impl RawQueues {
 
     fn pop_stun(&mut self) -> Option<Event> {
         let (socket, from, bytes) = self.stun.pop_front()?;
-        self.turn = Turn::Handshake;
+        self.turn = Turn::Cookie;
         Some(Event::Stun { socket, from, bytes })
     }
+
+    fn pop_cookie(&mut self) -> Option<Event> {
+        let (path, bytes) = self.cookies.pop_front()?;
+        self.turn = Turn::Handshake;
+        Some(Event::Handshake { path, bytes })
+    }
+}
+
+/// Appends to a queue that holds `bound` at most.
+fn push<T>(queue: &mut VecDeque<T>, bound: usize, item: impl FnOnce() -> T) -> Result<(), Discard> {
+    if queue.len() >= bound {
+        return Err(Discard::RawFull);
+    }
+    queue.push_back(item());
+    Ok(())
 }

@@ -10,7 +10,7 @@ use ginnel_tunnel::{StaticSecret, Suite};
 
 use super::world::{A, B, PEER, V4, World, addr, direct, secs, socket_path};
 use crate::test_packet::udp;
-use crate::{Command, DUPLICATE_BYTES, Discard, Event, HANDSHAKE_QUEUE, STUN_QUEUE};
+use crate::{COOKIE_QUEUE, Command, DUPLICATE_BYTES, Discard, Event, HANDSHAKE_QUEUE, STUN_QUEUE};
 
 const RELAY: RelayId = RelayId(3);
 const CHANNEL: u16 = 0x4abc;
@@ -373,6 +373,34 @@ fn a_flood_of_handshakes_costs_no_stun_answer_and_the_other_way_round() {
         assert_eq!(is_stun.len(), bound + 1);
         assert_eq!(forward.counters().discarded(Discard::RawFull), (flood - bound) as u64);
     }
+}
+
+#[test]
+fn a_flood_of_cookie_replies_costs_no_handshake_and_no_stun_answer() {
+    let mut world = World::connected(Suite::AesGcm);
+    let now = world.now;
+    let flood = 2 * HANDSHAKE_QUEUE;
+    let mut datagrams = crate::Datagrams::with_capacity(flood + 2, 200);
+    let (mut plan, mut arena) = (crate::WritePlan::default(), crate::SendArena::default());
+    for first in [0x03, 0xC2, 0xC6].into_iter().cycle().take(flood) {
+        let mut cookie = vec![first, 0, 0, 0];
+        cookie.resize(64, 7);
+        datagrams.push(SocketId(2), elsewhere(), &cookie);
+    }
+    datagrams.push(SocketId(2), elsewhere(), &stun(0));
+    datagrams.push(SocketId(2), elsewhere(), &initiation());
+    let forward = &mut world.side(B).forward;
+    forward.handle_datagrams(now, &mut datagrams, &mut plan, &mut arena);
+    let events: Vec<Event> = std::iter::from_fn(|| forward.poll_event())
+        .filter(|event| matches!(event, Event::Stun { .. } | Event::Handshake { .. }))
+        .collect();
+    let is_asked_for = |event: &Event| match event {
+        Event::Handshake { bytes, .. } => bytes.len() != 64,
+        event => matches!(event, Event::Stun { .. }),
+    };
+    assert_eq!(events.iter().take(3).filter(|event| is_asked_for(event)).count(), 2, "by turns");
+    assert_eq!(events.len(), COOKIE_QUEUE + 2);
+    assert_eq!(forward.counters().discarded(Discard::RawFull), (flood - COOKIE_QUEUE) as u64);
 }
 
 #[test]
