@@ -91,11 +91,16 @@ impl Node {
         let settling =
             peer.session.is_some_and(|session| now.saturating_duration_since(session.made) < CONFIRMATION_PATIENCE);
         let (trusts, calls) = (peer.primary().is_some(), peer.attempt.is_some());
+        let began = peer.attempt.as_ref().map(|attempt| attempt.began);
+        // Whoever has no path at all needs the mailbox more than whoever may have one.
+        let network = peer.profile.network().and_then(|at| self.networks.get(at));
+        let spared = trusts && network.is_some_and(|network| !network.mails.is_over_half(now));
         if !calls && !settling {
             self.begin_attempt(now, id, now, GIVE_UP_AFTER);
         }
-        // Where a path is in use, a fresh attempt has gone out by that path alone.
-        if calls || (trusts && !settling) {
+        // What began just now went by mail already, unless a path is in use: then it has gone out by that path alone.
+        let mailed = !trusts && began == Some(now);
+        if !spared && !mailed && (calls || (trusts && !settling)) {
             self.mail_attempt(now, id);
         }
     }

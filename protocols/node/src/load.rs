@@ -57,18 +57,29 @@ impl Bucket {
 
     /// Takes a token, if there is one.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
-        let price = self.price;
-        let full = price.saturating_mul(self.burst.into());
-        let credit = match self.credit {
-            Some((at, credit)) => {
-                let flown = u64::try_from(now.saturating_duration_since(at).as_nanos()).unwrap_or(u64::MAX);
-                credit.saturating_add(flown).min(full)
-            }
-            None => full,
-        };
+        let (price, credit) = (self.price, self.credit_at(now));
         let rest = credit.checked_sub(price);
         self.credit = Some((now, rest.unwrap_or(credit)));
         rest.is_some()
+    }
+
+    /// Whether more than half of the burst is there.
+    pub(crate) fn is_over_half(&self, now: Instant) -> bool {
+        self.credit_at(now) > self.full() / 2
+    }
+
+    const fn full(&self) -> u64 {
+        self.price.saturating_mul(self.burst as u64)
+    }
+
+    fn credit_at(&self, now: Instant) -> u64 {
+        match self.credit {
+            Some((at, credit)) => {
+                let flown = u64::try_from(now.saturating_duration_since(at).as_nanos()).unwrap_or(u64::MAX);
+                credit.saturating_add(flown).min(self.full())
+            }
+            None => self.full(),
+        }
     }
 }
 
@@ -127,6 +138,14 @@ mod tests {
         let mut bucket = Bucket::new(10, 5);
         assert_eq!((0..20).filter(|_| bucket.take(at(1000))).count(), 5);
         assert_eq!((0..1000).filter(|i| bucket.take(at(1000 + i))).count(), 9);
+    }
+
+    #[test]
+    fn a_bucket_knows_when_it_is_half_empty() {
+        let mut bucket = Bucket::new(10, 6);
+        let left: Vec<bool> = (0..4).map(|_| (bucket.is_over_half(at(0)), bucket.take(at(0))).0).collect();
+        assert_eq!(left, [true, true, true, false]);
+        assert!(!bucket.is_over_half(at(100)) && bucket.is_over_half(at(200)));
     }
 
     #[test]

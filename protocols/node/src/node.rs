@@ -16,7 +16,7 @@ use ginnel_signal_proto::ClientMessage;
 use ginnel_time::Instant;
 use ginnel_tunnel::cookie::{CookieIssuer, Mac1};
 use ginnel_tunnel::limiter::HandshakeLimiter;
-use ginnel_tunnel::{Identity, NetworkTag, PresharedKey, PublicKey, StaticSecret, Suite};
+use ginnel_tunnel::{Identity, MessageKind, NetworkTag, PresharedKey, PublicKey, StaticSecret, Suite, classify};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -229,13 +229,15 @@ impl Node {
     pub fn handle_input(&mut self, now: Instant, input: Input) -> Result<(), Discard> {
         let now = self.advance(now);
         let from_a_path = matches!(input, Input::Forward(Event::Handshake { .. }));
+        let is_cookie = matches!(&input, Input::Forward(Event::Handshake { bytes, .. }) if is_cookie(bytes));
         let result = self.dispatch(now, input);
         if let Err(discard) = result {
             self.counters.count(discard);
         }
         // A flood of what changes nothing must not have everything looked at each time.
         let unused = matches!(result, Err(Discard::BadMac | Discard::CookieDemanded | Discard::CookiesSpent));
-        if !(from_a_path && unused) {
+        let stray_cookie = is_cookie && matches!(result, Err(Discard::UnknownIndex | Discard::BadCookie));
+        if !(from_a_path && unused || stray_cookie) {
             self.pump(now);
         }
         result
@@ -740,6 +742,11 @@ pub(crate) fn fork(rng: &mut ChaCha20Rng) -> ChaCha20Rng {
 }
 
 /// A route to a prefix of a network in which this machine has the addresses `own`.
+/// Whether a handshake message is a cookie reply, which anybody can send: it has no mac1.
+fn is_cookie(bytes: &[u8]) -> bool {
+    classify(bytes).is_some_and(|(_, kind)| kind == MessageKind::Cookie)
+}
+
 fn tun_route((destination, prefix): (IpAddr, u8), own: &[IpAddr]) -> TunRoute {
     let source = own.iter().copied().find(|ip| ip.is_ipv4() == destination.is_ipv4());
     TunRoute { destination, prefix, source }

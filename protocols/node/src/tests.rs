@@ -3,6 +3,7 @@
 mod clocks;
 mod dead_servers;
 mod dormant;
+mod floods;
 mod gossip;
 mod governing;
 mod liars;

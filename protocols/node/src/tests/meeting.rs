@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ginnel_time::Tai64n;
+
 use super::world::{Nat, World, secs};
 
 #[test]
@@ -45,9 +47,11 @@ fn the_two_sides_of_a_pair_have_different_roles_though_their_handshakes_cross() 
     world.talk(0, 1);
     world.talk(1, 0);
     world.pass(secs(3));
-    let role = |world: &World, one: usize, other: usize| {
+    let roles = [(0, 1), (1, 0)].map(|(one, other)| {
         let id = world.peer(one, other).expect("a peer").id;
-        world.machines[one].node.as_ref().expect("it runs").role(id)
-    };
-    assert_ne!(role(&world, 0, 1), role(&world, 1, 0));
+        let peer = world.machines[one].node.as_mut().and_then(|node| node.peers.get_mut(&id)).expect("it is known");
+        assert!(peer.greatest > Tai64n::ZERO, "{one} has accepted an initiation");
+        peer.agent().and_then(|agent| agent.role()).expect("a session is up")
+    });
+    assert_ne!(roles[0], roles[1]);
 }
