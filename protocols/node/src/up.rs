@@ -183,7 +183,11 @@ impl Node {
         let wished = match (shields, self.shields) {
             (Some(Shields::Up), SavedShields::Down) => WithJoin::Raised,
             (Some(Shields::Down), SavedShields::Up) => WithJoin::ToLower,
-            (Some(Shields::Up), SavedShields::Up) | (Some(Shields::Down), SavedShields::Down) | (None, _) => return,
+            // They are so already, perhaps for the sake of another join: from here on they are so by this word.
+            (Some(Shields::Up), SavedShields::Up) | (Some(Shields::Down), SavedShields::Down) => {
+                return self.note_shields(shields);
+            }
+            (None, _) => return,
         };
         if wished == WithJoin::Raised {
             self.note_shields(shields);

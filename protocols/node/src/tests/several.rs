@@ -291,26 +291,53 @@ fn shields_stay_as_they_are_whatever_networks_come_and_go() {
     assert_eq!(world.machines[0].shields, Some(Shields::Up));
 }
 
+fn with(ticket: String, wanted: Shields) -> Request {
+    let (name, shields) = (Some("both".to_owned()), Some(wanted));
+    Request::Up { ticket: Some(ticket), name, network: None, shields, range: None, ipv4: None }
+}
+
+/// An invite to `work` that was taken back.
+fn spoilt(world: &mut World) -> String {
+    let ticket = world.invite(WORK);
+    let invite: Invite = ticket.parse().expect("it is one");
+    let id = invite.key().invite_key().to_string();
+    assert!(world.ask(WORK, Request::VoidInvite { id }).is_ok());
+    world.pass(secs(1));
+    ticket
+}
+
+#[test]
+fn shields_that_are_up_for_one_join_stay_up_by_the_word_of_another() {
+    let mut world = founded(["home", "work"], [None, None]);
+    let (bad, good) = (spoilt(&mut world), world.invite(HOME));
+    let declined = world.request(BOTH, None, with(bad, Shields::Up));
+    let joined = world.request(BOTH, None, with(good, Shields::Up));
+    world.pass(secs(20));
+    let replies = &world.machines[BOTH].replies;
+    assert!(replies.get(&declined).is_some_and(Result::is_err) && replies.get(&joined).is_some_and(Result::is_ok));
+    assert_eq!(world.machines[BOTH].shields, Some(Shields::Up), "the last word");
+    world.stop(BOTH);
+    world.start(BOTH);
+    assert_eq!(world.machines[BOTH].shields, Some(Shields::Up));
+}
+
+#[test]
+fn shields_are_not_lowered_with_a_join_after_a_later_word() {
+    let mut world = founded(["home", "work"], [None, None]);
+    let (first, second) = (world.invite(WORK), world.invite(HOME));
+    world.request(BOTH, None, with(first.clone(), Shields::Up));
+    let lowering = world.request(BOTH, None, with(first, Shields::Down));
+    let raising = world.request(BOTH, None, with(second, Shields::Up));
+    world.pass(secs(20));
+    let replies = &world.machines[BOTH].replies;
+    assert!([lowering, raising].iter().all(|id| replies.get(id).is_some_and(Result::is_ok)), "{replies:?}");
+    assert_eq!(world.machines[BOTH].shields, Some(Shields::Up), "the last word");
+}
+
 #[test]
 fn shields_that_were_wished_with_a_join_go_with_it() {
     let mut world = founded(["home", "work"], [None, None]);
     join(&mut world, HOME).expect("the invite is good");
-    let with = |ticket: String, wanted: Shields| Request::Up {
-        ticket: Some(ticket),
-        name: Some("both".to_owned()),
-        network: None,
-        shields: Some(wanted),
-        range: None,
-        ipv4: None,
-    };
-    let spoilt = |world: &mut World| {
-        let ticket = world.invite(WORK);
-        let invite: Invite = ticket.parse().expect("it is one");
-        let id = invite.key().invite_key().to_string();
-        assert!(world.ask(WORK, Request::VoidInvite { id }).is_ok());
-        world.pass(secs(1));
-        ticket
-    };
     let ticket = spoilt(&mut world);
     let raised = world.request(BOTH, None, with(ticket, Shields::Up));
     assert_eq!(world.machines[BOTH].shields, Some(Shields::Up), "before anybody can get in");
