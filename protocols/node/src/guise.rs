@@ -14,6 +14,7 @@ use crate::io::{Output, ServerId};
 use crate::link::Link;
 use crate::network::Network;
 use crate::node::Node;
+use crate::saved::Secret;
 
 /// As whom a member comes in at a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,10 +27,16 @@ pub(crate) enum Guise {
 }
 
 impl Network {
-    /// A key of this machine that is an admin's and no member's.
-    pub(crate) fn bare_admin_key(&self) -> Option<SigningKey> {
-        let me = self.key();
-        self.admin_keys().into_iter().find(|key| key.member_key() != me)
+    /// The key of the first admin, no member's, where this machine founded the network. Whether it is an admin's still is not
+    /// asked of the log here: to a server that has lost its end it may be.
+    fn bare_admin_key(&self) -> Option<SigningKey> {
+        self.saved.admin.as_ref().map(Secret::signing)
+    }
+
+    /// The key that a server is shown instead of the member's, in the guise that it is met in.
+    pub(crate) fn guise_key(&self, id: ServerId) -> Option<SigningKey> {
+        let guise = self.links.get(&id).map(|link| link.guise).unwrap_or_default();
+        self.bare_admin_key().filter(|_| guise == Guise::Admin)
     }
 
     /// A server knows no member by the key that it was shown: it is shown the other one next, where there is one.

@@ -208,6 +208,13 @@ impl Node {
         let Some(network) = self.networks.owner_mut(id) else { return };
         let at = network.number;
         if matches!(network.saved.stage, Stage::Member) {
+            if code == Refusal::NotAMember && network.is_member() {
+                // The log that this machine has verified says otherwise, and has entries that the server does not know of.
+                if let Some(link) = network.links.get_mut(&id) {
+                    link.trouble = Some(LOST_ENTRIES.to_owned());
+                }
+                return;
+            }
             // The server's word, not the log's: it is taken back when a server lets this machine in.
             if !network.is_connected() {
                 network.refused = Some(text);
@@ -296,6 +303,9 @@ pub(crate) const fn is_final(code: Refusal) -> bool {
 const OVERLAP_HINT: &str = "join with `ginnel up INVITE --no-ipv4`, which reaches its members by IPv6 alone; or leave one \
                             of the two; or ask its admin to found it with another range: `ginnel up FOUNDING --range \
                             100.72.0.0/16`";
+/// What is wrong with a server that does not know a member.
+pub(crate) const LOST_ENTRIES: &str = "the server has lost entries; it gets them back from a machine with an admin key, \
+                                       normally the founder's";
 /// An admin signs a lease when the last one is a day old; it runs out after seven.
 const LEASE_RENEW: u64 = 24 * 3600;
 /// Before a record that a server could not take is sent again.

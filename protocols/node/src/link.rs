@@ -19,7 +19,7 @@ use crate::gather::RelayOffer;
 use crate::greet::Reason;
 use crate::guise::Guise;
 use crate::io::{FailureCode, Output, RequestId, ServerId};
-use crate::joining::is_final;
+use crate::joining::{LOST_ENTRIES, is_final};
 use crate::network::Network;
 use crate::networks::NetworkNumber;
 use crate::node::Node;
@@ -349,6 +349,7 @@ impl Node {
         let Some(link) = network.links.get_mut(&id) else { return };
         link.trouble = Some(reason.to_string());
         let was_up = link.serves();
+        let guise = link.guise;
         let server = link.name();
         let crowded = is_crowded(reason);
         let pause = if crowded { CROWDED } else { link.next_pause(now) } + jitter;
@@ -356,16 +357,27 @@ impl Node {
         if network.is_recruit(id) {
             return self.recruiting_failed(id, &reason.to_string());
         }
-        if matches!(reason, Broken::Refused { code: Refusal::NotAMember, .. }) {
+        let refused = if let Broken::Refused { code, text } = reason
+            && is_final(*code)
+        {
+            Some((*code, text.clone()))
+        } else {
+            None
+        };
+        if refused.as_ref().is_some_and(|(code, _)| *code == Refusal::NotAMember || guise == Guise::Admin) {
             network.change_guise(id);
         }
         let Some(link) = network.links.get_mut(&id) else { return };
-        if let Broken::Refused { code, text } = reason
-            && is_final(*code)
-        {
-            // With keys that were asked for, one of the two pairs is the right one.
-            network.next_keys_tried = !network.next_keys_tried && network.saved.next_keys.is_some();
-            self.refuse(id, *code, text.clone());
+        if let Some((code, text)) = refused {
+            match guise {
+                Guise::Member => {
+                    // With keys that were asked for, one of the two pairs is the right one.
+                    network.next_keys_tried = !network.next_keys_tried && network.saved.next_keys.is_some();
+                    self.refuse(id, code, text);
+                }
+                // It is the bare key that is refused, which says nothing of the member.
+                Guise::Admin => link.trouble = Some(LOST_ENTRIES.to_owned()),
+            }
         } else if matches!(reason, Broken::WrongServer | Broken::HandshakeRefused) {
             link.hopeless = Some(Hopeless::Wrong(reason.to_string()));
             self.judge_join(at);

@@ -8,7 +8,6 @@ use ginnel_signal_proto::{ClientMessage, Credentials};
 use ginnel_time::Instant;
 
 use crate::govern::founding_string;
-use crate::guise::Guise;
 use crate::io::{Failure, FailureCode, Output, Reply, RequestId, ServerId};
 use crate::link::{Link, LinkStatus};
 use crate::network::Network;
@@ -194,7 +193,6 @@ impl Network {
         if let Some(recruit) = self.recruit.as_ref().filter(|recruit| recruit.link == id) {
             return recruit.credentials();
         }
-        let guise = self.links.get(&id).map(|link| link.guise).unwrap_or_default();
         match &self.saved.stage {
             Stage::Founding { token, .. } => Credentials::Founder {
                 token: Token::from_bytes(*token),
@@ -204,10 +202,9 @@ impl Network {
                 Credentials::Joiner { invite: invite.signing(), key: self.saved.member.signing() }
             }
             Stage::Member => {
-                let admin = self.bare_admin_key().filter(|_| guise == Guise::Admin);
                 let next = self.saved.next_keys.as_ref().filter(|_| self.next_keys_tried);
                 let member = || next.map_or(&self.saved.member, |next| &next.member).signing();
-                Credentials::Member { key: admin.unwrap_or_else(member) }
+                Credentials::Member { key: self.guise_key(id).unwrap_or_else(member) }
             }
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::world::{World, secs};
 use crate::io::{Reply, Request};
 use crate::notice::Notice;
+use crate::report::NetworkState;
 
 /// Takes the last entries from a server's disk.
 fn lose(world: &mut World, host: usize, count: usize) {
@@ -64,6 +65,45 @@ fn a_server_that_knows_no_member_any_more_gets_its_log_back_from_the_founder() {
         assert!(world.reaches(0, 1), "{:?}", world.status(0));
     }
     no_alarms(&world);
+}
+
+#[test]
+fn key_that_founded_the_network_serves_even_when_it_is_no_admins_any_more() {
+    let mut world = World::linked(2, 1);
+    let founder = world.machines[0].node.as_ref().and_then(|node| node.networks.iter().next()?.saved.admin.clone());
+    let key = founder.expect("it founded").signing().member_key().to_string();
+    for (machine, request) in [(0, Request::AdminAdd { peer: "m1".into() }), (1, Request::AdminRemove { peer: key })] {
+        assert!(matches!(world.ask(machine, request), Ok(Reply::Done)));
+        world.pass(secs(1));
+    }
+    let full = on_disk(&world);
+    lose(&mut world, 0, full.len() - 1);
+    world.start_host(0);
+    world.pass(secs(20));
+    assert!(on_disk(&world) == full, "{:?}", world.status(0));
+    assert!((0..2).all(|machine| world.is_connected(machine)), "{:?}", world.status(0));
+    no_alarms(&world);
+}
+
+#[test]
+fn member_that_a_server_has_forgotten_is_told_to_wait_and_not_to_leave() {
+    let mut world = World::linked(2, 1);
+    let full = on_disk(&world);
+    world.stop(0);
+    lose(&mut world, 0, full.len() - 1);
+    world.start_host(0);
+    world.pass(secs(20));
+    let status = world.status(1);
+    assert_eq!(status.networks.first().map(|network| network.state), Some(NetworkState::NoServer));
+    let health: Vec<_> = status.health.iter().map(|item| (item.code, item.text.contains("founder's"))).collect();
+    assert_eq!(health, [("no-server", true)], "{:?}", status.health);
+    let up = Request::Up { ticket: None, name: None, network: None, shields: None, range: None, ipv4: None };
+    let up = world.ask(1, up);
+    assert!(matches!(up, Ok(Reply::Up(_))), "{up:?}");
+    world.start(0);
+    world.pass(secs(80));
+    assert!(on_disk(&world) == full, "{:?}", world.status(0));
+    assert!(world.is_connected(1) && world.status(1).health.is_empty(), "{:?}", world.status(1));
 }
 
 #[test]
