@@ -97,7 +97,10 @@ impl Server {
         let (now, pause, own) = (self.now, self.config.limits.settle, self.config.sequencer.sequencer_key());
         let Some(network) = self.networks.get_mut(&id) else { return };
         network.witnessed = witnessed;
-        if network.log.orderer() != own || network.log.length() == 0 || pause.is_zero() {
+        if network.log.orderer() != own {
+            return self.unsay(id);
+        }
+        if network.log.length() == 0 || pause.is_zero() {
             return;
         }
         let (disk, length) = (Disk::judge(&network.log, witnessed), network.log.length());

@@ -127,6 +127,25 @@ fn disk_that_was_set_back_is_still_known_as_such_after_another_start() {
 }
 
 #[test]
+fn handover_that_reached_the_disk_and_was_never_told_takes_the_proof_back() {
+    let (mut fleet, founded) = Fleet::founded_with(2, 1, pausing());
+    let before = remembered(&fleet, &founded).unwrap();
+    let admin = fleet.admin(0, &founded);
+    let record = promotion(&fleet, &founded, 1, 2);
+    fleet.append(admin, record);
+    fleet.kill(0);
+    fleet.hosts[0].witnessed.insert(founded.network, before);
+    fleet.start_again(0);
+    assert_eq!(remembered(&fleet, &founded), None);
+    // A disk from before that would name this server.
+    fleet.kill(0);
+    fleet.stored(0, founded.network).pop();
+    fleet.cut.insert((0, 1));
+    fleet.start_again(0);
+    assert_eq!(pause(&mut fleet, &founded), Some(seconds(10)), "nothing is known of it");
+}
+
+#[test]
 fn another_history_on_the_disk_is_no_proof() {
     let (mut fleet, founded) = Fleet::founded_with(1, 3, pausing());
     fleet.kill(0);
