@@ -110,6 +110,10 @@ impl Server {
         {
             return Err((code, text));
         }
+        if network.awaits_lost() {
+            let text = "the server has lost entries and waits for a machine that gives them back; try again later";
+            return Err((Refusal::Busy, text.to_owned()));
+        }
         if network.queue.len() >= MAX_QUEUE {
             return Err((Refusal::Busy, "too many appends wait for the disk".to_owned()));
         }
@@ -320,6 +324,7 @@ impl Server {
 
     /// An entry is on disk.
     pub(super) fn settled(&mut self, id: NetworkId, settled: Settled) {
+        self.recall(id);
         if self.networks.get(&id).is_some_and(|network| network.log.is_idle()) {
             self.testify(id);
         }

@@ -19,7 +19,8 @@
 //! * a sequencer that has started orders nothing for [`Limits::settle`] after the first client has come, and no longer than
 //!   needed beyond that while a client or a fellow hands back entries that its disk has lost; the pause is short where all
 //!   who may hold such entries have said that they do not, and where the driver remembers that the disk holds them all
-//!   ([`Output::Witness`], [`Stored::witnessed`]);
+//!   ([`Output::Witness`], [`Stored::witnessed`]); it is ten minutes where the driver remembers more than the disk holds and
+//!   nobody gives it back, and until then appends are refused as [`Refusal::Busy`];
 //! * it asks its fellows in that time, and so learns where the log was moved to another sequencer;
 //! * a mirror that an admins' record makes the sequencer asks the old one to order that record, and orders it itself only
 //!   where the old one cannot be reached.
@@ -91,6 +92,8 @@ pub struct Server {
     /// When networks wait for something: forwards, the pause after a start.
     agenda: BTreeSet<(Instant, NetworkId)>,
     tokens: Vec<(FoundingToken, TokenUse)>,
+    /// How far this server is known to have ordered logs of which nothing is here.
+    vanished: BTreeMap<NetworkId, Head>,
     stores: BTreeMap<Ticket, Storing>,
     next_ticket: u64,
     sweep: Option<Instant>,
@@ -168,6 +171,7 @@ impl Server {
             next_forward: 0,
             agenda: BTreeSet::new(),
             tokens: stored.tokens.into_iter().map(|(token, network)| (token, usage(network))).collect(),
+            vanished: BTreeMap::new(),
             stores: BTreeMap::new(),
             next_ticket: 0,
             sweep: None,
@@ -178,17 +182,18 @@ impl Server {
             let ticket = server.ticket();
             server.store_under(ticket, Storing::Repair, change);
         }
-        server.begin(&witnessed);
+        server.begin(witnessed);
         Ok(server)
     }
 
     /// Lets every network take its place among its servers.
-    fn begin(&mut self, witnessed: &BTreeMap<NetworkId, Head>) {
+    fn begin(&mut self, witnessed: BTreeMap<NetworkId, Head>) {
         let ids: Vec<NetworkId> = self.networks.keys().copied().collect();
         for id in ids {
             self.settle_at_start(id, witnessed.get(&id).copied());
             self.reconcile(id);
         }
+        self.mourn(witnessed);
     }
 
     /// Takes one input.

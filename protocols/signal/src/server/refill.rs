@@ -127,6 +127,7 @@ impl Server {
         }
         tracing::info!(network = %id, role = ?network.log.role(), "network taken up");
         self.networks.insert(id, network);
+        self.recall(id);
         self.testify(id);
         let session = self.lines.session(conn).cloned();
         if let Some(session) = &session {

@@ -20,6 +20,11 @@
 //! at all. A fellow may have taken over while this server was down, and is heard first; the time that is left gives one that
 //! is doing so in that moment the time to have it on disk, and to say so.
 //!
+//! Where the driver remembers an end of the log that the disk does not have, it is certain that entries are lost which others
+//! may hold. The pause lasts until they are back then, and at most ten minutes from the start: for so long records are
+//! refused as [`Refusal::Busy`](crate::Refusal::Busy). A server that nobody gave them back by then goes on without them,
+//! and whoever holds them sees two histories.
+//!
 //! What a client says is its word. One that lies or is silent makes the pause a few seconds longer; only entries that this
 //! server itself has signed, and that its log lacks, make it as long as they keep coming.
 
@@ -32,6 +37,7 @@ use ginnel_time::Instant;
 
 use super::Server;
 use super::line::Session;
+use super::log::Log;
 use super::network::Network;
 use super::witness::Disk;
 use crate::message::{Head, Standing};
@@ -44,6 +50,8 @@ pub(crate) struct Settling {
     disk: Disk,
     /// The end at the earliest, unless everybody has spoken.
     hold: Instant,
+    /// An end of the log that this server had reached, and until when it is waited for.
+    reached: Option<(Head, Instant)>,
     /// How long the log was when the pause was last made longer for the sake of somebody who has more.
     length: u64,
     /// Members that said how long their log is.
@@ -67,7 +75,28 @@ enum Heard {
 
 impl Settling {
     const fn new(hold: Instant, disk: Disk) -> Self {
-        Self { came: None, disk, hold, length: u64::MAX, heard: BTreeSet::new(), longest: 0, handing: BTreeMap::new() }
+        Self {
+            came: None,
+            disk,
+            hold,
+            reached: None,
+            length: u64::MAX,
+            heard: BTreeSet::new(),
+            longest: 0,
+            handing: BTreeMap::new(),
+        }
+    }
+
+    /// Waits for an end of the log that this server had reached.
+    fn wait_for(&mut self, head: Head, now: Instant, length: u64) {
+        self.disk = Disk::SetBack;
+        self.reached = Some((head, now + LOST));
+        self.longest = self.longest.max(head.length).max(length + 1);
+    }
+
+    /// Until when entries are waited for that this server made and that `log` does not have; `None` where there are none.
+    fn lost(&self, log: &Log) -> Option<Instant> {
+        self.reached.filter(|(head, _)| Disk::judge(log, Some(*head)) == Disk::SetBack).map(|(_, until)| until)
     }
 
     /// When the pause is over, as far as is known; `None` while nobody is here.
@@ -100,7 +129,7 @@ impl Server {
         if network.log.orderer() != own {
             return self.unsay(id);
         }
-        if network.log.length() == 0 || pause.is_zero() {
+        if (network.log.length() == 0 && witnessed.is_none()) || pause.is_zero() {
             return;
         }
         let (disk, length) = (Disk::judge(&network.log, witnessed), network.log.length());
@@ -109,12 +138,31 @@ impl Server {
             return self.testify(id);
         }
         let mut settling = Settling::new(now, disk);
-        if disk == Disk::SetBack {
-            let remembered = witnessed.map_or(0, |head| head.length);
-            tracing::error!(network = %id, length, remembered, "the disk was set back: it lacks log entries that this server made");
-            settling.longest = remembered.max(length + 1);
+        if let Some(head) = witnessed.filter(|_| disk == Disk::SetBack) {
+            tracing::error!(network = %id, length, remembered = head.length, "{SET_BACK}");
+            settling.wait_for(head, now, length);
         }
         network.settling = Some(settling);
+    }
+
+    /// Says of which logs nothing is on the disk although this server is known to have ordered them, and notes how far.
+    pub(super) fn mourn(&mut self, witnessed: BTreeMap<NetworkId, Head>) {
+        self.vanished = witnessed.into_iter().filter(|(id, _)| !self.networks.contains_key(id)).collect();
+        for (network, head) in &self.vanished {
+            tracing::error!(%network, remembered = head.length, "a whole log is gone; {SET_BACK}");
+        }
+    }
+
+    /// A log that was gone from the disk is here again, or the beginning of it.
+    pub(super) fn recall(&mut self, id: NetworkId) {
+        let (now, pause, own) = (self.now, self.config.limits.settle, self.config.sequencer.sequencer_key());
+        let Some(network) = self.networks.get_mut(&id).filter(|network| network.log.orderer() == own) else { return };
+        let Some(head) = self.vanished.remove(&id) else { return };
+        network.witnessed = Some(head);
+        if !pause.is_zero() && Disk::judge(&network.log, network.witnessed) == Disk::SetBack {
+            let length = network.log.length();
+            network.settling.get_or_insert_with(|| Settling::new(now, Disk::SetBack)).wait_for(head, now, length);
+        }
     }
 
     /// Begins the pause of a log that a client brings whole, where this server orders it: the disk has lost it.
@@ -166,12 +214,19 @@ impl Server {
             return;
         }
         let settling = network.settling.get_or_insert_with(|| Settling::new(now, Disk::Unknown));
-        settling.disk = Disk::Unknown;
+        let lost = settling.lost(&network.log).is_some();
+        if !lost {
+            settling.disk = Disk::Unknown;
+        }
         settling.came.get_or_insert(now);
         if !settling.heard.contains(&session.key) {
             settling.handing.insert(session.key, now + pause);
         }
-        self.unsay(session.network);
+        // What is lost stays known until it is back, whatever ends this server before.
+        if !lost {
+            self.unsay(session.network);
+        }
+        self.recall(session.network);
         self.settle_network(session.network);
     }
 
@@ -183,7 +238,8 @@ impl Server {
         let (length, elsewhere) = (network.log.length(), network.log.orderer() != own);
         if let Some(settling) = &mut network.settling {
             let more = if lags || settling.longest > length { More::Somewhere } else { More::Nowhere };
-            match settling.end(heard, more, pause) {
+            let lost = settling.lost(&network.log);
+            match settling.end(heard, more, pause).map(|end| lost.map_or(end, |until| end.max(until))) {
                 _ if elsewhere => self.end_settling(id),
                 None => {}
                 Some(end) if end > now => {
@@ -201,8 +257,12 @@ impl Server {
     }
 
     fn end_settling(&mut self, id: NetworkId) {
-        if let Some(network) = self.networks.get_mut(&id) {
-            network.settling = None;
+        if let Some(network) = self.networks.get_mut(&id)
+            && let Some(settling) = network.settling.take()
+            && settling.lost(&network.log).is_some()
+            && network.log.orderer() == self.config.sequencer.sequencer_key()
+        {
+            tracing::error!(network = %id, "going on without the lost log entries: members that hold them will see two histories");
         }
         self.testify(id);
         self.reconcile(id);
@@ -224,6 +284,21 @@ impl Server {
         }
     }
 }
+
+impl Network {
+    /// Whether this server is known to have ordered entries that the log lacks, and still waits for them.
+    pub(crate) fn awaits_lost(&self) -> bool {
+        self.settling.as_ref().is_some_and(|settling| settling.lost(&self.log).is_some())
+    }
+}
+
+/// What is said of a disk that lacks what this server is known to have made.
+const SET_BACK: &str = "the disk was set back: it lacks log entries that this server made, and nothing is ordered for up to \
+                        ten minutes. A machine that holds them gives them back by being online; one with an admin key, \
+                        normally the founder's, where the server knows none of the members any more";
+
+/// How long entries are waited for that this server is known to have made.
+const LOST: Duration = Duration::from_secs(600);
 
 /// How many times as long the pause is for a log that a client brought.
 const ADOPTED: u32 = 6;

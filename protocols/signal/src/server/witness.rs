@@ -8,10 +8,12 @@
 //! |---|---|---|
 //! | nothing | nothing is known | the whole pause |
 //! | an end that the log on disk has, or goes beyond | the disk holds all that this server ever let out | no pause; with fellow servers, until every one has spoken, since one may have taken over meanwhile |
-//! | an end that the log on disk does not have | the disk was set back | the whole pause, and longer while the entries come back |
+//! | an end that the log on disk does not have | the disk was set back | appends are refused until the entries are back, or ten minutes are over |
+//! | an end of a log that is not on the disk at all | the log is lost | the same, once the log is taken up again |
 //!
 //! Nothing is remembered of a log that this server may not order: not during the pause, so that a second start in it does
-//! not take the disk for whole, and not once the log was moved away, by whomever.
+//! not take the disk for whole, and not once the log was moved away, by whomever. An end that the disk does not have stays
+//! remembered until it has it, or until this server goes on without it.
 
 use ginnel_membership::NetworkId;
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use ginnel_membership::build::{self, Founded};
 use ginnel_membership::record::ServersChange;
 
-use super::fleet::{Fleet, record_of};
+use super::fleet::{Fleet, record_of, token};
 use super::world::{UNIX, key, limits};
-use crate::message::{ClientMessage, Head, ServerMessage};
-use crate::server::{Discard, Input, Limits, Output};
+use crate::message::{ClientMessage, FoundingToken, Head, Refusal, Request, ServerMessage};
+use crate::server::{Discard, Input, Limits, Output, Stored};
 
 fn pausing() -> Limits {
     Limits { settle: Limits::default().settle, ..limits() }
@@ -57,6 +57,25 @@ fn pause(fleet: &mut Fleet, founded: &Founded) -> Option<Duration> {
     None
 }
 
+/// How long after its start the server orders a record that it refuses at first.
+fn long_pause(fleet: &mut Fleet, founded: &Founded) -> Duration {
+    let (admin, begun) = (fleet.admin(0, founded), fleet.now);
+    loop {
+        fleet.append(admin, invite(founded, 200));
+        fleet.advance(seconds(10));
+        let answers = fleet.answers(admin);
+        if matches!(answers[..], [ServerMessage::Appended { .. }]) {
+            return fleet.now.saturating_duration_since(begun);
+        }
+        assert!(busy(&answers), "{answers:?}");
+        assert!(fleet.now.saturating_duration_since(begun) < seconds(700));
+    }
+}
+
+fn busy(answers: &[ServerMessage]) -> bool {
+    matches!(answers, [ServerMessage::Refused { request: Request::Append, code: Refusal::Busy, .. }])
+}
+
 #[test]
 fn lone_server_that_was_merely_killed_orders_at_once() {
     let (mut fleet, founded) = Fleet::founded_with(1, 3, pausing());
@@ -93,6 +112,7 @@ fn disk_that_was_set_back_is_noticed_and_its_entries_are_waited_for() {
     fleet.start_again(0);
     let admin = fleet.admin(0, &founded);
     fleet.append(admin, invite(&founded, 200));
+    assert!(busy(&fleet.answers(admin)));
     // All members that are left say that they have no more: the disk knows better.
     let conns: Vec<_> = (1..=2).map(|n| fleet.member(0, network, n)).collect();
     for conn in &conns {
@@ -102,6 +122,7 @@ fn disk_that_was_set_back_is_noticed_and_its_entries_are_waited_for() {
     assert_eq!(fleet.log(0, network).len(), full.len() - 2, "nothing is ordered");
     let lost = full[full.len() - 2..].to_vec();
     fleet.send(conns[0], ClientMessage::Refill { first: full.len() as u64 - 2, entries: lost });
+    fleet.append(admin, invite(&founded, 200));
     fleet.advance(seconds(20));
     assert_eq!(fleet.answers(admin), [ServerMessage::Appended { sequence: full.len() as u64 }]);
     assert_eq!(fleet.log(0, network)[..full.len()], full);
@@ -123,7 +144,57 @@ fn disk_that_was_set_back_is_still_known_as_such_after_another_start() {
         fleet.kill(0);
     }
     fleet.start_again(0);
-    assert!(pause(&mut fleet, &founded).is_some_and(|pause| pause >= seconds(10)));
+    assert!(long_pause(&mut fleet, &founded) >= seconds(600));
+}
+
+#[test]
+fn lost_entries_are_waited_for_until_the_last_is_back_whatever_happens_meanwhile() {
+    let (mut fleet, founded) = Fleet::founded_with(1, 3, pausing());
+    let (network, full) = (founded.network, fleet.log(0, founded.network));
+    let (before, left) = (end(&fleet, &founded), full.len() - 2);
+    fleet.kill(0);
+    fleet.stored(0, network).truncate(left);
+    fleet.start_again(0);
+    let one = fleet.member(0, network, 1);
+    fleet.advance(seconds(60));
+    let first = left as u64;
+    fleet.send(one, ClientMessage::Refill { first, entries: vec![full[left].clone()] });
+    for again in [false, true] {
+        if again {
+            fleet.kill(0);
+            fleet.start_again(0);
+        }
+        assert_eq!(remembered(&fleet, &founded), Some(before), "one of two is not all");
+        let admin = fleet.admin(0, &founded);
+        fleet.advance(seconds(60));
+        fleet.append(admin, invite(&founded, 200));
+        assert!(busy(&fleet.answers(admin)));
+    }
+    let one = fleet.member(0, network, 1);
+    fleet.send(one, ClientMessage::Refill { first: first + 1, entries: vec![full[left + 1].clone()] });
+    assert!(pause(&mut fleet, &founded).is_some());
+    assert_eq!(fleet.log(0, network)[..full.len()], full);
+}
+
+#[test]
+fn log_that_is_gone_altogether_is_waited_for_when_some_of_it_is_back() {
+    let (mut fleet, founded) = Fleet::founded_with(1, 3, pausing());
+    let (network, full) = (founded.network, fleet.log(0, founded.network));
+    fleet.kill(0);
+    fleet.hosts[0].disk.stored = Stored { tokens: vec![(FoundingToken(token(0)), None)], ..Stored::default() };
+    fleet.start_again(0);
+    let founder = fleet.connect(0, network, fleet.founder(0, &founded));
+    let some = full[..full.len() - 1].to_vec();
+    fleet.send(founder, ClientMessage::Refill { first: 0, entries: some });
+    fleet.advance(seconds(120));
+    let admin = fleet.admin(0, &founded);
+    fleet.append(admin, invite(&founded, 200));
+    assert!(busy(&fleet.answers(admin)));
+    let one = fleet.member(0, network, 1);
+    let first = full.len() as u64 - 1;
+    fleet.send(one, ClientMessage::Refill { first, entries: full[full.len() - 1..].to_vec() });
+    assert!(pause(&mut fleet, &founded).is_some());
+    assert_eq!(fleet.log(0, network)[..full.len()], full);
 }
 
 #[test]
@@ -151,7 +222,8 @@ fn another_history_on_the_disk_is_no_proof() {
     fleet.kill(0);
     fleet.hosts[0].witnessed.get_mut(&founded.network).unwrap().hash[0] ^= 1;
     fleet.start_again(0);
-    assert!(pause(&mut fleet, &founded).is_some_and(|pause| pause >= seconds(10)));
+    assert!(long_pause(&mut fleet, &founded) >= seconds(600));
+    assert_eq!(remembered(&fleet, &founded), Some(end(&fleet, &founded)), "it orders now");
 }
 
 #[test]
