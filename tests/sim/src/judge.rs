@@ -104,7 +104,8 @@ impl World {
             Promise::Shaken(since) | Promise::Linked(since) => (since, STALLED),
         };
         let since = since.max(progress);
-        if self.now > since + limit && self.must_link(from, to) {
+        let limit = if self.is_open_pair(from, to) { STALLED } else { limit };
+        if self.now > since + limit && (self.must_link(from, to) || self.is_open_pair(from, to)) {
             let silent = self.now.saturating_duration_since(since);
             self.complain(&format!("flow {index} has delivered nothing for {silent:?}"), from, to);
             self.ledger.flows[index].progress = self.now;
@@ -430,7 +431,7 @@ const MOST_TROUBLE: u64 = 5;
 /// Probes that go out without a pause, from each of up to three places that a machine is in.
 const TROUBLE_AT_ONCE: u64 = 360;
 /// So many packets are not lost in a row.
-const UNLIKELY_LOST: u32 = 10;
+pub(crate) const UNLIKELY_LOST: u32 = 10;
 /// Between two looks at one path.
 const SECOND_LOOK: Duration = Duration::from_secs(5);
 /// Between two verdicts on one conversation.

@@ -79,7 +79,7 @@
 //! | a pair that the theory of NATs entitles to it is direct, both ways | 3 s after a conversation began, 6 s with a NAT that minds early packets, rough: 60 s and at one of two looks |
 //! | a pair that no path can join is not linked | always |
 //! | between machines of which one sleeps or is dead, or that no line and no relay that lives joins both ways, nothing arrives, and neither takes a path to the other for alive | 15 s for who sends, 60 s for who listened when it began |
-//! | a pair whose NATs let each other's packets in from any port is linked without a relay, too | 20 s |
+//! | a pair whose NATs let each other's packets in from any port, and remember them, is linked without a relay, too, and goes on | 20 s, no gap above 20 s |
 //! | a deadline that fires moves; while output waits, the deadline is now | always |
 //! | nothing is dropped that honest machines never send; forged datagrams where lines corrupt; all there is in hostile company | always |
 //! | a revoked machine is known to be one by all whom the server reaches, undisturbed | 5 s, rough: 15 s |
