@@ -24,6 +24,8 @@ pub struct Shares {
     pub linked: u64,
     /// Nothing could get through, and nothing did.
     pub cannot: u64,
+    /// Likewise, where nothing could have gone wrong: nobody had a path to give up, or it was counted before.
+    pub idle: u64,
     /// Whatever happened was right.
     pub may: u64,
     /// Why, and how often.
@@ -66,6 +68,7 @@ impl Shares {
         self.direct += other.direct;
         self.linked += other.linked;
         self.cannot += other.cannot;
+        self.idle += other.idle;
         self.may += other.may;
         for (why, count) in &other.why {
             *self.why.entry(why.clone()).or_default() += count;
@@ -151,8 +154,12 @@ impl World {
         let Flow { from, to, start, end, .. } = self.ledger.flows[index];
         self.note_parting(index);
         let verdict = self.verdict(index);
-        let why = self.doubt(index);
-        self.shares.count(verdict, || why);
+        if verdict == Verdict::Cannot && self.is_idle(index) {
+            self.shares.idle += 1;
+        } else {
+            let why = self.doubt(index);
+            self.shares.count(verdict, || why);
+        }
         match verdict {
             // In rough weather a path may be given up for a moment; it is looked at twice.
             Verdict::Direct if self.weather == Weather::Rough && !self.is_direct(index) => {
@@ -397,6 +404,14 @@ impl World {
         if never && !moved && first.is_some() {
             self.complain(&format!("flow {index} got through where no path is possible"), from, to);
         }
+    }
+
+    /// Whether a verdict that nothing gets through says nothing: nobody held a path when the pair was severed and no packet
+    /// goes either way, or this severance was counted before.
+    fn is_idle(&mut self, index: usize) -> bool {
+        let Flow { from, to, parted, .. } = self.ledger.flows[index];
+        let never = self.theory(from, to) == Theory::Never && !self.has_relays();
+        !never && parted.is_none() && !self.severed.is_telling(from, to)
     }
 
     /// Complains of ends of a conversation that have not learnt that nothing goes between them.

@@ -9,9 +9,26 @@ use crate::oracle::Theory;
 use crate::station;
 use crate::world::World;
 
-/// Pairs of machines between which no packet can go and be answered, whatever they do, and since when.
+/// Pairs of machines between which no packet can go and be answered, whatever they do.
 #[derive(Debug, Default)]
-pub(crate) struct Severed(BTreeMap<(usize, usize), Instant>);
+pub(crate) struct Severed(BTreeMap<(usize, usize), Severance>);
+
+#[derive(Debug)]
+struct Severance {
+    since: Instant,
+    /// Whether anybody could take a path for alive: one that it held then, or one that still carries packets one way.
+    tempting: bool,
+    /// Whether it was counted.
+    counted: bool,
+}
+
+impl Severed {
+    /// Whether it says something that nothing goes between two machines, and was not counted before.
+    pub(crate) fn is_telling(&mut self, a: usize, b: usize) -> bool {
+        let severance = self.0.get_mut(&(a.min(b), a.max(b)));
+        severance.is_some_and(|severance| severance.tempting && !std::mem::replace(&mut severance.counted, true))
+    }
+}
 
 impl World {
     /// Looks at every pair anew, after machines, lines or relays have changed.
@@ -21,14 +38,29 @@ impl World {
             if self.is_joined(a, b) {
                 self.severed.0.remove(&(a, b));
             } else {
-                self.severed.0.entry((a, b)).or_insert(self.now);
+                let half = self.is_half_joined(a, b);
+                let held = !self.severed.0.contains_key(&(a, b)) && (self.holds_path(a, b) || self.holds_path(b, a));
+                let severance = Severance { since: self.now, tempting: false, counted: false };
+                self.severed.0.entry((a, b)).or_insert(severance).tempting |= half || held;
             }
         }
     }
 
     /// Since when nothing can go between two machines and be answered.
     pub(crate) fn severed_since(&self, a: usize, b: usize) -> Option<Instant> {
-        self.severed.0.get(&(a.min(b), a.max(b))).copied()
+        self.severed.0.get(&(a.min(b), a.max(b))).map(|severance| severance.since)
+    }
+
+    /// Whether both live, and packets go one way at least.
+    fn is_half_joined(&self, a: usize, b: usize) -> bool {
+        let awake = [a, b].iter().all(|machine| self.machines[*machine].life == Life::Awake);
+        awake && (self.reaches(a, b) || self.reaches(b, a))
+    }
+
+    /// Whether a machine lives and takes a path to another for alive.
+    fn holds_path(&self, a: usize, b: usize) -> bool {
+        let address = self.script.addresses.get(b).copied().flatten();
+        self.machines[a].life == Life::Awake && address.is_some_and(|ip| self.machines[a].path_to(ip).is_some())
     }
 
     fn is_joined(&self, a: usize, b: usize) -> bool {
