@@ -248,9 +248,10 @@ impl World {
         if self.streams.count() > servers * (members + servers - 1) {
             left.push(format!("{} streams are open of {members} members, {servers} servers", self.streams.count()));
         }
-        let admin = Concern::other(0, 0, self.now);
-        let able =
-            self.machines[0].life == Life::Awake && matches!(self.calm.promise(self.now, &admin), Promise::Full(_));
+        let admin = self.informed(0, self.now);
+        // Time of recovery that begins once it is done excuses nothing.
+        let calm = self.calm.without(&self.script.chores.awaited());
+        let able = self.machines[0].life == Life::Awake && matches!(calm.promise(self.now, &admin), Promise::Full(_));
         if self.script.chores.is_busy() && able {
             left.push(format!("the admin is not done: {:?}", self.script.chores));
         }
