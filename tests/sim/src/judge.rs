@@ -232,7 +232,7 @@ impl World {
         }
         for (index, host) in self.hosts.iter().enumerate() {
             let (known, open) = host.connections();
-            if known != open || open >= members + self.hosts.len() {
+            if known != open || open > self.callers_of(index) {
                 left.push(format!("server {index} knows {known} connections, {open} are open, of {members} members"));
             }
         }
@@ -244,8 +244,9 @@ impl World {
                 left.push(format!("relay {index} holds {held} allocations for {members} members"));
             }
         }
-        let servers = self.hosts.len();
-        if self.streams.count() > servers * (members + servers - 1) {
+        // A second face of a server calls its fellows as well.
+        let (servers, faces) = (self.servers, self.hosts.len());
+        if self.streams.count() > servers * members + faces * (servers - 1) {
             left.push(format!("{} streams are open of {members} members, {servers} servers", self.streams.count()));
         }
         let admin = self.informed(0, self.now);
