@@ -46,6 +46,7 @@ struct Mark {
     from: Instant,
     until: Option<Instant>,
     recovery: Recovery,
+    settled: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +119,7 @@ impl Calm {
     /// Notes that something begins; `what` names it in the account.
     pub(crate) fn begin(&mut self, now: Instant, what: &str, scope: Scope, recovery: Recovery) -> MarkId {
         let what = what.to_owned();
-        self.marks.push(Mark { what, scope, detour: Detour::None, from: now, until: None, recovery });
+        self.marks.push(Mark { what, scope, detour: Detour::None, from: now, until: None, recovery, settled: false });
         MarkId(self.marks.len() - 1)
     }
 
@@ -146,7 +147,7 @@ impl Calm {
     pub(crate) fn is_quiet(&self, now: Instant) -> bool {
         let well =
             |mark: &Mark| mark.until.is_some_and(|until| now >= until + mark.recovery.back.max(mark.recovery.shaken));
-        self.marks.iter().all(well)
+        self.marks.iter().filter(|mark| !mark.settled).all(well)
     }
 
     /// How often something has befallen a machine that ended after `since`, or what it shares with all.

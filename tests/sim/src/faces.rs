@@ -62,9 +62,6 @@ impl World {
 
     /// Lets a mirror keep things to itself from here on.
     pub(crate) fn begin_withholding(&mut self, host: usize) {
-        if !self.can_withhold(host) {
-            return;
-        }
         let false_face = self.hosts.len();
         let mut twin = self.hosts[host].twin();
         twin.take_over(self.hosts[host].stored_all());

@@ -23,7 +23,6 @@ use ginnel_time::Instant;
 
 use crate::dice::Dice;
 use crate::fault::Trouble;
-use crate::machine::Company;
 use crate::script::Step;
 use crate::stream::{Caller, Told};
 use crate::world::World;
@@ -105,7 +104,7 @@ impl Intruder {
 impl World {
     /// Lets somebody who is in no network try to come in, until a time.
     pub(crate) fn begin_intrusion(&mut self, seed: u64, until: Instant) {
-        self.script.company = Company::Hostile;
+        self.script.company.hostile_to_servers = true;
         let mut dice = Dice::labelled(seed, *b"enter");
         let pace = dice.millis(40, 1000);
         let (tries, heard) = (BTreeMap::new(), VecDeque::new());

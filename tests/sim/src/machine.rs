@@ -56,12 +56,13 @@ pub(crate) enum Lines {
     Corrupting,
 }
 
-/// Whether all who send in a world are what they seem.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Company {
-    Honest,
-    /// A member, a relay or a server means harm.
-    Hostile,
+/// Who is exposed to somebody who is not what it seems.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Company {
+    /// Machines: a member, a relay or a server means harm.
+    pub(crate) hostile_to_nodes: bool,
+    /// Servers: somebody who calls them, or a fellow, means harm.
+    pub(crate) hostile_to_servers: bool,
 }
 
 /// Whether a machine runs.
@@ -396,7 +397,7 @@ impl Machine {
     /// On lines that corrupt, forged datagrams are no wonder; in hostile company nothing is that comes from outside.
     pub(crate) fn oddities(&self, lines: Lines, company: Company) -> Vec<String> {
         let own = ForwardDiscard::KeyExhausted;
-        if company == Company::Hostile {
+        if company.hostile_to_nodes {
             let count = self.forward.counters().discarded(own);
             return (count > 0).then(|| format!("{}: {count} x {own}", self.setup.name)).into_iter().collect();
         }
