@@ -327,6 +327,11 @@ impl Server {
         format!("server {}, {} entries: {status:?}", self.number, self.log_length())
     }
 
+    /// Whether a connection is open.
+    pub(crate) fn holds(&self, conn: ConnectionId) -> bool {
+        self.connections.contains(&conn)
+    }
+
     /// Connections that the machine holds, and that are open.
     pub(crate) fn connections(&self) -> (usize, usize) {
         (self.signal.as_ref().map_or(0, |signal| signal.status().connections), self.connections.len())
