@@ -24,6 +24,7 @@ use ginnel_time::Instant;
 
 use crate::dice::Dice;
 use crate::fault::Trouble;
+use crate::machine::Manners;
 use crate::script::Step;
 use crate::stream::{Caller, Told};
 use crate::world::World;
@@ -139,7 +140,7 @@ impl Intruder {
 impl World {
     /// Lets somebody who is in no network try to come in, until a time.
     pub(crate) fn begin_intrusion(&mut self, seed: u64, until: Instant) {
-        self.script.company.hostile_to_servers = true;
+        self.script.company.servers = Manners::Hostile;
         let mut dice = Dice::labelled(seed, *b"enter");
         let pace = dice.millis(40, 1000);
         self.intruder = Some(Intruder { dice, pace, until, tries: BTreeMap::new(), next: 0 });

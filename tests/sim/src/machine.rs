@@ -60,9 +60,17 @@ pub(crate) enum Lines {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Company {
     /// Machines: a member, a relay or a server means harm.
-    pub(crate) hostile_to_nodes: bool,
+    pub(crate) nodes: Manners,
     /// Servers: somebody who calls them, or a fellow, means harm.
-    pub(crate) hostile_to_servers: bool,
+    pub(crate) servers: Manners,
+}
+
+/// How others behave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Manners {
+    #[default]
+    Honest,
+    Hostile,
 }
 
 /// Whether a machine runs.
@@ -397,7 +405,7 @@ impl Machine {
     /// On lines that corrupt, forged datagrams are no wonder; in hostile company nothing is that comes from outside.
     pub(crate) fn oddities(&self, lines: Lines, company: Company) -> Vec<String> {
         let own = ForwardDiscard::KeyExhausted;
-        if company.hostile_to_nodes {
+        if company.nodes == Manners::Hostile {
             let count = self.forward.counters().discarded(own);
             return (count > 0).then(|| format!("{}: {count} x {own}", self.setup.name)).into_iter().collect();
         }

@@ -16,17 +16,31 @@ pub(crate) struct Severed(BTreeMap<(usize, usize), Severance>);
 #[derive(Debug)]
 struct Severance {
     since: Instant,
-    /// Whether anybody could take a path for alive: one that it held then, or one that still carries packets one way.
-    tempting: bool,
-    /// Whether it was counted.
-    counted: bool,
+    says: Says,
+}
+
+/// What it says that nothing goes between two machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Says {
+    /// Nothing: neither could take a path for alive.
+    Nothing,
+    /// Something: one of them held a path when it began, or packets still go one way.
+    Something,
+    /// Nothing any more: it was counted.
+    Counted,
 }
 
 impl Severed {
     /// Whether it says something that nothing goes between two machines, and was not counted before.
     pub(crate) fn is_telling(&mut self, a: usize, b: usize) -> bool {
         let severance = self.0.get_mut(&(a.min(b), a.max(b)));
-        severance.is_some_and(|severance| severance.tempting && !std::mem::replace(&mut severance.counted, true))
+        severance.is_some_and(|severance| {
+            let telling = severance.says == Says::Something;
+            if telling {
+                severance.says = Says::Counted;
+            }
+            telling
+        })
     }
 }
 
@@ -40,8 +54,9 @@ impl World {
             } else {
                 let half = self.is_half_joined(a, b);
                 let held = !self.severed.0.contains_key(&(a, b)) && (self.holds_path(a, b) || self.holds_path(b, a));
-                let severance = Severance { since: self.now, tempting: false, counted: false };
-                self.severed.0.entry((a, b)).or_insert(severance).tempting |= half || held;
+                let says = if half || held { Says::Something } else { Says::Nothing };
+                let severance = self.severed.0.entry((a, b)).or_insert(Severance { since: self.now, says });
+                severance.says = severance.says.max(says);
             }
         }
     }

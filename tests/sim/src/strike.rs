@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::calm::{MarkId, Scope};
 use crate::chores::Chore;
 use crate::fault::{Direction, Trouble};
-use crate::machine::{Company, Life};
+use crate::machine::{Company, Life, Manners};
 use crate::malice::Malice;
 use crate::net::{Cut, Holder};
 use crate::script::Step;
@@ -50,7 +50,7 @@ impl World {
             Trouble::HostileRelay(station) => self.corrupt_relay(station),
             Trouble::LyingServer(host, seconds) => self.begin_lies(host, seconds),
             Trouble::TwoFaces => {
-                self.script.company = Company { hostile_to_nodes: true, hostile_to_servers: true };
+                self.script.company = Company { nodes: Manners::Hostile, servers: Manners::Hostile };
                 self.grow_faces();
             }
             Trouble::ServerDiskFull(host) => self.hosts[host].room = Room::Full,
@@ -144,20 +144,20 @@ impl World {
     /// Lets a member mean harm.
     fn turn(&mut self, machine: usize) {
         self.script.hostile.insert(machine);
-        self.script.company.hostile_to_nodes = true;
+        self.script.company.nodes = Manners::Hostile;
         self.net.listen();
         self.step_at(self.now, Step::Mischief(machine));
     }
 
     fn corrupt_relay(&mut self, station: usize) {
-        self.script.company.hostile_to_nodes = true;
+        self.script.company.nodes = Manners::Hostile;
         let malice = Malice::new(self.dice.fork(), self.net.bystander());
         self.stations[station].set_malice(Some(malice));
     }
 
     /// Lets a signaling server lie; whoever is connected comes again and is lied to.
     fn begin_lies(&mut self, host: usize, seconds: i64) {
-        self.script.company = Company { hostile_to_nodes: true, hostile_to_servers: true };
+        self.script.company = Company { nodes: Manners::Hostile, servers: Manners::Hostile };
         let lie = self.net.bystander();
         self.hosts[host].lies(self.now, Some(lie), seconds);
         self.settle_host(host);
