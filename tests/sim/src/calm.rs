@@ -46,6 +46,7 @@ struct Mark {
     from: Instant,
     until: Option<Instant>,
     recovery: Recovery,
+    settled: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +119,7 @@ impl Calm {
     /// Notes that something begins; `what` names it in the account.
     pub(crate) fn begin(&mut self, now: Instant, what: &str, scope: Scope, recovery: Recovery) -> MarkId {
         let what = what.to_owned();
-        self.marks.push(Mark { what, scope, detour: Detour::None, from: now, until: None, recovery });
+        self.marks.push(Mark { what, scope, detour: Detour::None, from: now, until: None, recovery, settled: false });
         MarkId(self.marks.len() - 1)
     }
 
@@ -131,11 +132,22 @@ impl Calm {
         self.marks[id.0].until = Some(now);
     }
 
+    /// Notes that it is no more than how things are from here on: who is at rest stays so.
+    pub(crate) fn settle(&mut self, id: MarkId) {
+        self.marks[id.0].settled = true;
+    }
+
+    /// The same disturbances without some.
+    pub(crate) fn without(&self, ids: &[MarkId]) -> Self {
+        let marks = self.marks.iter().enumerate().filter(|(number, _)| !ids.contains(&MarkId(*number)));
+        Self { marks: marks.map(|(_, mark)| mark.clone()).collect(), servers: self.servers }
+    }
+
     /// Whether everything that was disturbed is well again.
     pub(crate) fn is_quiet(&self, now: Instant) -> bool {
         let well =
             |mark: &Mark| mark.until.is_some_and(|until| now >= until + mark.recovery.back.max(mark.recovery.shaken));
-        self.marks.iter().all(well)
+        self.marks.iter().filter(|mark| !mark.settled).all(well)
     }
 
     /// How often something has befallen a machine that ended after `since`, or what it shares with all.
@@ -365,6 +377,21 @@ mod tests {
         assert_eq!(calm.promise(at(190), &concern(179)), Promise::Shaken(at(179)));
         assert_eq!(calm.promise(at(190), &concern(180)), Promise::Full(at(180)));
         assert_eq!(calm.promise(at(105), &Concern { b: 2, ..concern(50) }), Promise::Full(at(50)));
+    }
+
+    #[test]
+    fn what_lasts_disturbs_no_rest_and_can_be_left_out() {
+        let mut calm = Calm::new(1);
+        let odd = calm.begin(at(100), "less", Scope::OddOnes(0), Recovery { back: Duration::ZERO, ..RECOVERY });
+        assert!(!calm.is_quiet(at(200)));
+        calm.settle(odd);
+        assert!(calm.is_quiet(at(200)));
+        // Who begins by it is promised nothing all the same.
+        let concern = talk(0, 1, at(190));
+        assert_eq!(calm.promise(at(200), &concern), Promise::Nothing);
+        assert_eq!(calm.without(&[odd]).promise(at(200), &concern), Promise::Full(at(190)));
+        let _ = calm.begin(at(200), "a crash", Scope::Machines([1].into()), RECOVERY);
+        assert!(!calm.is_quiet(at(900)));
     }
 
     #[test]

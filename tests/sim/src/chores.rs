@@ -40,6 +40,13 @@ impl Chores {
     pub(crate) fn is_busy(&self) -> bool {
         !self.queue.is_empty()
     }
+
+    /// Disturbances that last until what waits is done.
+    pub(crate) fn awaited(&self) -> Vec<MarkId> {
+        let marks =
+            self.queue.iter().filter_map(|chore| if let Chore::Calm(mark) = chore { Some(*mark) } else { None });
+        marks.collect()
+    }
 }
 
 impl World {
@@ -85,7 +92,9 @@ impl World {
             // The try before was done after all.
             (Chore::Add(_), Err(text)) => again && text.contains("has this server already"),
             // The machine may take the lost server's stream for alive for a while, and says the same.
-            (Chore::Restore(host), Err(_)) => self.hosts[host].log_length() > 0,
+            (Chore::Restore(host), Err(text)) => {
+                text.contains("has this server already") && self.hosts[host].log_length() > 0
+            }
             (Chore::Remove(_), Err(text)) => again && text.contains("no server"),
             (_, Err(_)) => false,
         };

@@ -9,7 +9,8 @@
 
 use std::time::Duration;
 
-use ginnel_node::Request;
+use ginnel_node::{Request, ServerId};
+use ginnel_signal_proto::server::LinkId;
 use ginnel_time::Instant;
 
 use crate::machine::Life;
@@ -61,9 +62,6 @@ impl World {
 
     /// Lets a mirror keep things to itself from here on.
     pub(crate) fn begin_withholding(&mut self, host: usize) {
-        if !self.can_withhold(host) {
-            return;
-        }
         let false_face = self.hosts.len();
         let mut twin = self.hosts[host].twin();
         twin.take_over(self.hosts[host].stored_all());
@@ -111,6 +109,15 @@ impl World {
         self.settle_host(number);
         self.script.faces = Some(Faces { shown: Shown::Since(self.now), ..faces });
         self.trace.tell(self.now, || format!("server {} shows two histories", faces.honest));
+    }
+
+    /// How many may have a stream to a server, or to one face of it: members and fellows.
+    pub(crate) fn callers_of(&self, host: usize) -> usize {
+        let server = self.script.faces.filter(|faces| faces.false_face == host).map_or(host, |faces| faces.honest);
+        let members = (0..self.machines.len()).map(|number| Caller::Machine(number, ServerId(0)));
+        let others = (0..self.hosts.len()).filter(|other| self.hosts[*other].address() != self.hosts[host].address());
+        let fellows = others.map(|number| Caller::Host(number, LinkId(0))).filter(|caller| !self.is_aloof(*caller));
+        members.chain(fellows).filter(|caller| self.face(*caller, server) == host).count()
     }
 
     /// The face that a caller sees of a server.

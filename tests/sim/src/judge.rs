@@ -24,6 +24,8 @@ pub struct Shares {
     pub linked: u64,
     /// Nothing could get through, and nothing did.
     pub cannot: u64,
+    /// Likewise, where nothing could have gone wrong: nobody had a path to give up, or it was counted before.
+    pub idle: u64,
     /// Whatever happened was right.
     pub may: u64,
     /// Why, and how often.
@@ -66,6 +68,7 @@ impl Shares {
         self.direct += other.direct;
         self.linked += other.linked;
         self.cannot += other.cannot;
+        self.idle += other.idle;
         self.may += other.may;
         for (why, count) in &other.why {
             *self.why.entry(why.clone()).or_default() += count;
@@ -104,7 +107,8 @@ impl World {
             Promise::Shaken(since) | Promise::Linked(since) => (since, STALLED),
         };
         let since = since.max(progress);
-        if self.now > since + limit && self.must_link(from, to) {
+        let limit = if self.is_open_pair(from, to) { STALLED } else { limit };
+        if self.now > since + limit && (self.must_link(from, to) || self.is_open_pair(from, to)) {
             let silent = self.now.saturating_duration_since(since);
             self.complain(&format!("flow {index} has delivered nothing for {silent:?}"), from, to);
             self.ledger.flows[index].progress = self.now;
@@ -150,8 +154,12 @@ impl World {
         let Flow { from, to, start, end, .. } = self.ledger.flows[index];
         self.note_parting(index);
         let verdict = self.verdict(index);
-        let why = self.doubt(index);
-        self.shares.count(verdict, || why);
+        if verdict == Verdict::Cannot && self.is_idle(index) {
+            self.shares.idle += 1;
+        } else {
+            let why = self.doubt(index);
+            self.shares.count(verdict, || why);
+        }
         match verdict {
             // In rough weather a path may be given up for a moment; it is looked at twice.
             Verdict::Direct if self.weather == Weather::Rough && !self.is_direct(index) => {
@@ -224,7 +232,7 @@ impl World {
         }
         for (index, host) in self.hosts.iter().enumerate() {
             let (known, open) = host.connections();
-            if known != open || open >= members + self.hosts.len() {
+            if known != open || open > self.callers_of(index) {
                 left.push(format!("server {index} knows {known} connections, {open} are open, of {members} members"));
             }
         }
@@ -236,13 +244,15 @@ impl World {
                 left.push(format!("relay {index} holds {held} allocations for {members} members"));
             }
         }
-        let servers = self.hosts.len();
-        if self.streams.count() > servers * (members + servers - 1) {
+        // A second face of a server calls its fellows as well.
+        let (servers, faces) = (self.servers, self.hosts.len());
+        if self.streams.count() > servers * members + faces * (servers - 1) {
             left.push(format!("{} streams are open of {members} members, {servers} servers", self.streams.count()));
         }
-        let admin = Concern::other(0, 0, self.now);
-        let able =
-            self.machines[0].life == Life::Awake && matches!(self.calm.promise(self.now, &admin), Promise::Full(_));
+        let admin = self.informed(0, self.now);
+        // Time of recovery that begins once it is done excuses nothing.
+        let calm = self.calm.without(&self.script.chores.awaited());
+        let able = self.machines[0].life == Life::Awake && matches!(calm.promise(self.now, &admin), Promise::Full(_));
         if self.script.chores.is_busy() && able {
             left.push(format!("the admin is not done: {:?}", self.script.chores));
         }
@@ -398,6 +408,14 @@ impl World {
         }
     }
 
+    /// Whether a verdict that nothing gets through says nothing: nobody held a path when the pair was severed and no packet
+    /// goes either way, or this severance was counted before.
+    fn is_idle(&mut self, index: usize) -> bool {
+        let Flow { from, to, parted, .. } = self.ledger.flows[index];
+        let never = self.theory(from, to) == Theory::Never && !self.has_relays();
+        !never && parted.is_none() && !self.severed.is_telling(from, to)
+    }
+
     /// Complains of ends of a conversation that have not learnt that nothing goes between them.
     fn check_severed(&mut self, index: usize) {
         let Flow { from, to, heard, .. } = self.ledger.flows[index];
@@ -430,7 +448,7 @@ const MOST_TROUBLE: u64 = 5;
 /// Probes that go out without a pause, from each of up to three places that a machine is in.
 const TROUBLE_AT_ONCE: u64 = 360;
 /// So many packets are not lost in a row.
-const UNLIKELY_LOST: u32 = 10;
+pub(crate) const UNLIKELY_LOST: u32 = 10;
 /// Between two looks at one path.
 const SECOND_LOOK: Duration = Duration::from_secs(5);
 /// Between two verdicts on one conversation.

@@ -79,7 +79,7 @@
 //! | a pair that the theory of NATs entitles to it is direct, both ways | 3 s after a conversation began, 6 s with a NAT that minds early packets, rough: 60 s and at one of two looks |
 //! | a pair that no path can join is not linked | always |
 //! | between machines of which one sleeps or is dead, or that no line and no relay that lives joins both ways, nothing arrives, and neither takes a path to the other for alive | 15 s for who sends, 60 s for who listened when it began |
-//! | a pair whose NATs let each other's packets in from any port is linked without a relay, too | 20 s |
+//! | a pair whose NATs let each other's packets in from any port, and remember them, is linked without a relay, too, and goes on | 20 s, no gap above 20 s |
 //! | a deadline that fires moves; while output waits, the deadline is now | always |
 //! | nothing is dropped that honest machines never send; forged datagrams where lines corrupt; all there is in hostile company | always |
 //! | a revoked machine is known to be one by all whom the server reaches, undisturbed | 5 s, rough: 15 s |
@@ -101,7 +101,9 @@
 //! loses a path looks for another.
 //!
 //! The oracle gives its verdict on every conversation when it is old enough and every 20 s: it must be direct, must be
-//! linked, cannot be, or may; the shares are in the report, and with `--why` the reasons for each that may.
+//! linked, cannot be, or may; the shares are in the report. A pair that something has severed counts once for each time, and
+//! only where somebody could have gone wrong: who held a path then, or whom packets still reach one way; the rest is
+//! `idle_cannot` and in no share. With `--why` the reasons for each that may.
 //!
 //! A run of one seed is the same each time: the hash over everything sent, written and delivered is equal.
 #![forbid(unsafe_code)]
@@ -273,10 +275,10 @@ impl Report {
         let worlds = self.passed + self.failed.len() as u64;
         let violations: usize = self.failed.iter().map(|failure| failure.violations.len()).sum();
         let Drills { ambushes, whispers, outcasts, forks, deeds, intrusions, withheld } = self.drills;
-        let Shares { direct, linked, cannot, may, .. } = self.shares;
+        let Shares { direct, linked, cannot, idle, may, .. } = self.shares;
         format!(
             "seeds={worlds} violations={violations} seeds_per_second={:.1} virtual_hours={:.1} packets={} \
-             verdicts: direct={direct} linked={linked} cannot={cannot} may={may} must_or_cannot={}% \
+             verdicts: direct={direct} linked={linked} cannot={cannot} may={may} idle_cannot={idle} must_or_cannot={}% \
              ambushes={ambushes} whispers={whispers} outcasts={outcasts} forks={forks} deeds={deeds} intrusions={intrusions} withheld={withheld} run_twice={}",
             worlds as f64 / self.took.as_secs_f64().max(0.001),
             self.virtual_time.as_secs_f64() / 3600.0,

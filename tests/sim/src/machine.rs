@@ -56,11 +56,20 @@ pub(crate) enum Lines {
     Corrupting,
 }
 
-/// Whether all who send in a world are what they seem.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Company {
+/// Who is exposed to somebody who is not what it seems.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Company {
+    /// Machines: a member, a relay or a server means harm.
+    pub(crate) nodes: Manners,
+    /// Servers: somebody who calls them, or a fellow, means harm.
+    pub(crate) servers: Manners,
+}
+
+/// How others behave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Manners {
+    #[default]
     Honest,
-    /// A member, a relay or a server means harm.
     Hostile,
 }
 
@@ -396,7 +405,7 @@ impl Machine {
     /// On lines that corrupt, forged datagrams are no wonder; in hostile company nothing is that comes from outside.
     pub(crate) fn oddities(&self, lines: Lines, company: Company) -> Vec<String> {
         let own = ForwardDiscard::KeyExhausted;
-        if company == Company::Hostile {
+        if company.nodes == Manners::Hostile {
             let count = self.forward.counters().discarded(own);
             return (count > 0).then(|| format!("{}: {count} x {own}", self.setup.name)).into_iter().collect();
         }

@@ -143,7 +143,7 @@ impl Script {
             silent: None,
             hostile: BTreeSet::new(),
             mischief_until: None,
-            company: Company::Honest,
+            company: Company::default(),
             troubled: BTreeMap::new(),
             ambush: None,
             secrets: BTreeMap::new(),

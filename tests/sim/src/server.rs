@@ -15,7 +15,7 @@ use ginnel_tunnel::StaticSecret;
 use ginnel_turn::Credentials;
 
 use crate::dice::Dice;
-use crate::machine::Company;
+use crate::machine::{Company, Manners};
 use crate::station;
 
 /// What the server wants done.
@@ -315,7 +315,9 @@ impl Server {
     /// What the server dropped that honest clients on honest lines never send.
     pub(crate) fn oddities(&self, company: Company) -> Vec<String> {
         use ginnel_signal_proto::server::Discard;
-        let Some(signal) = self.signal.as_ref().filter(|_| company == Company::Honest) else { return Vec::new() };
+        let Some(signal) = self.signal.as_ref().filter(|_| company.servers == Manners::Honest) else {
+            return Vec::new();
+        };
         let odd = [Discard::FrameLength, Discard::Version, Discard::BadSeal, Discard::Malformed, Discard::OutOfOrder];
         let counted = odd.into_iter().filter_map(|discard| Some((discard, signal.counters().get(&discard)?)));
         counted.map(|(discard, count)| format!("signaling server {}: {count} x {discard}", self.number)).collect()
@@ -325,6 +327,11 @@ impl Server {
     pub(crate) fn describe(&self) -> String {
         let status = self.signal.as_ref().map(|signal| (signal.status(), signal.counters()));
         format!("server {}, {} entries: {status:?}", self.number, self.log_length())
+    }
+
+    /// Whether a connection is open.
+    pub(crate) fn holds(&self, conn: ConnectionId) -> bool {
+        self.connections.contains(&conn)
     }
 
     /// Connections that the machine holds, and that are open.

@@ -145,8 +145,8 @@ impl World {
     pub(crate) fn write_up(&mut self, caller: Caller, bytes: Vec<u8>) {
         self.trace.note(self.now, 3, &bytes);
         let Some(conn) = self.streams.of.get(&caller).copied() else { return };
-        if let (Some(intruder), Caller::Machine(..)) = (&mut self.intruder, caller) {
-            intruder.overhear(&bytes);
+        if let (Some(stream), Caller::Machine(..)) = (self.streams.open.get(&conn), caller) {
+            self.heard.overhear(conn, stream.host, &bytes);
         }
         for piece in self.cut(bytes) {
             self.send_up(conn, End::Up(piece));
@@ -190,6 +190,11 @@ impl World {
             stream.hangs = true;
         }
         self.break_stream(conn);
+    }
+
+    /// Whether a server holds a caller's stream.
+    pub(crate) fn is_held(&self, caller: Caller, host: usize) -> bool {
+        self.streams.of.get(&caller).is_some_and(|conn| self.hosts[host].holds(*conn))
     }
 
     /// The streams of one machine.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::calm::{MarkId, Scope};
 use crate::chores::Chore;
 use crate::fault::{Direction, Trouble};
-use crate::machine::{Company, Life};
+use crate::machine::{Company, Life, Manners};
 use crate::malice::Malice;
 use crate::net::{Cut, Holder};
 use crate::script::Step;
@@ -20,6 +20,9 @@ impl World {
     pub(crate) fn strike(&mut self, number: usize) {
         let fault = self.script.faults[number].clone();
         let now = self.now;
+        if matches!(fault.what, Trouble::Withholds(host) if !self.can_withhold(host)) {
+            return;
+        }
         self.trace.tell(now, || format!("fault: {:?} for {:?}", fault.what, fault.lasts));
         let mark = self.calm.begin(now, &fault.what.word(), self.scope_of(&fault.what), fault.what.recovery());
         self.script.undo[number].mark = Some(mark);
@@ -47,7 +50,7 @@ impl World {
             Trouble::HostileRelay(station) => self.corrupt_relay(station),
             Trouble::LyingServer(host, seconds) => self.begin_lies(host, seconds),
             Trouble::TwoFaces => {
-                self.script.company = Company::Hostile;
+                self.script.company = Company { nodes: Manners::Hostile, servers: Manners::Hostile };
                 self.grow_faces();
             }
             Trouble::ServerDiskFull(host) => self.hosts[host].room = Room::Full,
@@ -72,7 +75,7 @@ impl World {
             }
             Trouble::CredentialsExpire => self.outdate_credentials(),
             Trouble::Withholds(host) => {
-                self.script.company = Company::Hostile;
+                self.calm.settle(mark);
                 self.begin_withholding(host);
             }
             Trouble::Intruder(seed) => self.begin_intrusion(seed, now + fault.lasts),
@@ -141,20 +144,20 @@ impl World {
     /// Lets a member mean harm.
     fn turn(&mut self, machine: usize) {
         self.script.hostile.insert(machine);
-        self.script.company = Company::Hostile;
+        self.script.company.nodes = Manners::Hostile;
         self.net.listen();
         self.step_at(self.now, Step::Mischief(machine));
     }
 
     fn corrupt_relay(&mut self, station: usize) {
-        self.script.company = Company::Hostile;
+        self.script.company.nodes = Manners::Hostile;
         let malice = Malice::new(self.dice.fork(), self.net.bystander());
         self.stations[station].set_malice(Some(malice));
     }
 
     /// Lets a signaling server lie; whoever is connected comes again and is lied to.
     fn begin_lies(&mut self, host: usize, seconds: i64) {
-        self.script.company = Company::Hostile;
+        self.script.company = Company { nodes: Manners::Hostile, servers: Manners::Hostile };
         let lie = self.net.bystander();
         self.hosts[host].lies(self.now, Some(lie), seconds);
         self.settle_host(host);
@@ -386,7 +389,6 @@ impl World {
             Trouble::ServerCutOff(host) if self.services[*host] == station::Service::StunOnly => Scope::Server(*host),
             Trouble::Succession(_) => Scope::Server(self.script.sequencer),
             Trouble::TwoFaces => Scope::OddOnes(self.script.sequencer),
-            Trouble::Withholds(host) if !self.can_withhold(*host) => Scope::Machines(BTreeSet::new()),
             Trouble::ServerCrash(_)
             | Trouble::RollBack(..)
             | Trouble::ServerCutOff(_)

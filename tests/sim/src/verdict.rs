@@ -5,6 +5,7 @@ use std::time::Duration;
 use ginnel_time::Instant;
 
 use crate::calm::{Concern, Promise, REBUILT, STALLED, Servers, Talk};
+use crate::judge::UNLIKELY_LOST;
 use crate::ledger::Flow;
 use crate::machine::Life;
 use crate::nat::Behaviour;
@@ -18,6 +19,13 @@ impl World {
     /// session: without a relay there is none before the first path, so only pairs that meet at first sight must meet.
     pub(crate) fn must_link(&self, a: usize, b: usize) -> bool {
         self.has_relays() || (self.theory(a, b) == Theory::Meet && is_easy(&self.chain(a), &self.chain(b)))
+    }
+
+    /// Whether a pair that nobody arranges anything for has a way all the same, as long as its NATs remember it: what comes
+    /// in is let in from any port.
+    pub(crate) fn is_open_pair(&self, a: usize, b: usize) -> bool {
+        let (from, to) = (self.chain(a), self.chain(b));
+        !self.must_link(a, b) && is_open(&from, &to) && !is_forgetful(&from, &to)
     }
 
     /// What theory says of a pair where its machines now are.
@@ -62,7 +70,7 @@ impl World {
     }
 
     pub(crate) fn verdict(&self, index: usize) -> Verdict {
-        let Flow { from, to, .. } = self.ledger.flows[index];
+        let Flow { from, to, first: arrived, sent, .. } = self.ledger.flows[index];
         let theory = self.theory(from, to);
         if (theory == Theory::Never && !self.has_relays()) || self.ledger.flows[index].parted.is_some() {
             return Verdict::Cannot;
@@ -82,14 +90,13 @@ impl World {
         let patience = Patience { direct, first, ..self.patience() };
         match self.promise(index) {
             Promise::Full(since) | Promise::Shaken(since)
-                if !self.must_link(from, to)
-                    && !forgotten
-                    && is_open(&self.chain(from), &self.chain(to))
-                    && since + STALLED <= self.now =>
+                if self.is_open_pair(from, to) && since + STALLED <= self.now && sent >= UNLIKELY_LOST =>
             {
                 Verdict::Linked
             }
             _ if !self.must_link(from, to) => Verdict::May,
+            // So few may all be lost, and nobody complains.
+            Promise::Shaken(_) | Promise::Linked(_) if arrived.is_none() && sent < UNLIKELY_LOST => Verdict::May,
             Promise::Full(since) if theory == Theory::Meet && since + patience.direct <= self.now => Verdict::Direct,
             Promise::Shaken(since) if theory == Theory::Meet && since + REBUILT <= self.now => Verdict::Direct,
             Promise::Full(since) if since + patience.first <= self.now => Verdict::Linked,

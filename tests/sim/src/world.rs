@@ -11,7 +11,7 @@ use ginnel_time::Instant;
 use crate::Outcome;
 use crate::calm::Calm;
 use crate::dice::Dice;
-use crate::intruder::Intruder;
+use crate::intruder::{Heard, Intruder};
 use crate::judge::{Drills, Shares};
 use crate::ledger::Ledger;
 use crate::machine::{self, Life, Machine};
@@ -98,6 +98,7 @@ pub(crate) struct World {
     pub(crate) calm: Calm,
     pub(crate) severed: Severed,
     pub(crate) intruder: Option<Intruder>,
+    pub(crate) heard: Heard,
     pub(crate) shares: Shares,
     pub(crate) drills: Drills,
     pub(crate) weather: Weather,
@@ -139,6 +140,7 @@ impl World {
             calm: Calm::new(scenario.servers),
             severed: Severed::default(),
             intruder: None,
+            heard: Heard::default(),
             shares: Shares::default(),
             drills: Drills::default(),
             weather: scenario.weather,
