@@ -6,10 +6,12 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
-/// Folder of the workspace.
+/// Folder of the workspace: of the one that cargo runs this from, which a checkout that was moved or shares its
+/// build folder with another need not have been built in.
 pub(crate) fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().nth(2).unwrap_or(here).to_path_buf()
+    let built = || env!("CARGO_MANIFEST_DIR").into();
+    let here = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(built));
+    here.ancestors().nth(2).unwrap_or(&here).to_path_buf()
 }
 
 /// Prints a line for the person who watches.
