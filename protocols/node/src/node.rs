@@ -741,12 +741,12 @@ pub(crate) fn fork(rng: &mut ChaCha20Rng) -> ChaCha20Rng {
     ChaCha20Rng::from_seed(seed)
 }
 
-/// A route to a prefix of a network in which this machine has the addresses `own`.
 /// Whether a handshake message is a cookie reply, which anybody can send: it has no mac1.
 fn is_cookie(bytes: &[u8]) -> bool {
     classify(bytes).is_some_and(|(_, kind)| kind == MessageKind::Cookie)
 }
 
+/// A route to a prefix of a network in which this machine has the addresses `own`.
 fn tun_route((destination, prefix): (IpAddr, u8), own: &[IpAddr]) -> TunRoute {
     let source = own.iter().copied().find(|ip| ip.is_ipv4() == destination.is_ipv4());
     TunRoute { destination, prefix, source }
