@@ -137,6 +137,19 @@ pub fn resident(pid: u32) -> Result<u64> {
     number.context("read the memory of a program")
 }
 
+/// The processor time that a process has taken so far, in and for it.
+///
+/// # Errors
+/// When it has ended.
+pub fn processor_time(pid: u32) -> Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("a program has ended")?;
+    // The name, in brackets, may hold anything; the 14th and 15th field of the line are the 12th and 13th after it.
+    let (_, fields) = stat.rsplit_once(')').context("read the processor time of a program")?;
+    let ticks: Vec<u64> = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+    ensure!(ticks.len() == 2, "read the processor time of a program");
+    Ok(TICK * u32::try_from(ticks.iter().sum::<u64>()).context("read the processor time of a program")?)
+}
+
 /// Counts the routers between `from` and the public machine `to`, by datagrams whose TTL grows.
 ///
 /// # Errors
@@ -229,10 +242,23 @@ fn parse_iperf3(report: &serde_json::Value, protocol: Protocol) -> Result<Flow> 
 }
 
 const HOP_LIMIT: u8 = 24;
+/// In which the kernel tells processor times to programs (`USER_HZ`, 100 on every architecture that matters here).
+const TICK: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn work_takes_processor_time_and_what_has_ended_has_none() {
+        let own = std::process::id();
+        let before = processor_time(own).expect("this program runs");
+        let mut rounds = 0_u64;
+        while processor_time(own).expect("this program runs") < before + 3 * TICK {
+            rounds = std::hint::black_box(rounds + 1);
+        }
+        assert!(processor_time(u32::MAX).is_err());
+    }
 
     #[test]
     fn a_summary_of_ping_is_read() {

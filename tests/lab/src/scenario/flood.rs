@@ -2,7 +2,9 @@
 //!
 //! All machines are on one segment, so that nothing of the laboratory's own stands between flood and victim. The flooder,
 //! the victims and both ends of the transfer share the processors of this machine; a flood is therefore held against the
-//! same flood at a port behind which nobody reads, which costs everybody but the victim's programs the same.
+//! same flood where it harms nobody of the network, which costs the flooder the same: datagrams at a port behind which
+//! nobody reads, mail from the flooder to itself, guesses and slow clients at another network's server. What a flood takes
+//! from the server's own processor is told beside it. A newcomer joins beside every transfer, so that it costs all the same.
 
 mod field;
 mod handshakes;
@@ -43,7 +45,7 @@ pub struct Row {
     pub sent: u64,
     /// Throughput just before, in Mbit/s.
     pub before_mbps: f64,
-    /// Throughput beside the same flood at a port behind which nobody reads; absent for floods that have no such form.
+    /// Throughput beside the same flood where it harms nobody; absent for floods that have no such form.
     pub beside_mbps: Option<f64>,
     /// Throughput beside the flood.
     pub flooded_mbps: f64,
@@ -56,6 +58,8 @@ pub struct Row {
     pub daemon_growth_kib: u64,
     /// Growth of the server, in KiB.
     pub server_growth_kib: u64,
+    /// What the server takes of a core while the flood lasts, in percent.
+    pub server_core_percent: f64,
     /// What went wrong.
     pub error: Option<String>,
 }
@@ -78,13 +82,14 @@ impl fmt::Display for Row {
         write!(
             f,
             "{:<31} {:>5.0} before, {beside:>5} beside nobody's, {:>5.0} Mbit/s beside it: keeps {:>5.1} %{goal}; \
-             newcomer {newcomer:>6}; daemon +{} KiB, server +{} KiB; {}",
+             newcomer {newcomer:>6}; daemon +{} KiB, server +{} KiB and {:.0} % of a core; {}",
             self.flood,
             self.before_mbps,
             self.flooded_mbps,
             self.kept_percent,
             self.daemon_growth_kib,
             self.server_growth_kib,
+            self.server_core_percent,
             self.detail
         )
     }
@@ -106,7 +111,7 @@ impl fmt::Display for Report {
 
 type Flood = (&'static str, fn(&Field, Aim, Instant) -> Result<Volley>, Harmless);
 
-/// Whether a flood has a form that reaches nobody.
+/// Whether a flood has a form that harms nobody.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Harmless {
     Has,
@@ -122,10 +127,10 @@ const FLOODS: [Flood; 8] = [
         Harmless::Has,
     ),
     ("handshakes, good cookie", |field, aim, until| handshakes::with_cookie(&field.victim, aim, until), Harmless::Has),
-    ("mailbox, by a member", |field, _, until| hostile::mails(field, until), Harmless::HasNot),
-    ("joins by guess", |field, _, until| joins::guesses(field, until), Harmless::HasNot),
+    ("mailbox, by a member", hostile::mails, Harmless::Has),
+    ("joins by guess", joins::guesses, Harmless::Has),
     ("connections half open", joins::half_open, Harmless::Has),
-    ("slow clients", |field, _, until| joins::slow(field, until), Harmless::HasNot),
+    ("slow clients", joins::slow, Harmless::Has),
     ("candidates of a third party", |field, _, until| hostile::third_party(field, until), Harmless::HasNot),
 ];
 
@@ -199,11 +204,14 @@ fn measure(
     length: Duration,
     row: &mut Row,
 ) -> Result<()> {
-    row.before_mbps = field.transfer(length)?;
+    let calm = field.under(length, |_| Ok(Volley::elsewhere(0, String::new())))?;
+    calm.newcomer.context("the newcomer without any flood")?;
+    row.before_mbps = calm.mbps;
     if harmless == Harmless::Has {
-        let (volley, mbps) = field.beside(length, |until| flood(field, Aim::Nobody, until))?;
-        volley.context("the harmless flood")?;
-        row.beside_mbps = Some(mbps);
+        let spared = field.under(length, |until| flood(field, Aim::Nobody, until))?;
+        spared.volley.context("the harmless flood")?;
+        spared.newcomer.context("the newcomer beside the harmless flood")?;
+        row.beside_mbps = Some(spared.mbps);
     }
     let meter = field.meter()?;
     let outcome = field.under(length, |until| flood(field, Aim::Victim, until))?;
@@ -211,6 +219,7 @@ fn measure(
     row.kept_percent = (1000.0 * outcome.mbps / row.beside_mbps.unwrap_or(row.before_mbps).max(0.1)).round() / 10.0;
     row.daemon_growth_kib = outcome.daemon_growth;
     row.server_growth_kib = outcome.server_growth;
+    row.server_core_percent = (100.0 * outcome.server_time.as_secs_f64() / length.as_secs_f64()).round();
     row.newcomer_seconds = outcome.newcomer.as_ref().ok().map(|took| (took.as_secs_f64() * 100.0).round() / 100.0);
     let volley = outcome.volley.context("the flood")?;
     let arrived = meter.read()?.bytes;

@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use ginnel_membership::invite::Invite;
 
 use super::handshakes::Victim;
 use super::hostile::Hostile;
 use crate::counters::{Direction, Meter};
 use crate::host::Host;
 use crate::lab::Lab;
-use crate::measure::{Load, Protocol, Towards, iperf3, ping, resident};
+use crate::measure::{Load, Protocol, Towards, iperf3, ping, processor_time, resident};
 use crate::nat::NatKind;
 use crate::scenario::guest::address_of;
 use crate::scenario::machine::{Machine, Programs, Server, tail};
@@ -24,11 +25,13 @@ use crate::site::Site;
 pub(super) enum Aim {
     /// To the victim's port.
     Victim,
-    /// To a port of the victim's machine behind which nobody reads.
+    /// To where it harms nobody: a port of the victim's machine behind which nobody reads, the flooder itself, or another
+    /// network's server.
     Nobody,
 }
 
 impl Aim {
+    /// Where datagrams go that are meant for the victim's port.
     pub(super) fn at(self, victim: SocketAddrV4) -> SocketAddrV4 {
         match self {
             Self::Victim => victim,
@@ -61,6 +64,25 @@ pub(super) struct Outcome {
     pub(super) daemon_growth: u64,
     /// KiB.
     pub(super) server_growth: u64,
+    /// Processor time.
+    pub(super) server_time: Duration,
+}
+
+/// Another network, whose members and server do nothing.
+struct Elsewhere {
+    _founder: Machine,
+    _server: Server,
+    invite: Invite,
+}
+
+impl Elsewhere {
+    fn build(host: &Host, programs: &Programs) -> Result<Self> {
+        let server = Server::start(host, programs)?;
+        let founder = Machine::start(host, programs)?;
+        founder.up(&server.founding, "eve").with_context(|| tail(&server.log()))?;
+        let invite = founder.invite()?.parse().context("read the invite of the other network")?;
+        Ok(Self { _founder: founder, _server: server, invite })
+    }
 }
 
 /// Taken down in the order of the fields.
@@ -73,13 +95,15 @@ pub(super) struct Field {
     pub(super) hostile: Hostile,
     pub(super) enemy: Host,
     pub(super) bystander: Host,
+    elsewhere: Elsewhere,
     _lab: Lab,
 }
 
 impl Field {
     pub(super) fn build(programs: &Programs) -> Result<Self> {
-        let lab = Lab::builder().site(Site::new("town", NatKind::Open).hosts(6)).build()?;
-        let [hub, ada, ben, newcomer, enemy, bystander] = [0, 1, 2, 3, 4, 5].map(|number| lab.host_at("town", number));
+        let lab = Lab::builder().site(Site::new("town", NatKind::Open).hosts(7)).build()?;
+        let [hub, ada, ben, newcomer, enemy, bystander, other] =
+            [0, 1, 2, 3, 4, 5, 6].map(|number| lab.host_at("town", number));
         let (hub, enemy) = (hub?, enemy?);
         let server = Server::start(&hub, programs)?;
         let join = |host: Host, name: &str, ticket: &str| -> Result<Member> {
@@ -105,17 +129,26 @@ impl Field {
         // Addresses that the enemy can really be reached at, as many as a small provider lends.
         enemy.ip(&format!("route add local {MANY} dev lo\nroute add local {LOST} dev lo\n"))?;
         lab.router("town", 1)?.ip(&format!("route add {MANY} via {}\n", enemy.ipv4()))?;
-        Ok(Self { ada, ben, newcomer, server, victim, hostile, enemy, bystander: bystander?, _lab: lab })
+        let elsewhere = Elsewhere::build(&other?, programs)?;
+        Ok(Self { ada, ben, newcomer, server, victim, hostile, enemy, bystander: bystander?, elsewhere, _lab: lab })
     }
 
     /// The throughput of a transfer towards the victim, in Mbit/s.
-    pub(super) fn transfer(&self, length: Duration) -> Result<f64> {
+    fn transfer(&self, length: Duration) -> Result<f64> {
         let load = Load { protocol: Protocol::Tcp, duration: length, towards: Towards::Client, streams: 1 };
         let flow = iperf3(self.ada.host(), self.ben.host(), self.ben.inner.v4.into(), load)?;
         Ok((flow.bits_per_second / 1e5).round() / 10.0)
     }
 
-    /// The server, or a port behind which nobody reads.
+    /// An invite to the network, or to another one.
+    pub(super) fn invite_of(&self, aim: Aim) -> &Invite {
+        match aim {
+            Aim::Victim => self.hostile.invite(),
+            Aim::Nobody => &self.elsewhere.invite,
+        }
+    }
+
+    /// The server's port, or one behind which nobody reads.
     pub(super) fn server_or(&self, aim: Aim) -> Result<SocketAddr> {
         match aim {
             Aim::Victim => address_of(self.hostile.server()),
@@ -130,7 +163,7 @@ impl Field {
     }
 
     /// The transfer beside a flood from the enemy's machine.
-    pub(super) fn beside(
+    fn beside(
         &self,
         length: Duration,
         flood: impl FnOnce(Instant) -> Result<Volley> + Send,
@@ -153,6 +186,7 @@ impl Field {
         let ticket = self.ada.machine.invite()?;
         let pids = [self.ada.machine.pid(), self.server.pid()];
         let before = [resident(pids[0])?, resident(pids[1])?];
+        let begun = processor_time(self.server.pid())?;
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let watching = scope.spawn(|| {
@@ -176,7 +210,8 @@ impl Field {
             let (volley, mbps) = fought?;
             let [daemon_growth, server_growth] = [0, 1].map(|place| most[place].saturating_sub(before[place]));
             self.newcomer.ginnel(&["leave", "--yes"]).context("the newcomer leaves")?;
-            Ok(Outcome { volley, mbps, newcomer, daemon_growth, server_growth })
+            let server_time = processor_time(self.server.pid())?.saturating_sub(begun);
+            Ok(Outcome { volley, mbps, newcomer, daemon_growth, server_growth, server_time })
         })
     }
 

@@ -19,7 +19,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 use zeroize::Zeroizing;
 
-use super::field::{Field, Volley};
+use super::field::{Aim, Field, Volley};
 use super::handshakes::unix;
 use crate::counters::Direction;
 use crate::host::Host;
@@ -40,7 +40,7 @@ impl Hostile {
         let key = SigningKey::from_bytes(&random());
         let secret = StaticSecret::generate(&mut ChaCha20Rng::from_seed(random()));
         let tunnel = TunnelKey::from_bytes(secret.public().to_bytes());
-        let name = Name::new("mallory").context("a name")?;
+        let name = Name::new(OWN_NAME).context("a name")?;
         let network = invite.network();
         let record = build::member_record(&network, invite.key(), &key, tunnel, name, Capabilities::BOTH_SUITES);
         let socket = socket(host)?;
@@ -65,6 +65,11 @@ impl Hostile {
 
     pub(super) fn network_id(&self) -> NetworkId {
         self.invite.network()
+    }
+
+    /// The invite that it came in by.
+    pub(super) fn invite(&self) -> &Invite {
+        &self.invite
     }
 
     pub(super) fn server(&self) -> &Server {
@@ -106,10 +111,14 @@ async fn read_log(guest: &mut Guest, network: NetworkId) -> Result<State> {
     }
 }
 
-/// Mails the victim as fast as the server takes it, half of it sealed well.
-pub(super) fn mails(field: &Field, until: Instant) -> Result<Volley> {
+/// Mails the victim, or itself, as fast as the server takes it, half of it sealed well.
+pub(super) fn mails(field: &Field, aim: Aim, until: Instant) -> Result<Volley> {
     let hostile = &field.hostile;
-    let to = hostile.state.member_named(&Name::new("ada").context("a name")?).context("no such member")?;
+    let name = match aim {
+        Aim::Victim => "ada",
+        Aim::Nobody => OWN_NAME,
+    };
+    let to = hostile.state.member_named(&Name::new(name).context("a name")?).context("no such member")?;
     let (to, key) = (to.key(), to.tunnel_key());
     let mut sealer = hostile.sealer();
     let (mut sent, mut refused, mut cut) = (0, 0, 0);
@@ -282,6 +291,7 @@ fn socket(host: &Host) -> Result<UdpSocket> {
     host.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?.context("bind a socket")
 }
 
+const OWN_NAME: &str = "mallory";
 const PATIENCE: Duration = Duration::from_secs(8);
 const BODY: usize = 1000;
 const LIE_PACE: Duration = Duration::from_millis(20);

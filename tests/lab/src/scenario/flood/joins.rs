@@ -24,10 +24,14 @@ struct Tally {
 }
 
 /// Wrong invites, wrong founding tokens and keys that are no member's.
-pub(super) fn guesses(field: &Field, until: Instant) -> Result<Volley> {
-    let network = field.hostile.network_id();
+pub(super) fn guesses(field: &Field, aim: Aim, until: Instant) -> Result<Volley> {
+    let network = field.invite_of(aim).network();
     let tally =
-        crowd(field, move |number, server, tally| async move { guess(number, &server, network, until, &tally).await })?;
+        crowd(
+            field,
+            aim,
+            move |number, server, tally| async move { guess(number, &server, network, until, &tally).await },
+        )?;
     let (refused, let_in) = (tally.refused.get(), tally.let_in.get());
     ensure!(let_in == 0, "{let_in} guesses were let in");
     ensure!(refused > 0, "no guess was ever answered, so this shows nothing");
@@ -37,30 +41,36 @@ pub(super) fn guesses(field: &Field, until: Instant) -> Result<Volley> {
 /// Connections that are begun and never finished.
 pub(super) fn half_open(field: &Field, aim: Aim, until: Instant) -> Result<Volley> {
     let at = field.server_or(aim)?;
-    let tally = crowd(field, move |number, _, tally| async move { stay_half_open(number, at, until, &tally).await })?;
+    let tally =
+        crowd(field, aim, move |number, _, tally| async move { stay_half_open(number, at, until, &tally).await })?;
     let begun = tally.half_open.get();
     ensure!(begun > 0, "no connection was begun");
     Ok(Volley::elsewhere(begun, format!("{begun} begun under {GUESSERS} addresses that are not reached")))
 }
 
 /// Connections that say next to nothing.
-pub(super) fn slow(field: &Field, until: Instant) -> Result<Volley> {
+pub(super) fn slow(field: &Field, aim: Aim, until: Instant) -> Result<Volley> {
     let tally =
-        crowd(field, move |number, server, tally| async move { say_little(number, &server, until, &tally).await })?;
+        crowd(
+            field,
+            aim,
+            move |number, server, tally| async move { say_little(number, &server, until, &tally).await },
+        )?;
     let (slow, cut) = (tally.slow.get(), tally.cut.get());
     ensure!(slow > 0, "no slow client came in, so this shows nothing");
     Ok(Volley::elsewhere(slow, format!("{slow} clients that say a byte a second, {cut} of them cut")))
 }
 
 /// Runs `work` for each of many addresses at once.
-fn crowd<F>(field: &Field, work: impl Fn(u8, Server, Rc<Tally>) -> F) -> Result<Rc<Tally>>
+fn crowd<F>(field: &Field, aim: Aim, work: impl Fn(u8, Server, Rc<Tally>) -> F) -> Result<Rc<Tally>>
 where
     F: Future<Output = Result<()>> + 'static,
 {
     let tally = Rc::new(Tally::default());
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime()?, async {
-        let spawn = |number| tokio::task::spawn_local(work(number, field.hostile.server().clone(), Rc::clone(&tally)));
+        let server = field.invite_of(aim).servers().first().context("an invite without a server")?;
+        let spawn = |number| tokio::task::spawn_local(work(number, server.clone(), Rc::clone(&tally)));
         let tasks: Vec<_> = (0..GUESSERS).map(spawn).collect();
         for task in tasks {
             task.await.context("a guesser panicked")??;
