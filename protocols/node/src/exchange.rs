@@ -30,6 +30,15 @@ pub(crate) enum Road {
     Mailbox(PeerId),
 }
 
+impl Road {
+    const fn path(self) -> Option<Path> {
+        match self {
+            Self::Path(path) => Some(path),
+            Self::Mailbox(_) => None,
+        }
+    }
+}
+
 /// Whom a receiver index belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum IndexUse {
@@ -231,12 +240,7 @@ impl Node {
             return Ok(());
         }
         self.admit(now, road, identity_id, bytes)?;
-        let identity = self.identities.get(&identity_id).ok_or(Discard::BadMac)?;
-        let by_key = &self.by_key;
-        let received =
-            Received::read(identity, bytes, &mut |key: &PublicKey| by_key.contains_key(&(identity_id, *key)))
-                .map_err(|_| Discard::BadInitiation)?;
-        let id = *by_key.get(&(identity_id, received.remote())).ok_or(Discard::UnknownPeer)?;
+        let (id, received) = self.read_initiation(identity_id, bytes)?;
         if matches!(road, Road::Mailbox(from) if from != id) {
             return Err(Discard::ForeignMail);
         }
@@ -245,16 +249,7 @@ impl Node {
         if matches!(road, Road::Mailbox(_)) && !peer.offers.take(now) {
             return Err(Discard::TooManyInitiations);
         }
-        if !peer.profile.accepts.contains(&received.suite()) {
-            return Err(Discard::SuiteNotAllowed);
-        }
-        if received.timestamp() <= peer.greatest {
-            return Err(Discard::OldTimestamp);
-        }
-        if !peer.initiations.take(now) {
-            return Err(Discard::TooManyInitiations);
-        }
-        peer.greatest = received.timestamp();
+        peer.take_initiation(now, &received)?;
         let psk = peer.profile.psk.clone();
         // Only now: a replayed message leaves a dormant peer alone.
         self.wake(now, id);
@@ -264,22 +259,20 @@ impl Node {
             self.strangers.heard(now, path.remote.ip());
         }
         let peer = self.peers.get_mut(&id).ok_or(Discard::UnknownPeer)?;
-        let (paths, repeats) = match road {
-            Road::Path(path) => (vec![path], [].as_slice()),
-            Road::Mailbox(_) => (Vec::new(), ANSWER_REPEATS),
-        };
-        peer.answered = Some(Answered {
-            initiation: bytes.to_vec(),
-            response: response.clone(),
-            until: now + ANSWER_KEPT,
-            paths,
-            repeats,
-            answered_at: now,
-            mailed: matches!(road, Road::Mailbox(_)),
-        });
+        peer.answered = Some(Answered::new(now, road.path(), bytes.to_vec(), response.clone()));
         self.install(now, id, established);
         self.send_answer(now, id, road, response, candidates);
         Ok(())
+    }
+
+    /// Opens an initiation to one of our keys, and tells which peer it comes from.
+    fn read_initiation(&self, identity_id: IdentityId, bytes: &[u8]) -> Result<(PeerId, Received), Discard> {
+        let identity = self.identities.get(&identity_id).ok_or(Discard::BadMac)?;
+        let peer = |key: &PublicKey| self.by_key.get(&(identity_id, *key)).copied();
+        let received = Received::read(identity, bytes, &mut |key| peer(key).is_some());
+        let received = received.map_err(|_| Discard::BadInitiation)?;
+        let id = peer(&received.remote()).ok_or(Discard::UnknownPeer)?;
+        Ok((id, received))
     }
 
     /// Answers the copy of an initiation that was answered already, on the road by which the copy came.

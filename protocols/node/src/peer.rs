@@ -9,8 +9,9 @@ use ginnel_membership::MemberKey;
 use ginnel_path::{Agent, Path};
 use ginnel_time::{Instant, Tai64n};
 use ginnel_tunnel::cookie::CookieJar;
-use ginnel_tunnel::{PresharedKey, PublicKey, Side, Suite};
+use ginnel_tunnel::{PresharedKey, PublicKey, Received, Side, Suite};
 
+use crate::Discard;
 use crate::attempt::Attempt;
 use crate::io::RequestId;
 use crate::load::Bucket;
@@ -128,6 +129,19 @@ pub(crate) struct Answered {
 }
 
 impl Answered {
+    /// The answer to an initiation that came by `path`, or by mailbox where there is none.
+    pub(crate) fn new(now: Instant, path: Option<Path>, initiation: Vec<u8>, response: Vec<u8>) -> Self {
+        Self {
+            initiation,
+            response,
+            until: now + ANSWER_KEPT,
+            paths: path.into_iter().collect(),
+            repeats: if path.is_none() { ANSWER_REPEATS } else { &[] },
+            answered_at: now,
+            mailed: path.is_none(),
+        }
+    }
+
     /// Notes a copy that came by mailbox; `true` for the first, which brings candidates.
     pub(crate) fn first_by_mail(&mut self) -> bool {
         let first = !std::mem::replace(&mut self.mailed, true);
@@ -215,6 +229,21 @@ impl Peer {
             pings: Vec::new(),
             unanswered: false,
         }
+    }
+
+    /// Lets the peer begin a handshake by an initiation that is newer than every one before it, and not too soon.
+    pub(crate) fn take_initiation(&mut self, now: Instant, received: &Received) -> Result<(), Discard> {
+        if !self.profile.accepts.contains(&received.suite()) {
+            return Err(Discard::SuiteNotAllowed);
+        }
+        if received.timestamp() <= self.greatest {
+            return Err(Discard::OldTimestamp);
+        }
+        if !self.initiations.take(now) {
+            return Err(Discard::TooManyInitiations);
+        }
+        self.greatest = received.timestamp();
+        Ok(())
     }
 
     /// The agent, when there is one.

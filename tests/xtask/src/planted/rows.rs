@@ -182,9 +182,9 @@ pub(super) const FAULTS: &[Fault] = &[
         package: "node",
         what: "an initiation is dropped while one's own is under way",
         edits: &[Edit {
-            file: "protocols/node/src/exchange.rs",
-            old: "        if !peer.initiations.take(now) {\n            return Err(Discard::TooManyInitiations);\n        }\n        peer.greatest",
-            new: "        if ginnel_time::planted(15) && peer.attempt.is_some() {\n            return Err(Discard::TooManyInitiations);\n        }\n        if !peer.initiations.take(now) {\n            return Err(Discard::TooManyInitiations);\n        }\n        peer.greatest",
+            file: "protocols/node/src/peer.rs",
+            old: "        if !self.initiations.take(now) {\n            return Err(Discard::TooManyInitiations);\n        }\n        self.greatest",
+            new: "        if ginnel_time::planted(15) && self.attempt.is_some() {\n            return Err(Discard::TooManyInitiations);\n        }\n        if !self.initiations.take(now) {\n            return Err(Discard::TooManyInitiations);\n        }\n        self.greatest",
         }],
     },
     Fault {
