@@ -1,4 +1,5 @@
-//! The ends of the logs, remembered in memory: they tell a server that was merely killed from one whose disk was set back.
+//! Rollback detection: the ends of the logs, remembered in memory, tell a server that was merely killed from one whose disk
+//! was set back.
 //!
 //! A file in a folder that no disk holds, so that no backup, snapshot or copy of a disk brings it back with the logs. It is
 //! named after the server's key, not after its state folder: a copy of that folder elsewhere is the same server. It is

@@ -193,7 +193,7 @@ impl Server {
             self.settle_at_start(id, witnessed.get(&id).copied());
             self.reconcile(id);
         }
-        self.mourn(witnessed);
+        self.note_all_vanished(witnessed);
     }
 
     /// Takes one input.

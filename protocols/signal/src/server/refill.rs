@@ -127,8 +127,8 @@ impl Server {
         }
         tracing::info!(network = %id, role = ?network.log.role(), "network taken up");
         self.networks.insert(id, network);
-        self.recall(id);
-        self.testify(id);
+        self.take_up_vanished(id);
+        self.remember_head(id);
         let session = self.lines.session(conn).cloned();
         if let Some(session) = &session {
             self.take_place(conn, session);
@@ -278,7 +278,7 @@ impl Server {
         for waiting in waiting {
             self.answer_all(waiting.askers, &moved());
         }
-        self.testify(id);
+        self.remember_head(id);
     }
 
     /// Answers those who handed entries in that are on disk now.
