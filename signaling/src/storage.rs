@@ -161,6 +161,7 @@ impl Storage {
             Change::Append { network, sequence, entry } | Change::Mend { network, sequence, entry } => {
                 row(ENTRY_STORED, network, *sequence, &entry.bytes)
             }
+            Change::Spend { network, token } => row(TOKEN_USED, network, 0, token.0.as_bytes()),
             Change::Adopt { network, genesis, .. } => row(GENESIS_STORED, network, 0, genesis),
             Change::Cut { network, length } => row(LOG_CUT, network, *length, &[]),
         }
@@ -206,6 +207,7 @@ fn put(transaction: &Connection, change: &Change) -> rusqlite::Result<()> {
             use_token(transaction, token, network)?;
             insert(transaction, network, 0, entry)
         }
+        Change::Spend { network, token } => use_token(transaction, token, network),
         Change::Adopt { network, token, genesis } => {
             use_token(transaction, token, network)?;
             let query = "INSERT INTO adopted (network, genesis) VALUES (?1, ?2)";
@@ -338,6 +340,7 @@ const SCHEMAS: [&str; 3] = [
 
 const ENTRY_STORED: &str = "SELECT EXISTS (SELECT 1 FROM entry WHERE network = ?1 AND sequence = ?2 AND bytes = ?3)";
 const LOG_CUT: &str = "SELECT NOT EXISTS (SELECT 1 FROM entry WHERE network = ?1 AND sequence >= ?2 AND ?3 = x'')";
+const TOKEN_USED: &str = "SELECT EXISTS (SELECT 1 FROM token WHERE network = ?1 AND ?2 = 0 AND bytes = ?3)";
 const GENESIS_STORED: &str = "SELECT EXISTS (SELECT 1 FROM adopted WHERE network = ?1 AND ?2 = 0 AND genesis = ?3)";
 
 /// Changes in one commit.
@@ -426,6 +429,25 @@ mod tests {
         assert_eq!(held.logs[0].1.len() as u64, 1 + stored, "what was said to be stored, and no more");
         limit(&storage, pages + 100);
         assert_eq!(outcomes(&mut storage, &[large(900, stored + 1), append(901, stored + 2)]), [Durable, Durable]);
+    }
+
+    #[test]
+    fn token_is_spent_once_and_stays_so() {
+        use Outcome::{Durable, Failed};
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("signal.db");
+        let mut storage = Storage::open(&path).unwrap();
+        storage.add_token(&token(7), 5).unwrap();
+        let spend = |ticket, network| {
+            (
+                Ticket(ticket),
+                Change::Spend { network: NetworkId::from_bytes([network; 32]), token: FoundingToken(token(7)) },
+            )
+        };
+        assert_eq!(outcomes(&mut storage, &[spend(0, 1), spend(1, 2)]), [Durable, Failed]);
+        drop(storage);
+        let stored = Storage::open(&path).unwrap().load().unwrap();
+        assert_eq!(stored.tokens, [(FoundingToken(token(7)), Some(NetworkId::from_bytes([1; 32])))]);
     }
 
     #[test]

@@ -82,6 +82,18 @@ impl Server {
         }
     }
 
+    /// Whoever fills a log with a token that founded nothing has used it: it is good for one network.
+    fn spend_token(&mut self, session: &Session) {
+        let network = session.network;
+        let Some((token, usage @ TokenUse::Unused)) = session.token.and_then(|place| self.tokens.get_mut(place)) else {
+            return;
+        };
+        *usage = TokenUse::Founded(network);
+        let change = Change::Spend { network, token: token.clone() };
+        let ticket = self.ticket();
+        self.store_under(ticket, Storing::Token, change);
+    }
+
     fn adopt(
         &mut self,
         conn: ConnectionId,
@@ -185,6 +197,7 @@ impl Server {
                 if let Some(network) = self.networks.get_mut(&id) {
                     network.refillers.insert(conn);
                 }
+                self.spend_token(session);
                 self.note_handed_in(session);
                 Ok(None)
             }
