@@ -255,9 +255,6 @@ impl Node {
         self.wake(now, id);
         let (response, established) =
             received.respond(&psk, BOOTSTRAP_PSK, index, &mut self.rng).map_err(|_| Discard::BadInitiation)?;
-        if let Road::Path(path) = road {
-            self.strangers.heard(now, path.remote.ip());
-        }
         let peer = self.peers.get_mut(&id).ok_or(Discard::UnknownPeer)?;
         peer.answered = Some(Answered::new(now, road.path(), bytes.to_vec(), response.clone()));
         self.install(now, id, established);
@@ -379,9 +376,6 @@ impl Node {
         };
         peer.attempt = None;
         peer.accepted = Some(Accepted { response: bytes.to_vec(), until: now + ANSWER_KEPT, strays: MAX_STRAYS });
-        if let Road::Path(path) = road {
-            self.strangers.heard(now, path.remote.ip());
-        }
         if let (Road::Path(path), Ways::Endpoint(endpoint)) = (road, &mut peer.ways) {
             *endpoint = Some(path);
             self.forward(Command::SetPath { peer: id, primary: Some(path), backup: None, duplicate: false });

@@ -68,6 +68,16 @@ impl Bucket {
         self.credit_at(now) > self.full() / 2
     }
 
+    /// The whole tokens that are there.
+    pub(crate) fn left(&self, now: Instant) -> u64 {
+        self.credit_at(now) / self.price.max(1)
+    }
+
+    /// Whether it is as good as new.
+    pub(crate) fn is_full(&self, now: Instant) -> bool {
+        self.credit_at(now) == self.full()
+    }
+
     const fn full(&self) -> u64 {
         self.price.saturating_mul(self.burst as u64)
     }

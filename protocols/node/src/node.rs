@@ -126,7 +126,7 @@ pub struct Node {
     pub(crate) cookies: Cookies,
     /// Handshake messages to addresses that have proved nothing; each network has a share of its own in it.
     pub(crate) unproven: Bucket,
-    /// What addresses get that never answered.
+    /// What addresses get at which no probe was answered.
     pub(crate) strangers: Strangers,
     pub(crate) peers: BTreeMap<PeerId, Peer>,
     /// Peers for which something is kept beyond who they are; everything periodic looks at these alone.
@@ -347,7 +347,6 @@ impl Node {
 
     fn handle_control(&mut self, now: Instant, peer: PeerId, path: Path, plaintext: Vec<u8>) -> Result<(), Discard> {
         self.fresh_used(now, path.local);
-        self.strangers.heard(now, path.remote.ip());
         match plaintext.first() {
             Some(&first) if is_path_message(first) => {
                 self.tell_agent(now, peer, PathInput::Message { path, bytes: plaintext });
@@ -361,7 +360,6 @@ impl Node {
 
     fn arrived(&mut self, now: Instant, peer: PeerId, path: Path) {
         self.fresh_used(now, path.local);
-        self.strangers.heard(now, path.remote.ip());
         if matches!(path.local, Local::Relay(_)) {
             self.gather.bind(now, peer, path.remote);
         }
@@ -449,7 +447,7 @@ impl Node {
         match output {
             PathOutput::Seal { path, ttl, plaintext } => {
                 let probe = plaintext.first() == Some(&PROBE);
-                if probe && !self.strangers.may_probe(now, path.remote.ip()) {
+                if probe && !self.strangers.may_probe(now, id, path) {
                     self.counters.count(Discard::TooManyUnproven);
                     return;
                 }
@@ -458,6 +456,7 @@ impl Node {
                 }
                 self.forward(Command::SealControl { peer: id, path: Some(path), ttl, plaintext });
             }
+            PathOutput::Answered { path } => self.strangers.answered(now, path),
             PathOutput::Select { primary, backup, duplicate } => {
                 self.forward(Command::SetPath { peer: id, primary, backup, duplicate });
                 self.selected(now, id, primary, backup);

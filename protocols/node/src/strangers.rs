@@ -1,25 +1,33 @@
-//! How much addresses are probed that peers named and that have never answered: they may be somebody's who has nothing to
-//! do with any of this.
+//! How much addresses are probed that peers named and at which no probe was ever answered: they may be somebody's who has
+//! nothing to do with any of this.
 //!
 //! The agents hold each peer's probes to a pace; this holds those of all peers in all networks together, for each address
-//! with all its ports. An address that anything authentic came from is free of it, and with it everybody behind the same
-//! NAT.
+//! with all its ports. What lifts the bound is the answer to a probe of ours, and nothing else: each probe carries a
+//! number of its own that cannot be guessed and goes to one address alone, sealed, so that whoever repeats it was reached
+//! there. An authentic packet proves nothing of the kind, since a member can send it under any address; nor does the
+//! response to a handshake, because the same initiation goes to every address that the peer told, and by the mailbox, and
+//! the response says nothing of where it was found. Where a relay carries our probes, it is the relay that says whom they
+//! reached: their answers lift the bound for what goes by a relay.
+//!
+//! The bound is then off for everybody behind the same NAT, too, until five minutes have passed without an answer.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ginnel_path::address::canonical;
+use ginnel_forward::PeerId;
+use ginnel_path::address::{canonical, reach};
+use ginnel_path::{Local, Path};
 use ginnel_time::Instant;
 
 use crate::load::Bucket;
 
-/// The addresses that were probed or heard lately.
+/// The addresses that were probed or answered lately.
 #[derive(Debug, Default)]
 pub(crate) struct Strangers {
-    /// Addresses that something authentic came from, and when it last did.
-    heard: BTreeMap<IpAddr, Instant>,
-    /// Addresses that were probed and never heard.
+    /// Addresses at which a probe was answered, and when one last was.
+    answered: BTreeMap<(IpAddr, Via), Instant>,
+    /// Addresses that were probed and did not answer.
     silent: BTreeMap<IpAddr, Account>,
     /// What all addresses share that there is no room for in `silent`.
     rest: Option<Account>,
@@ -27,63 +35,108 @@ pub(crate) struct Strangers {
     swept: Option<Instant>,
 }
 
+/// Who brings a probe to its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Via {
+    /// A socket of ours, and the networks between here and there.
+    Socket,
+    /// A relay of ours.
+    Relay,
+}
+
+impl Via {
+    const fn of(path: Path) -> Self {
+        match path.local {
+            Local::Socket(_) => Self::Socket,
+            Local::Relay(_) => Self::Relay,
+        }
+    }
+}
+
 /// The probes that an address may get.
 #[derive(Debug)]
 struct Account {
-    bucket: Bucket,
-    used: Instant,
+    left: Bucket,
+    /// What was taken for each peer of late, by each way; for all that there is no room for, under nobody's name.
+    taken: BTreeMap<(Option<PeerId>, Via), u64>,
+    /// When `taken` was last halved.
+    halved: Instant,
 }
 
 impl Account {
     const fn new(now: Instant) -> Self {
-        Self { bucket: Bucket::every(INTERVAL, AT_ONCE), used: now }
+        Self { left: Bucket::every(INTERVAL, AT_ONCE), taken: BTreeMap::new(), halved: now }
     }
 
-    fn take(&mut self, now: Instant) -> bool {
-        let taken = self.bucket.take(now);
-        if taken {
-            self.used = now;
+    /// Takes a probe for a peer unless it had [`SHARE`] times of late what is left: whoever comes next finds some, however
+    /// many one peer could do with.
+    fn take(&mut self, now: Instant, peer: PeerId, via: Via) -> bool {
+        self.forgive(now);
+        let own = (Some(peer), via);
+        let has_room = self.taken.len() < MAX_TAKERS || self.taken.contains_key(&own);
+        let taken = self.taken.entry(if has_room { own } else { (None, via) }).or_default();
+        let may = *taken < SHARE * self.left.left(now) && self.left.take(now);
+        *taken += u64::from(may);
+        may
+    }
+
+    /// Forgets half of what was taken with each minute, and all of it once it has been made good.
+    fn forgive(&mut self, now: Instant) {
+        if self.is_full(now) {
+            *self = Self::new(now);
         }
-        taken
+        while now >= self.halved + HALVING {
+            self.halved += HALVING;
+            self.taken.values_mut().for_each(|taken| *taken /= 2);
+        }
+        self.taken.retain(|_, taken| *taken > 0);
     }
 
     /// Whether it is as good as new.
     fn is_full(&self, now: Instant) -> bool {
-        now >= self.used + INTERVAL * AT_ONCE
+        self.left.is_full(now)
     }
 }
 
 impl Strangers {
-    /// Whether `ip` may be probed once more; counts the probe.
-    pub(crate) fn may_probe(&mut self, now: Instant, ip: IpAddr) -> bool {
-        let host = host_of(ip);
-        if self.heard.contains_key(&host) {
+    /// Whether a probe for `peer` may go out by `path`; counts it.
+    pub(crate) fn may_probe(&mut self, now: Instant, peer: PeerId, path: Path) -> bool {
+        let (host, via) = (host_of(path.remote.ip()), Via::of(path));
+        if self.has_answered(now, host, via) {
             return true;
         }
         if let Some(account) = self.silent.get_mut(&host) {
-            return account.take(now);
+            return account.take(now, peer, via);
         }
         if !self.has_room(now) {
-            return self.rest.get_or_insert_with(|| Account::new(now)).take(now);
+            return self.rest.get_or_insert_with(|| Account::new(now)).take(now, peer, via);
         }
-        self.silent.entry(host).or_insert_with(|| Account::new(now)).take(now)
+        self.silent.entry(host).or_insert_with(|| Account::new(now)).take(now, peer, via)
     }
 
-    /// Takes note that something authentic came from `ip`. At the bound the one that was silent longest is forgotten.
-    pub(crate) fn heard(&mut self, now: Instant, ip: IpAddr) {
-        let host = host_of(ip);
-        if !self.heard.contains_key(&host) && self.heard.len() >= MAX_HEARD {
-            let oldest = self.heard.iter().min_by_key(|(_, at)| **at).map(|(host, _)| *host);
-            oldest.and_then(|oldest| self.heard.remove(&oldest));
+    /// Takes note that a probe by `path` was answered. At the bound the one that was silent longest is forgotten.
+    pub(crate) fn answered(&mut self, now: Instant, path: Path) {
+        let key = (host_of(path.remote.ip()), Via::of(path));
+        if !self.answered.contains_key(&key) && self.answered.len() >= MAX_ANSWERED {
+            let oldest = self.answered.iter().min_by_key(|(_, at)| **at).map(|(key, _)| *key);
+            oldest.and_then(|oldest| self.answered.remove(&oldest));
         }
-        self.heard.insert(host, now);
-        self.silent.remove(&host);
+        self.answered.insert(key, now);
+        if key.1 == Via::Socket {
+            self.silent.remove(&key.0);
+        }
     }
 
-    /// This machine is somewhere else: what never answered may answer from here.
+    /// This machine is somewhere else: what never answered may answer from here, and a private address may be another's.
     pub(crate) fn moved(&mut self) {
+        self.answered.retain(|(host, _), _| !reach(*host).is_private());
         self.silent.clear();
         self.rest = None;
+    }
+
+    fn has_answered(&self, now: Instant, host: IpAddr, via: Via) -> bool {
+        let lately = |via| self.answered.get(&(host, via)).is_some_and(|at| now < *at + ANSWER_COUNTS);
+        lately(Via::Socket) || (via == Via::Relay && lately(Via::Relay))
     }
 
     /// Whether one more silent address can be remembered. Only those are forgotten that are as good as new, so being
@@ -98,7 +151,7 @@ impl Strangers {
 }
 
 /// Whose address it is: in IPv6 a host has a whole /64 to itself.
-fn host_of(ip: IpAddr) -> IpAddr {
+pub(crate) fn host_of(ip: IpAddr) -> IpAddr {
     match canonical(ip) {
         IpAddr::V4(v4) => v4.into(),
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
@@ -109,42 +162,105 @@ fn host_of(ip: IpAddr) -> IpAddr {
 const AT_ONCE: u32 = 120;
 /// Between probes beyond those.
 const INTERVAL: Duration = Duration::from_secs(2);
-const MAX_HEARD: usize = 4096;
+/// How many times what is left of them one peer may have had: of those at once, a lone one gets two thirds.
+const SHARE: u64 = 2;
+/// After this time half of what a peer had counts no more.
+const HALVING: Duration = Duration::from_secs(60);
+/// For how long an answer counts.
+const ANSWER_COUNTS: Duration = Duration::from_secs(300);
+const MAX_ANSWERED: usize = 4096;
 const MAX_SILENT: usize = 4096;
+/// Peers that are told apart at one address.
+const MAX_TAKERS: usize = 64;
 const SWEEP: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use ginnel_path::{RelayId, SocketId};
+
     use super::*;
 
     fn at(seconds: u64) -> Instant {
         Instant::ZERO + Duration::from_secs(seconds)
     }
 
+    fn path(ip: IpAddr) -> Path {
+        Path { local: Local::Socket(SocketId(0)), remote: SocketAddr::new(ip, 4000) }
+    }
+
+    fn relayed(ip: IpAddr) -> Path {
+        Path { local: Local::Relay(RelayId(0)), ..path(ip) }
+    }
+
     fn ip(number: u32) -> IpAddr {
         IpAddr::V4((0x0808_0000 + number).into())
+    }
+
+    /// How many of 1,000 probes go out, each for another one of so many peers.
+    fn asked(strangers: &mut Strangers, seconds: u64, peers: u32, path: Path) -> usize {
+        (0..1000).filter(|n| strangers.may_probe(at(seconds), PeerId(n % peers), path)).count()
+    }
+
+    fn exhaust(strangers: &mut Strangers, seconds: u64, path: Path) {
+        while asked(strangers, seconds, 200, path) > 0 {}
     }
 
     #[test]
     fn an_address_that_never_answers_gets_few_probes_and_one_that_did_any() {
         let mut strangers = Strangers::default();
-        let mut asked = |seconds: u64, ip: IpAddr| (0..1000).filter(|_| strangers.may_probe(at(seconds), ip)).count();
+        exhaust(&mut strangers, 9, path(ip(9)));
+        let mut asked = |seconds: u64, ip: IpAddr| asked(&mut strangers, seconds, 200, path(ip));
         assert_eq!(asked(10, ip(1)), AT_ONCE as usize);
         assert_eq!(asked(10, ip(2)), AT_ONCE as usize, "each for itself");
         let later: usize = (11..=70).map(|second| asked(second, ip(1))).sum();
         assert_eq!(later, 30, "one every two seconds");
         let mapped: IpAddr = "::ffff:8.8.0.1".parse().unwrap();
         assert_eq!(asked(70, mapped), 0, "the same address in another form");
-        strangers.heard(at(71), ip(1));
-        assert!((0..1000).all(|_| strangers.may_probe(at(71), ip(1))));
+        strangers.answered(at(71), path(ip(1)));
+        assert!((0..1000).all(|_| strangers.may_probe(at(71), PeerId(0), path(ip(1)))));
+        assert!((0..1000).all(|_| strangers.may_probe(at(370), PeerId(0), path(ip(1)))));
+        assert!(!(0..1000).all(|_| strangers.may_probe(at(371), PeerId(0), path(ip(1)))), "long ago");
+    }
+
+    #[test]
+    fn a_peer_leaves_others_behind_the_same_address_theirs() {
+        let mut strangers = Strangers::default();
+        let mut asked = |seconds: u64, peer: u32, times: u64| {
+            (0..times).filter(|_| strangers.may_probe(at(seconds), PeerId(peer), path(ip(1)))).count()
+        };
+        assert_eq!(asked(10, 0, 1000), 80, "a lone peer");
+        assert!(asked(10, 1, 1000) >= 24, "two bursts of a pair");
+        assert!((10..3600).map(|second| asked(second, 0, 50)).sum::<usize>() > 20 * 60, "it alone goes on");
+        assert!(asked(3600, 1, 1000) >= 10, "however long another one was at it");
+        for second in 3600..7200 {
+            for peer in 2..6 {
+                asked(second, peer, 50);
+            }
+        }
+        assert!(asked(7200, 1, 1000) >= 3, "and several others");
+    }
+
+    #[test]
+    fn what_a_relay_says_counts_for_relays_alone() {
+        let mut strangers = Strangers::default();
+        exhaust(&mut strangers, 10, path(ip(1)));
+        strangers.answered(at(10), relayed(ip(1)));
+        assert!((0..1000).all(|_| strangers.may_probe(at(10), PeerId(0), relayed(ip(1)))));
+        assert_eq!(asked(&mut strangers, 10, 200, path(ip(1))), 0);
+        strangers.answered(at(10), path(ip(1)));
+        strangers.answered(at(10), path(ip(2)));
+        assert!((0..1000).all(|_| strangers.may_probe(at(10), PeerId(0), path(ip(1)))));
+        assert!((0..1000).all(|_| strangers.may_probe(at(10), PeerId(0), relayed(ip(2)))));
     }
 
     #[test]
     fn all_addresses_of_one_ipv6_host_are_one() {
         let mut strangers = Strangers::default();
-        let taken = (0..1000_u128).filter(|n| {
-            let ip = IpAddr::V6(((0x2001_0db8 << 96) + n).into());
-            strangers.may_probe(at(10), ip)
+        let taken = (0..1000_u32).filter(|n| {
+            let ip = IpAddr::V6(((0x2001_0db8 << 96) + u128::from(*n)).into());
+            strangers.may_probe(at(10), PeerId(n % 200), path(ip))
         });
         assert_eq!(taken.count(), AT_ONCE as usize);
     }
@@ -152,21 +268,46 @@ mod tests {
     #[test]
     fn naming_many_others_does_not_make_us_forget_an_address() {
         let mut strangers = Strangers::default();
-        while strangers.may_probe(at(10), ip(0)) {}
-        let taken = (1..100_000).filter(|number| strangers.may_probe(at(11), ip(*number))).count();
+        exhaust(&mut strangers, 10, path(ip(0)));
+        let mut probe = |seconds: u64, number: u32| strangers.may_probe(at(seconds), PeerId(0), path(ip(number)));
+        let taken = (1..100_000).filter(|number| probe(11, *number)).count();
         assert!(taken <= MAX_SILENT + AT_ONCE as usize, "{taken}");
-        assert!(!strangers.may_probe(at(11), ip(0)));
-        strangers.heard(at(11), ip(100_001));
-        assert!(strangers.may_probe(at(11), ip(100_001)), "whoever answers has room");
-        assert!(strangers.may_probe(at(1000), ip(100_002)), "what is as good as new makes room");
+        assert!(!probe(11, 0));
+        strangers.answered(at(11), path(ip(100_001)));
+        let mut probe = |seconds: u64, number: u32| strangers.may_probe(at(seconds), PeerId(0), path(ip(number)));
+        assert!(probe(11, 100_001), "whoever answers has room");
+        assert!(probe(1000, 100_002), "what is as good as new makes room");
         assert!(strangers.silent.len() < 10);
+    }
+
+    #[test]
+    fn of_those_that_answered_no_more_are_remembered_than_there_is_room_for() {
+        let mut strangers = Strangers::default();
+        (0..=MAX_ANSWERED as u32).for_each(|number| strangers.answered(at(10 + u64::from(number)), path(ip(number))));
+        assert_eq!(strangers.answered.len(), MAX_ANSWERED);
+        assert!(!strangers.answered.contains_key(&(ip(0), Via::Socket)), "the longest silent one went");
+    }
+
+    #[test]
+    fn an_account_knows_few_peers_by_name() {
+        let mut account = Account::new(at(10));
+        for peer in 0..1000 {
+            account.take(at(10), PeerId(peer), Via::Socket);
+        }
+        assert_eq!(account.taken.len(), MAX_TAKERS + 1);
+        assert!(account.take(at(10), PeerId(0), Via::Socket), "those without a name leave it some");
     }
 
     #[test]
     fn from_another_place_all_are_asked_anew() {
         let mut strangers = Strangers::default();
-        while strangers.may_probe(at(10), ip(0)) {}
+        let [public, private] = ["8.8.8.8", "192.168.1.7"].map(|text| path(text.parse().unwrap()));
+        strangers.answered(at(10), public);
+        strangers.answered(at(10), private);
+        exhaust(&mut strangers, 10, path(ip(0)));
         strangers.moved();
-        assert!(strangers.may_probe(at(10), ip(0)));
+        assert!(strangers.may_probe(at(10), PeerId(0), path(ip(0))));
+        assert_eq!(asked(&mut strangers, 10, 200, private), AT_ONCE as usize, "it may be another's here");
+        assert_eq!(asked(&mut strangers, 10, 200, public), 1000);
     }
 }

@@ -223,6 +223,7 @@ impl Agent {
         if echo.relayed && !pair.path.is_relayed() {
             pair.tier = pair.tier.max(Tier::OneRelay);
         }
+        self.outbox.answered(pair.path);
         Ok(())
     }
 

@@ -105,6 +105,11 @@ pub enum Output {
         /// The control message.
         plaintext: Vec<u8>,
     },
+    /// A probe by this path was answered: somebody at its far end, or on the way there, has read it.
+    Answered {
+        /// The path that the probe went by; the echo may have come by another one.
+        path: Path,
+    },
     /// Send data by these paths from here on.
     Select {
         /// Where data goes; nowhere (it waits) when absent.

@@ -11,10 +11,11 @@ const MAX_SEALS: usize = 64;
 /// News that waits at most; the oldest is dropped.
 const MAX_EVENTS: usize = 32;
 
-/// What an agent has to say. Of selections, and of wishes for a socket or a handshake,
-/// only the last one counts.
+/// What an agent has to say. Of answers, which one input brings at most one of, of selections, and of wishes for a socket
+/// or a handshake, only the last one counts.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
+    answered: Option<Path>,
     select: Option<Selection>,
     fresh: Option<u8>,
     summon: bool,
@@ -27,6 +28,10 @@ impl Outbox {
         if self.seals.len() < MAX_SEALS {
             self.seals.push_back(Output::Seal { path, ttl, plaintext });
         }
+    }
+
+    pub(crate) fn answered(&mut self, path: Path) {
+        self.answered = Some(path);
     }
 
     pub(crate) fn select(&mut self, selection: Selection) {
@@ -56,11 +61,14 @@ impl Outbox {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        let wishes = self.select.is_some() || self.fresh.is_some() || self.summon;
+        let wishes = self.answered.is_some() || self.select.is_some() || self.fresh.is_some() || self.summon;
         !wishes && self.seals.is_empty() && self.events.is_empty()
     }
 
     pub(crate) fn take(&mut self) -> Option<Output> {
+        if let Some(path) = self.answered.take() {
+            return Some(Output::Answered { path });
+        }
         if let Some(Selection { primary, backup, duplicate }) = self.select.take() {
             return Some(Output::Select { primary, backup, duplicate });
         }

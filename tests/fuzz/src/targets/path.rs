@@ -228,6 +228,7 @@ fn look(agent: &mut Agent, probes: &mut Vec<(Path, u64)>, refused: IpAddr) {
                 assert!(primary.iter().chain(&backup).all(fine), "selected {primary:?}, {backup:?}");
                 assert!(primary.is_none() || primary != backup);
             }
+            Output::Answered { path } => assert!(fine(&path), "{path:?} answered"),
             Output::FreshSocket { .. } | Output::Summon | Output::Event(_) => {}
         }
     }

@@ -136,9 +136,40 @@ fn what_a_crossing_call_brings_is_taken_whichever_call_stands() {
     assert!(agent.status().iter().any(|status| status.path.remote == named), "{:?}", agent.status());
     let answered = drain(&mut agent).into_iter().any(|output| match output {
         Output::Seal { plaintext, .. } => plaintext.first() != Some(&crate::message::PROBE),
-        Output::Select { .. } | Output::FreshSocket { .. } | Output::Summon | Output::Event(_) => false,
+        Output::Answered { .. }
+        | Output::Select { .. }
+        | Output::FreshSocket { .. }
+        | Output::Summon
+        | Output::Event(_) => false,
     });
     assert!(!answered, "our own call stands");
+}
+
+#[test]
+fn an_answered_probe_is_told_of_by_the_path_that_it_went_by() {
+    let mut agent = ready_agent();
+    agent.handle_input(at(0), Input::Session(Role::Initiator)).unwrap();
+    let probe = |output: Output| match output {
+        Output::Seal { path, plaintext, .. } => Probe::decode(&plaintext).ok().map(|probe| (path, probe.id)),
+        Output::Answered { .. }
+        | Output::Select { .. }
+        | Output::FreshSocket { .. }
+        | Output::Summon
+        | Output::Event(_) => None,
+    };
+    let probes: Vec<(Path, u64)> = drain(&mut agent).into_iter().filter_map(probe).collect();
+    let [(asked, id), (other, late), ..] = probes[..] else { panic!("{probes:?}") };
+    assert_ne!(asked, other);
+    let echo = |agent: &mut Agent, millis: u64, id: u64| {
+        let bytes = Echo { id, observed: addr("203.0.113.1:5000"), relayed: false }.encode();
+        let _ = agent.handle_input(at(millis), Input::Message { path: other, bytes });
+        let answered = |output| if let Output::Answered { path } = output { Some(path) } else { None };
+        drain(agent).into_iter().filter_map(answered).collect::<Vec<_>>()
+    };
+    assert_eq!(echo(&mut agent, 20, id), [asked], "whichever path the echo takes");
+    assert_eq!(echo(&mut agent, 30, id), [], "once");
+    assert_eq!(echo(&mut agent, 40, !id), [], "nobody asked");
+    assert_eq!(echo(&mut agent, 5001, late), [], "too late");
 }
 
 #[test]

@@ -417,6 +417,7 @@ impl World {
                         self.plan(LEG * 2, Happening::Gathered { side });
                     }
                 }
+                Output::Answered { .. } => {}
                 Output::Summon => {
                     self.sides[side].summoned += 1;
                     self.plan(MAIL, Happening::Offer { to: 1 - side });
