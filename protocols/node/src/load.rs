@@ -5,6 +5,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ginnel_time::Instant;
+use rand_chacha::ChaCha20Rng;
+use rand_core::RngCore;
+
+use crate::strangers::host_of;
 
 /// Counts initiations with a good mac1 and answers whether senders must prove their address.
 #[derive(Debug)]
@@ -96,37 +100,70 @@ impl Bucket {
 /// Cookie replies under load: so many a second to addresses at which peers may be, and so many to all others.
 ///
 /// Each reply costs more than all that went before it, and a flood under many addresses has most of them go to nobody. An
-/// address that no peer has told gets its reply with the share that its messages have in the flood; a handshake by mailbox
-/// needs none.
+/// address that no peer has told then gets its reply with the share that its messages have in the flood; a handshake by
+/// mailbox needs none. One sender alone, or few, take nothing from anybody: whoever wants more than a few replies a second
+/// gets what the others leave. It is not refused them, because others can send under its address.
 #[derive(Debug)]
 pub(crate) struct Cookies {
-    known: Bucket,
-    others: Bucket,
+    known: Replies,
+    others: Replies,
     places: BTreeSet<IpAddr>,
     looked: Option<Instant>,
 }
 
-impl Default for Cookies {
-    fn default() -> Self {
-        let bucket = Bucket::new(COOKIES, COOKIES);
-        Self { known: bucket, others: bucket, places: BTreeSet::new(), looked: None }
-    }
+/// The replies to one kind of addresses.
+#[derive(Debug)]
+struct Replies {
+    all: Bucket,
+    /// The few of each sender; a bucket is shared by those that the key throws together.
+    few: Vec<Bucket>,
+    key: ChaCha20Rng,
 }
 
 impl Cookies {
+    /// `key` is a stream of its own that nobody else can tell or read: whoever knew it could choose a sender to share a
+    /// bucket with.
+    pub(crate) fn new(key: ChaCha20Rng) -> Self {
+        let replies = || Replies { all: Bucket::new(COOKIES, COOKIES), few: vec![FEW; SENDERS], key: key.clone() };
+        Self { known: replies(), others: replies(), places: BTreeSet::new(), looked: None }
+    }
+
     /// Whether one more reply may be sent, to `to`; `places` says where peers may be, and is asked once a second.
     pub(crate) fn take(&mut self, now: Instant, to: IpAddr, places: impl FnOnce() -> BTreeSet<IpAddr>) -> bool {
         if self.looked.is_none_or(|looked| now.saturating_duration_since(looked) >= WINDOW) {
             self.looked = Some(now);
             self.places = places();
         }
-        let bucket = if self.places.contains(&to) { &mut self.known } else { &mut self.others };
-        bucket.take(now)
+        let replies = if self.places.contains(&to) { &mut self.known } else { &mut self.others };
+        replies.take(now, to)
+    }
+}
+
+impl Replies {
+    fn take(&mut self, now: Instant, to: IpAddr) -> bool {
+        let sender = self.bucket_of(to);
+        let is_modest = self.few.get_mut(sender).is_some_and(|few| few.take(now));
+        (is_modest || self.all.is_over_half(now)) && self.all.take(now)
+    }
+
+    /// The bucket of an address: where the stream that is the address's own begins.
+    fn bucket_of(&self, to: IpAddr) -> usize {
+        let mut stream = self.key.clone();
+        stream.set_stream(match host_of(to) {
+            IpAddr::V4(v4) => v4.to_bits().into(),
+            IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64,
+        });
+        stream.next_u32() as usize % SENDERS
     }
 }
 
 /// Twice as many as initiations that make a load.
 const COOKIES: u32 = 2 * DEFAULT_THRESHOLD;
+/// What each sender has of them: four a second, a cookie being good for two minutes.
+const FEW: Bucket = Bucket::new(4, 8);
+/// Buckets for these; together they let pass more than [`COOKIES`] a second, so that a flood under many addresses finds no
+/// other bound than before.
+const SENDERS: usize = 1024;
 const SECOND: u64 = 1_000_000_000;
 const WINDOW: Duration = Duration::from_secs(1);
 /// Load is held to last this long after the last sign of it.
@@ -137,6 +174,10 @@ pub(crate) const DEFAULT_THRESHOLD: u32 = 500;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use rand_core::SeedableRng;
+
     use super::*;
 
     fn at(millis: u64) -> Instant {
@@ -158,21 +199,72 @@ mod tests {
         assert!(!bucket.is_over_half(at(100)) && bucket.is_over_half(at(200)));
     }
 
+    fn cookies(seed: u8) -> Cookies {
+        Cookies::new(ChaCha20Rng::from_seed([seed; 32]))
+    }
+
+    /// Addresses of as many machines.
+    fn many(network: u32, count: u32) -> impl Iterator<Item = IpAddr> + Clone {
+        (0..count).map(move |host| IpAddr::V4((network + host).into()))
+    }
+
+    const STRANGERS: u32 = 0xC612_0000;
+    const PEERS: u32 = 0xCB00_7100;
+
     #[test]
     fn strangers_do_not_use_up_the_cookies_of_those_who_are_expected() {
-        let mut cookies = Cookies::default();
-        let [peer, stranger] = ["203.0.113.1", "198.51.100.1"].map(|text| text.parse().unwrap());
-        let places = || [peer].into();
-        let given = (0..20_000).filter(|i| cookies.take(at(1000 + i / 20), stranger, places)).count();
+        let mut cookies = cookies(1);
+        let peers = many(PEERS, 256);
+        let places = || peers.clone().collect();
+        let strangers = many(STRANGERS, 20_000).zip(0..);
+        let given = strangers.filter(|(stranger, i)| cookies.take(at(1000 + i / 20), *stranger, places)).count();
         assert!((1900..=2100).contains(&given), "{given}: a burst and a second");
-        assert!((0..500).all(|_| cookies.take(at(2000), peer, places)));
-        let given = 500 + (0..20_000).filter(|_| cookies.take(at(2000), peer, places)).count();
-        assert_eq!(given, 1000, "whose address is used by others has a bound, too");
+        assert!(peers.clone().all(|peer| cookies.take(at(2000), peer, places)));
+        let more = (0..80).flat_map(|_| peers.clone()).filter(|peer| cookies.take(at(2000), *peer, places)).count();
+        assert_eq!(256 + more, 1000, "whose addresses are used by others have a bound, too");
+    }
+
+    #[test]
+    fn one_sender_takes_nothing_from_another() {
+        for expected in [false, true] {
+            let mut cookies = cookies(2);
+            let [greedy, modest] = ["198.51.100.1", "203.0.113.1"].map(|text| text.parse().unwrap());
+            let places = || if expected { [greedy, modest].into() } else { BTreeSet::new() };
+            let (mut taken, mut got) = (0, 0);
+            for i in 0..200_000 {
+                taken += u32::from(cookies.take(at(1000 + i / 20), greedy, places));
+                if i % 5_000 == 2_500 {
+                    got += u32::from(cookies.take(at(1000 + i / 20), modest, places));
+                }
+            }
+            assert_eq!(got, 40, "four a second for ten seconds");
+            assert!(taken > 9_000, "{taken}: what nobody else wants");
+        }
+    }
+
+    #[test]
+    fn nobody_can_tell_who_shares_a_bucket() {
+        let buckets = |seed: u8| many(STRANGERS, 4096).map(|ip| cookies(seed).others.bucket_of(ip)).collect::<Vec<_>>();
+        let (one, other) = (buckets(1), buckets(2));
+        let same = one.iter().zip(&other).filter(|(one, other)| one == other).count();
+        assert!(same < 30, "{same} of 4,096");
+        let mut load = BTreeMap::new();
+        one.iter().for_each(|bucket| *load.entry(bucket).or_insert(0) += 1);
+        assert!(load.len() > 950 && load.values().all(|count| *count < 20), "{load:?}");
+    }
+
+    #[test]
+    fn a_sender_is_an_ipv4_address_or_an_ipv6_network_of_one_link() {
+        let cookies = cookies(3);
+        let bucket = |text: &str| cookies.others.bucket_of(text.parse().unwrap());
+        assert_eq!(bucket("198.51.100.1"), bucket("::ffff:198.51.100.1"));
+        assert_eq!(bucket("2001:db8::1"), bucket("2001:db8::ffff:0:0:9"));
+        assert_ne!(bucket("2001:db8::1"), bucket("2001:db8:0:1::1"));
     }
 
     #[test]
     fn where_peers_may_be_is_asked_once_a_second() {
-        let mut cookies = Cookies::default();
+        let mut cookies = cookies(4);
         let peer: IpAddr = "203.0.113.1".parse().unwrap();
         let mut asked = 0;
         for i in 0..3000 {

@@ -161,6 +161,8 @@ impl Node {
     /// [`BadState`] when the saved state is of a newer version or broken.
     pub fn new(now: Instant, config: Config, resume: Resume) -> Result<Self, BadState> {
         let mut rng = ChaCha20Rng::from_seed(config.seed);
+        let mut senders = rng.clone();
+        senders.set_stream(SENDERS_STREAM);
         let saved = resume.state.as_deref().map(Saved::decode).transpose()?.unwrap_or_default();
         let gather = Gather::new(fork(&mut rng));
         let limiter = HandshakeLimiter::new();
@@ -175,7 +177,7 @@ impl Node {
             issuers: BTreeMap::new(),
             limiter,
             load: Load::new(config.debug.load_threshold.unwrap_or(DEFAULT_THRESHOLD)),
-            cookies: Cookies::default(),
+            cookies: Cookies::new(fork(&mut senders)),
             unproven: Bucket::new(800, 1600),
             strangers: Strangers::default(),
             peers: BTreeMap::new(),
@@ -733,6 +735,9 @@ impl Node {
 
 /// Up to so many members each has a route, a name and an agent of its own from the start.
 pub(crate) const FEW_PEERS: usize = 1000;
+
+/// The stream of the seed that tells senders apart which ask for cookies; all else comes from stream 0.
+const SENDERS_STREAM: u64 = 1;
 
 pub(crate) fn fork(rng: &mut ChaCha20Rng) -> ChaCha20Rng {
     let mut seed = [0; 32];
