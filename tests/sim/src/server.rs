@@ -357,6 +357,13 @@ impl Server {
                     }
                 }
             }
+            Change::Spend { network, token } => {
+                for (known, usage) in &mut self.disk.tokens {
+                    if *known == token {
+                        *usage = Some(network);
+                    }
+                }
+            }
             Change::Append { network, sequence, entry } => {
                 if sequence == 0 {
                     self.disk.logs.push((network, Vec::new()));

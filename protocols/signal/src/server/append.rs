@@ -324,9 +324,9 @@ impl Server {
 
     /// An entry is on disk.
     pub(super) fn settled(&mut self, id: NetworkId, settled: Settled) {
-        self.recall(id);
+        self.take_up_vanished(id);
         if self.networks.get(&id).is_some_and(|network| network.log.is_idle()) {
-            self.testify(id);
+            self.remember_head(id);
         }
         self.answer_all(settled.askers, &Placing::Placed { sequence: settled.sequence });
         let Some(network) = self.networks.get_mut(&id) else { return };

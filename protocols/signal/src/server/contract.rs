@@ -240,6 +240,13 @@ pub enum Change {
         /// How many entries stay.
         length: u64,
     },
+    /// The use of a founding token to fill the log of a network that this server was only told of.
+    Spend {
+        /// The network.
+        network: NetworkId,
+        /// The token that it uses up.
+        token: FoundingToken,
+    },
     /// The genesis record of a network that this server shall mirror, and with it the use of a founding token.
     Adopt {
         /// The network.

@@ -114,6 +114,8 @@ enum Storing {
     Entry(NetworkId),
     /// What was damaged on the disk; the next start tries again.
     Repair,
+    /// The use of a token. Where the disk does not take it, the token is used up until the next start only.
+    Token,
     /// A network founded or taken up, and the entries to put into it then.
     Genesis {
         network: Box<Network>,
@@ -193,7 +195,7 @@ impl Server {
             self.settle_at_start(id, witnessed.get(&id).copied());
             self.reconcile(id);
         }
-        self.mourn(witnessed);
+        self.note_all_vanished(witnessed);
     }
 
     /// Takes one input.
@@ -328,7 +330,7 @@ impl Server {
             Storing::Genesis { network, token, conn, refill } => {
                 self.installed(*network, token, conn, &refill, outcome);
             }
-            Storing::Repair => {}
+            Storing::Repair | Storing::Token => {}
             Storing::Entry(id) => {
                 let network = self.networks.get_mut(&id).ok_or(Discard::UnknownTicket)?;
                 match outcome {

@@ -82,6 +82,18 @@ impl Server {
         }
     }
 
+    /// Whoever fills a log with a token that founded nothing has used it: it is good for one network.
+    fn spend_token(&mut self, session: &Session) {
+        let network = session.network;
+        let Some((token, usage @ TokenUse::Unused)) = session.token.and_then(|place| self.tokens.get_mut(place)) else {
+            return;
+        };
+        *usage = TokenUse::Founded(network);
+        let change = Change::Spend { network, token: token.clone() };
+        let ticket = self.ticket();
+        self.store_under(ticket, Storing::Token, change);
+    }
+
     fn adopt(
         &mut self,
         conn: ConnectionId,
@@ -127,8 +139,8 @@ impl Server {
         }
         tracing::info!(network = %id, role = ?network.log.role(), "network taken up");
         self.networks.insert(id, network);
-        self.recall(id);
-        self.testify(id);
+        self.take_up_vanished(id);
+        self.remember_head(id);
         let session = self.lines.session(conn).cloned();
         if let Some(session) = &session {
             self.take_place(conn, session);
@@ -185,6 +197,7 @@ impl Server {
                 if let Some(network) = self.networks.get_mut(&id) {
                     network.refillers.insert(conn);
                 }
+                self.spend_token(session);
                 self.note_handed_in(session);
                 Ok(None)
             }
@@ -278,7 +291,7 @@ impl Server {
         for waiting in waiting {
             self.answer_all(waiting.askers, &moved());
         }
-        self.testify(id);
+        self.remember_head(id);
     }
 
     /// Answers those who handed entries in that are on disk now.

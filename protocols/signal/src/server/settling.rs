@@ -126,16 +126,20 @@ impl Server {
         let (now, pause, own) = (self.now, self.config.limits.settle, self.config.sequencer.sequencer_key());
         let Some(network) = self.networks.get_mut(&id) else { return };
         network.witnessed = witnessed;
+        let (disk, length) = (Disk::judge(&network.log, witnessed), network.log.length());
         if network.log.orderer() != own {
-            return self.unsay(id);
-        }
-        if (network.log.length() == 0 && witnessed.is_none()) || pause.is_zero() {
+            match witnessed.filter(|_| disk == Disk::SetBack) {
+                Some(head) => self.note_vanished(id, head),
+                None => self.forget_head(id),
+            }
             return;
         }
-        let (disk, length) = (Disk::judge(&network.log, witnessed), network.log.length());
+        if (length == 0 && witnessed.is_none()) || pause.is_zero() {
+            return;
+        }
         let alone = network.log.servers().iter().all(|server| server.keys.sequencer() == own);
         if disk == Disk::Whole && alone {
-            return self.testify(id);
+            return self.remember_head(id);
         }
         let mut settling = Settling::new(now, disk);
         if let Some(head) = witnessed.filter(|_| disk == Disk::SetBack) {
@@ -146,22 +150,33 @@ impl Server {
     }
 
     /// Says of which logs nothing is on the disk although this server is known to have ordered them, and notes how far.
-    pub(super) fn mourn(&mut self, witnessed: BTreeMap<NetworkId, Head>) {
-        self.vanished = witnessed.into_iter().filter(|(id, _)| !self.networks.contains_key(id)).collect();
-        for (network, head) in &self.vanished {
-            tracing::error!(%network, remembered = head.length, "a whole log is gone; {SET_BACK}");
+    pub(super) fn note_all_vanished(&mut self, witnessed: BTreeMap<NetworkId, Head>) {
+        for (id, head) in witnessed {
+            if !self.networks.contains_key(&id) {
+                self.note_vanished(id, head);
+            }
         }
     }
 
-    /// A log that was gone from the disk is here again, or the beginning of it.
-    pub(super) fn recall(&mut self, id: NetworkId) {
+    /// What makes this server the one that orders a log, and what it has ordered, is gone from the disk.
+    fn note_vanished(&mut self, network: NetworkId, head: Head) {
+        tracing::error!(%network, remembered = head.length, "all that this server ordered is gone; {SET_BACK}");
+        self.vanished.insert(network, head);
+    }
+
+    /// A log that this server ordered, and that was gone from the disk, is here again as far as to name it as the one that
+    /// orders it.
+    pub(super) fn take_up_vanished(&mut self, id: NetworkId) {
         let (now, pause, own) = (self.now, self.config.limits.settle, self.config.sequencer.sequencer_key());
         let Some(network) = self.networks.get_mut(&id).filter(|network| network.log.orderer() == own) else { return };
         let Some(head) = self.vanished.remove(&id) else { return };
         network.witnessed = Some(head);
         if !pause.is_zero() && Disk::judge(&network.log, network.witnessed) == Disk::SetBack {
             let length = network.log.length();
-            network.settling.get_or_insert_with(|| Settling::new(now, Disk::SetBack)).wait_for(head, now, length);
+            let settling = network.settling.get_or_insert_with(|| Settling::new(now, Disk::SetBack));
+            settling.wait_for(head, now, length);
+            // Whoever brought the entries.
+            settling.came.get_or_insert(now);
         }
     }
 
@@ -208,6 +223,7 @@ impl Server {
 
     /// A client handed in entries that this server signed and has lost.
     pub(super) fn note_handed_in(&mut self, session: &Session) {
+        self.take_up_vanished(session.network);
         let (now, pause, own) = (self.now, self.config.limits.settle, self.config.sequencer.sequencer_key());
         let Some(network) = self.networks.get_mut(&session.network) else { return };
         if network.log.orderer() != own || pause.is_zero() {
@@ -224,9 +240,8 @@ impl Server {
         }
         // What is lost stays known until it is back, whatever ends this server before.
         if !lost {
-            self.unsay(session.network);
+            self.forget_head(session.network);
         }
-        self.recall(session.network);
         self.settle_network(session.network);
     }
 
@@ -264,7 +279,7 @@ impl Server {
         {
             tracing::error!(network = %id, "going on without the lost log entries: members that hold them will see two histories");
         }
-        self.testify(id);
+        self.remember_head(id);
         self.reconcile(id);
         self.pump(id);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ginnel_membership::build::{self, Founded};
 use ginnel_membership::record::ServersChange;
-use ginnel_membership::{Capabilities, Name};
+use ginnel_membership::{Capabilities, Name, NetworkId};
 
 use super::fleet::{Fleet, record_of, token};
 use super::world::{UNIX, config_of, key, limits, member_record};
@@ -314,8 +314,17 @@ fn mirror_that_was_told_of_a_network_and_no_more_takes_a_fresh_string() {
     other.send(conn, ClientMessage::Refill { first: 0, entries: full.clone() });
     other.messages(conn);
     assert_eq!(other.log(1, founded.network), full);
-    let late = other.connect(1, founded.network, Credentials::Founder { token: fresh, key: key(8) });
-    assert_eq!(other.refusal(late).0, Refusal::NotAllowed, "the log is there, and names its admins");
+    let late = other.connect(1, founded.network, Credentials::Founder { token: fresh.clone(), key: key(8) });
+    assert_eq!(other.refusal(late).0, Refusal::NotAMember, "the log is there, and names its admins");
+    for again in [false, true] {
+        if again {
+            other.kill(1);
+            other.start(1);
+        }
+        let elsewhere = NetworkId::from_bytes([77; 32]);
+        let conn = other.connect(1, elsewhere, Credentials::Founder { token: fresh.clone(), key: key(8) });
+        assert_eq!(other.refusal(conn).0, Refusal::TokenUsed, "one string, one network");
+    }
 }
 
 #[test]

@@ -177,6 +177,44 @@ fn lost_entries_are_waited_for_until_the_last_is_back_whatever_happens_meanwhile
 }
 
 #[test]
+fn office_that_the_disk_has_lost_is_not_taken_up_again_without_the_entries_made_in_it() {
+    let (mut fleet, founded) = Fleet::founded_with(2, 3, pausing());
+    let network = founded.network;
+    let before = fleet.log(1, network).len();
+    let admin = fleet.admin(0, &founded);
+    let record = promotion(&fleet, &founded, 1, 2);
+    fleet.append(admin, record);
+    fleet.advance(seconds(20));
+    fleet.part(0, 1);
+    let admin = fleet.admin(1, &founded);
+    fleet.append(admin, invite(&founded, 200));
+    fleet.append(admin, invite(&founded, 201));
+    let full = fleet.log(1, network);
+    assert_eq!(full.len(), before + 3);
+    let known = fleet.hosts[1].witnessed.get(&network).copied();
+    assert_eq!(known.unwrap().length, full.len() as u64);
+    fleet.kill(1);
+    fleet.stored(1, network).truncate(before);
+    fleet.start_again(1);
+    assert_eq!(fleet.hosts[1].witnessed.get(&network).copied(), known);
+    // The other server tells of the office, and of nothing that was ordered in it.
+    fleet.cut.clear();
+    fleet.advance(seconds(60));
+    let admin = fleet.admin(1, &founded);
+    fleet.append(admin, invite(&founded, 202));
+    assert!(busy(&fleet.answers(admin)));
+    assert_eq!(fleet.hosts[1].witnessed.get(&network).copied(), known);
+    assert_eq!(fleet.head(1, network).0, before as u64 + 1);
+    let one = fleet.member(1, network, 1);
+    let first = before as u64 + 1;
+    fleet.send(one, ClientMessage::Refill { first, entries: full[before + 1..].to_vec() });
+    fleet.append(admin, invite(&founded, 202));
+    fleet.advance(seconds(20));
+    assert_eq!(fleet.answers(admin), [ServerMessage::Appended { sequence: full.len() as u64 }]);
+    assert_eq!(fleet.log(1, network)[..full.len()], full);
+}
+
+#[test]
 fn log_that_is_gone_altogether_is_waited_for_when_some_of_it_is_back() {
     let (mut fleet, founded) = Fleet::founded_with(1, 3, pausing());
     let (network, full) = (founded.network, fleet.log(0, founded.network));

@@ -106,6 +106,13 @@ impl Disk {
                     }
                 }
             }
+            Change::Spend { network, token } => {
+                for (known, usage) in &mut self.stored.tokens {
+                    if *known == token {
+                        *usage = Some(network);
+                    }
+                }
+            }
             Change::Append { network, sequence, entry } => {
                 if sequence == 0 {
                     self.stored.logs.push((network, Vec::new()));
