@@ -13,10 +13,10 @@
 //! | 72 each | network (32), length of its log (8, big-endian), hash of its last entry (32) |
 //!
 //! A file is believed for [`GOOD_FOR`] after a server last kept it, and only in the boot in which it was written. A server
-//! keeps it while it runs, with all its parts, and not by starting: one that fails to start again and again lets it grow
-//! old. Later the
-//! logs may have been taken elsewhere, gone on there and come back; what the server does then is what it does without such
-//! a file: it waits for others to say that they have no more.
+//! keeps it by the entries that it orders, and once it has run for [`STEADY`]; not by starting: one that fails or dies
+//! again and again, and orders nothing in between, lets it grow old. Later the logs may have been taken elsewhere, gone on
+//! there and come back; what the server does then is what it does without such a file: it waits for others to say that they
+//! have no more.
 //!
 //! A virtual machine that is set back with its memory is set back with this file. But then the running server is, too, and
 //! goes on from there; nothing that it could do protects from that.
@@ -39,6 +39,8 @@ use crate::sys;
 pub(crate) struct Witness {
     place: Option<Place>,
     heads: BTreeMap<NetworkId, Head>,
+    /// From when on a server that orders nothing keeps what another one before it left.
+    steady: Instant,
 }
 
 struct Place {
@@ -54,7 +56,7 @@ impl Witness {
             tracing::info!(
                 "no folder in memory ($RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR, /dev/shm): a restart pauses appends for some seconds"
             );
-            return Self { place: None, heads: BTreeMap::new() };
+            return Self { place: None, heads: BTreeMap::new(), steady: now };
         };
         Self::open_in(&folder, boot, key, now)
     }
@@ -68,11 +70,11 @@ impl Witness {
         let path = folder.join(name);
         let believed = fs::read(&path).ok().and_then(|bytes| decode(&bytes, &boot, now));
         let heads = believed.unwrap_or_default();
-        let mut witness = Self { place: Some(Place { path, boot }), heads };
+        let mut witness = Self { place: Some(Place { path, boot }), heads, steady: now + STEADY };
         // What is not believed must not be believed later, either. What is believed stays as it is: it is kept by a server
         // that runs, and not by one that tries to.
         if witness.heads.is_empty() {
-            witness.keep(now);
+            witness.write(now);
         }
         witness
     }
@@ -88,11 +90,17 @@ impl Witness {
             Some(head) => self.heads.insert(network, head),
             None => self.heads.remove(&network),
         };
-        self.keep(now);
+        self.write(now);
     }
 
     /// Says that the server still runs.
     pub(crate) fn keep(&mut self, now: Instant) {
+        if now >= self.steady {
+            self.write(now);
+        }
+    }
+
+    fn write(&mut self, now: Instant) {
         let Some(Place { path, boot }) = &self.place else { return };
         let result = match self.heads.is_empty() {
             true => remove(path),
@@ -178,6 +186,9 @@ fn boot_id() -> Option<[u8; BOOT_ID_LEN]> {
 /// For how long a file is believed: longer than any service manager takes to start a server that died, and too short for
 /// the logs to go on elsewhere and to be brought back.
 const GOOD_FOR: Duration = Duration::from_secs(30);
+/// After this a server that orders nothing keeps the file: as long as it would pause without one. One that dies sooner has
+/// had no use of it.
+const STEADY: Duration = Duration::from_secs(10);
 const VERSION: u8 = 1;
 const BOOT_ID_LEN: usize = 36;
 const RECORD_LEN: usize = 72;
@@ -229,12 +240,38 @@ mod tests {
         let (folder, moment) = (tempfile::tempdir().unwrap(), Duration::from_nanos(1));
         let heads = written(folder.path());
         let mut running = Witness::open_in(folder.path(), BOOT, &key(), NOW + GOOD_FOR);
-        running.keep(NOW + GOOD_FOR);
-        let late = NOW + GOOD_FOR * 2;
+        running.keep(NOW + GOOD_FOR + STEADY);
+        let late = NOW + GOOD_FOR * 2 + STEADY;
         assert_eq!(open(folder.path(), BOOT, late), heads, "the second ran");
         assert_eq!(open(folder.path(), BOOT, late), heads);
         assert!(open(folder.path(), BOOT, late + moment).is_empty(), "starts that fail do not extend it");
         assert!(open(folder.path(), BOOT, late).is_empty(), "nor does one bring it back");
+    }
+
+    #[test]
+    fn servers_that_start_well_and_die_soon_let_it_grow_old() {
+        let (folder, moment) = (tempfile::tempdir().unwrap(), Duration::from_nanos(1));
+        let heads = written(folder.path());
+        let mut now = NOW;
+        while now < NOW + GOOD_FOR {
+            let mut dying = Witness::open_in(folder.path(), BOOT, &key(), now);
+            assert_eq!(dying.heads(), heads);
+            dying.keep(now);
+            now += STEADY - moment;
+            dying.keep(now);
+        }
+        assert!(now > NOW + GOOD_FOR && open(folder.path(), BOOT, now).is_empty());
+    }
+
+    #[test]
+    fn an_entry_keeps_it_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        written(folder.path());
+        let late = NOW + GOOD_FOR;
+        let mut dying = Witness::open_in(folder.path(), BOOT, &key(), late);
+        dying.note(NetworkId::from_bytes([2; 32]), Some(head(11)), late);
+        let heads = open(folder.path(), BOOT, late + GOOD_FOR);
+        assert_eq!(heads.values().map(|head| head.length).collect::<Vec<_>>(), [11, 9]);
     }
 
     #[test]
