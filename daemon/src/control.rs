@@ -22,7 +22,7 @@ use crate::quic::{Incoming, ServerStream};
 use crate::record::Recorder;
 use crate::state::{Keeper, StateError};
 use crate::translate::{self, Asked, Report, Traffic};
-use crate::tun::{Applied, Tun};
+use crate::tun::{Applied, Tun, Unset};
 use crate::udp::{Pair, SendFailure, Udp, bind_random};
 
 /// What the control task owns.
@@ -58,7 +58,7 @@ pub struct Tasks {
     next_call: u64,
     next_stream: u64,
     applied: Applied,
-    clashes: Vec<String>,
+    clashes: Vec<Unset>,
     own: Pair,
     /// Whether a socket of each family, IPv4 first, was given out.
     had: [bool; 2],
@@ -403,15 +403,13 @@ impl Control {
     fn with_own_health(&self, answer: Result<local_api::Reply, ApiError>) -> Result<local_api::Reply, ApiError> {
         answer.map(|mut reply| {
             if let local_api::Reply::Status(status) = &mut reply {
-                let health = &mut status.body.health;
-                health.splice(0..0, self.disk_health());
-                health.extend(self.tasks.clashes.iter().map(|text| local_api::Health {
-                    network: None,
-                    code: "route-clash".to_owned(),
-                    severity: local_api::Severity::Warning,
-                    text: text.clone(),
-                    fix: Some("the peer is still reached by its other address".to_owned()),
-                }));
+                if !self.tasks.clashes.is_empty() {
+                    let networks = self.node.status(clock::now()).networks;
+                    let shown = &status.body.networks;
+                    let told = self.tasks.clashes.iter().filter_map(|unset| translate::unset(&networks, shown, unset));
+                    status.body.health.extend(told);
+                }
+                status.body.health.splice(0..0, self.disk_health());
             }
             reply
         })
@@ -470,16 +468,17 @@ impl Control {
         for wanted in &wanted.routes {
             let (ip, prefix) = (wanted.destination, wanted.prefix);
             match netlink::clash(&routes, index, ip, prefix) {
-                Some(route) => self.tasks.clashes.push(format!(
-                    "{ip}/{prefix} is not routed: this machine has a route {}/{} of its own",
-                    route.destination, route.prefix
-                )),
+                Some(route) => {
+                    let theirs = format!("{}/{}", route.destination, route.prefix);
+                    let text = format!("{ip}/{prefix} is not routed: this machine has a route {theirs} of its own");
+                    self.tasks.clashes.push(Unset { own: wanted.source, text });
+                }
                 None => kept.push(*wanted),
             }
         }
         if let Err(failures) = self.tasks.applied.apply(&self.netlink, index, &wanted.addresses, &kept).await {
             for failure in failures {
-                tracing::error!("{failure}");
+                tracing::error!("{}", failure.text);
                 self.tasks.clashes.push(failure);
             }
         }

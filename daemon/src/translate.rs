@@ -16,6 +16,7 @@ use ginnel_path::Local;
 use ginnel_time::Instant;
 
 use crate::clock;
+use crate::tun::Unset;
 
 /// What is known of the data plane when a document is made.
 #[derive(Debug, Default)]
@@ -465,6 +466,22 @@ const fn state(state: NetworkState) -> api::NetworkState {
     }
 }
 
+/// What the kernel does not route, with its network; nothing for a network that is not among those `shown`.
+pub fn unset(networks: &[NetworkReport], shown: &[api::Network], unset: &Unset) -> Option<api::Health> {
+    let of = networks.iter().find(|network| unset.own.is_some_and(|own| network.self_addresses.contains(&own)));
+    if of.is_some_and(|network| shown.iter().all(|other| other.id != network.id)) {
+        return None;
+    }
+    let text = of.map_or_else(|| unset.text.clone(), |network| format!("{}: {}", network.name, unset.text));
+    Some(api::Health {
+        network: of.map(|network| network.name.clone()),
+        code: "route-clash".to_owned(),
+        severity: api::Severity::Warning,
+        text,
+        fix: Some("the peer is still reached by its other address".to_owned()),
+    })
+}
+
 fn health(status: &Status, report: &HealthReport) -> api::Health {
     let of = report.network.and_then(|number| status.networks.iter().find(|network| network.number == number));
     let severity = if report.code == "not-a-member" { api::Severity::Error } else { api::Severity::Warning };
@@ -521,11 +538,14 @@ fn millis(duration: Duration) -> f64 {
 mod tests {
     use super::*;
 
-    #[test]
-    fn starting_one_network_tells_what_is_wrong_with_it_and_with_the_machine_alone() {
-        let number = |number| ginnel_node::NetworkNumber(number);
-        let network = |at: u32, name: &str| NetworkReport {
-            number: number(at),
+    fn number(at: u32) -> ginnel_node::NetworkNumber {
+        ginnel_node::NetworkNumber(at)
+    }
+
+    /// A network in which this machine has one address, with its number at the end.
+    fn network(at: u8, name: &str) -> NetworkReport {
+        NetworkReport {
+            number: number(at.into()),
             name: name.to_owned(),
             id: format!("id of {name}"),
             state: NetworkState::Running,
@@ -533,11 +553,31 @@ mod tests {
             range6: (IpAddr::from([0; 16]), 64),
             self_name: "desk".to_owned(),
             self_id: String::new(),
-            self_addresses: Vec::new(),
+            self_addresses: vec![IpAddr::from([100, 64, 0, at])],
             admin: ginnel_node::Administration::Member,
             servers: Vec::new(),
             log_length: 2,
+        }
+    }
+
+    #[test]
+    fn a_route_that_clashes_is_told_with_its_network() {
+        let networks = [network(1, "home"), network(2, "work")];
+        let shown = networks.each_ref().map(|report| super::network(Instant::ZERO, report, Vec::new()));
+        let told = |shown: &[api::Network], own: Option<[u8; 4]>| {
+            let unset = Unset { own: own.map(IpAddr::from), text: "a route".to_owned() };
+            super::unset(&networks, shown, &unset).map(|item| (item.network, item.text))
         };
+        let of = |name: &str| Some((Some(name.to_owned()), format!("{name}: a route")));
+        assert_eq!(told(&shown, Some([100, 64, 0, 1])), of("home"));
+        assert_eq!(told(&shown, Some([100, 64, 0, 2])), of("work"));
+        assert_eq!(told(&shown[..1], Some([100, 64, 0, 2])), None, "nobody asked for it");
+        // Peers of the configuration file are in none.
+        assert_eq!(told(&shown, None), Some((None, "a route".to_owned())));
+    }
+
+    #[test]
+    fn starting_one_network_tells_what_is_wrong_with_it_and_with_the_machine_alone() {
         let item = |network: Option<u32>| HealthReport {
             network: network.map(number),
             code: "clock",

@@ -69,6 +69,15 @@ pub struct Applied {
     routes: Vec<TunRoute>,
 }
 
+/// An address or a route that is not set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unset {
+    /// This machine's address that it is or goes out from, which tells whose it is.
+    pub own: Option<IpAddr>,
+    /// What is not set and why, in words.
+    pub text: String,
+}
+
 impl Applied {
     /// Brings the interface to exactly `addresses` and `routes`.
     ///
@@ -76,39 +85,40 @@ impl Applied {
     /// keep the others from being tried, and is tried again by the next call.
     ///
     /// # Errors
-    /// One line for each address or route that could not be set.
+    /// Each address or route that could not be set.
     pub async fn apply(
         &mut self,
         netlink: &Netlink,
         index: u32,
         addresses: &[(IpAddr, u8)],
         routes: &[TunRoute],
-    ) -> Result<(), Vec<String>> {
+    ) -> Result<(), Vec<Unset>> {
         let mut failures = Vec::new();
+        let mut failed = |own: Option<IpAddr>, text: String| failures.push(Unset { own, text });
         for gone in missing(&self.routes, routes) {
             let (address, prefix) = (gone.destination, gone.prefix);
             match netlink.delete_route(index, address, prefix).await {
                 Ok(()) => self.routes.retain(|route| *route != gone),
-                Err(error) => failures.push(format!("remove the route {address}/{prefix}: {error:#}")),
+                Err(error) => failed(gone.source, format!("remove the route {address}/{prefix}: {error:#}")),
             }
         }
         for (address, prefix) in missing(&self.addresses, addresses) {
             match netlink.delete_address(index, address, prefix).await {
                 Ok(()) => self.addresses.retain(|held| *held != (address, prefix)),
-                Err(error) => failures.push(format!("remove the address {address}/{prefix}: {error:#}")),
+                Err(error) => failed(Some(address), format!("remove the address {address}/{prefix}: {error:#}")),
             }
         }
         for (address, prefix) in missing(addresses, &self.addresses) {
             match netlink.add_address(index, address, prefix).await {
                 Ok(()) => self.addresses.push((address, prefix)),
-                Err(error) => failures.push(format!("add the address {address}/{prefix}: {error:#}")),
+                Err(error) => failed(Some(address), format!("add the address {address}/{prefix}: {error:#}")),
             }
         }
         for route in missing(routes, &self.routes) {
             let (address, prefix) = (route.destination, route.prefix);
             match netlink.add_route(index, route).await {
                 Ok(()) => self.routes.push(route),
-                Err(error) => failures.push(format!("add the route {address}/{prefix}: {error:#}")),
+                Err(error) => failed(route.source, format!("add the route {address}/{prefix}: {error:#}")),
             }
         }
         if failures.is_empty() { Ok(()) } else { Err(failures) }

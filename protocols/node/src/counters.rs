@@ -51,6 +51,9 @@ pub enum Discard {
     /// Under load: the sender's address had its share.
     #[error("under load; the sender's address had its share")]
     RateLimited,
+    /// It came by the relay of another network than the sender's.
+    #[error("came by the relay of another network")]
+    ForeignRelay,
     /// A mail brings the handshake of somebody else.
     #[error("mail brings the handshake of somebody else")]
     ForeignMail,

@@ -316,7 +316,7 @@ impl Node {
             }
             Road::Mailbox(_) => {
                 self.tell_candidates(now, id, candidates);
-                let awaits = self.gather.let_in(now, id, candidates);
+                let awaits = self.gather.let_in(now, self.network_of(id), id, candidates);
                 self.pending_answers.retain(|pending| pending.peer != id);
                 self.pending_answers.push(PendingAnswer { peer: id, deadline: now + RELAY_PATIENCE, response, awaits });
                 self.flush_answers(now);
@@ -328,7 +328,8 @@ impl Node {
     pub(crate) fn flush_answers(&mut self, now: Instant) {
         let mut index = 0;
         while let Some(pending) = self.pending_answers.get(index) {
-            let ready = pending.awaits.iter().all(|addr| self.gather.lets_in(*addr));
+            let network = self.network_of(pending.peer);
+            let ready = pending.awaits.iter().all(|addr| self.gather.lets_in(network, *addr));
             if !ready && now < pending.deadline {
                 index += 1;
                 continue;
@@ -461,7 +462,7 @@ impl Node {
     }
 
     /// Checks mac1 against every key of ours and tells whose it is.
-    fn identity_of(&self, bytes: &[u8]) -> Result<IdentityId, Discard> {
+    pub(crate) fn identity_of(&self, bytes: &[u8]) -> Result<IdentityId, Discard> {
         self.macs.iter().find(|(_, mac)| mac.verify(bytes)).map(|(id, _)| *id).ok_or(Discard::BadMac)
     }
 

@@ -31,7 +31,7 @@ impl Node {
     /// them; at the bound, an unused one of another peer goes.
     pub(crate) fn fresh_socket(&mut self, now: Instant, id: PeerId) {
         self.close_fresh(now, id);
-        if self.sockets.len() >= MAX_SOCKETS {
+        if self.sockets.len() - self.gather.sockets_lent() >= MAX_SOCKETS {
             let unused = self.fresh.keys().copied().find(|socket| !self.carries(*socket));
             let Some(socket) = unused else { return };
             self.close_socket(now, socket);
@@ -82,10 +82,11 @@ impl Node {
             Local::Socket(socket) => self.fresh.get(&socket).is_some_and(|fresh| fresh.owner != id),
             Local::Relay(_) => false,
         };
-        self.gather.candidates().iter().copied().filter(|candidate| !foreign(candidate.local)).collect()
+        let network = self.network_of(id);
+        self.gather.candidates(network).iter().copied().filter(|candidate| !foreign(candidate.local)).collect()
     }
 
-    fn close_socket(&mut self, now: Instant, socket: SocketId) {
+    pub(crate) fn close_socket(&mut self, now: Instant, socket: SocketId) {
         self.outputs.push_back(Output::CloseSocket(socket));
         self.socket_lost(now, socket);
     }
@@ -107,5 +108,5 @@ impl Node {
 
 /// A path in use is probed at least every 5 s while anything flows; after three times that, nobody sends here.
 const IDLE: Duration = Duration::from_secs(15);
-/// Sockets open at a time, those at rest and those for another try.
+/// Sockets open at a time beside those for relays alone: those at rest and those for another try.
 const MAX_SOCKETS: usize = 16;

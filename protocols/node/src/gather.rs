@@ -1,4 +1,4 @@
-//! This machine's own candidates: its addresses, its mappings by STUN, its allocation on a relay.
+//! This machine's own candidates: its addresses, its mappings by STUN, its allocation on a relay of each network.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -14,8 +14,11 @@ use rand_core::RngCore;
 
 use crate::Discard;
 use crate::io::{Family, ServerId};
+use crate::mappings::{Ask, Mappings, Told};
+use crate::networks::NetworkNumber;
+use crate::node::fork;
 pub(crate) use crate::relays::RelayOffer;
-use crate::relays::Relays;
+use crate::relays::{Ground, Relays};
 
 /// What gathering asks of the node.
 #[derive(Debug)]
@@ -28,32 +31,33 @@ pub(crate) enum Found {
     RelayLost(RelayId),
     /// Something new may let a pending answer go.
     LetIn,
-    /// The relay does not accept the credentials: others are wanted.
-    CredentialsRefused,
+    /// No relay of the network accepts the credentials: others are wanted.
+    CredentialsRefused(NetworkNumber),
+    /// The network needs a socket of its own for a relay, because another one talks to that relay from the common one: a
+    /// relay tells allocations by the address that they are asked from.
+    SocketWanted(NetworkNumber, Family),
+    /// A socket that was opened for relays is of no use any more.
+    SocketSpare(SocketId),
 }
 
 /// Learns and keeps this machine's candidates.
+///
+/// The sockets and what is known of their mappings are for all networks; each has an allocation of its own, on a relay of
+/// its own servers and by its own credentials.
 pub(crate) struct Gather {
     sockets: BTreeMap<SocketId, SocketAddr>,
     interfaces: Vec<IpAddr>,
     stun: BindingClient,
-    /// The STUN servers to ask, by the signaling server that named them.
-    stun_servers: BTreeMap<ServerId, Vec<SocketAddr>>,
-    /// STUN servers that did not answer: asked again after all others.
-    silent: BTreeSet<SocketAddr>,
-    /// The mapping of each socket, and the server that told it. A NAT may show each server another one; one server's word
-    /// stands while it answers.
-    mapped: BTreeMap<SocketId, (SocketAddr, SocketAddr)>,
-    /// Mappings that had the socket's own port, where the server now tells another port of the same address: a NAT that
-    /// keeps ports gives another one only where a packet of the server's came too early, and still the own one elsewhere.
-    kept: BTreeMap<SocketId, SocketAddr>,
+    mappings: Mappings,
     refresh: Option<Instant>,
-    relays: Relays,
-    /// Sockets whose mapping was confirmed since the machine's addresses last changed.
-    confirmed: BTreeSet<SocketId>,
+    relays: BTreeMap<NetworkNumber, Relays>,
+    /// Sockets on which one network alone talks to relays, and their addresses once they are open.
+    lent: BTreeMap<SocketId, (NetworkNumber, Option<SocketAddr>)>,
+    rng: ChaCha20Rng,
     /// When mappings were last asked for out of turn.
     rechecked: Option<Instant>,
-    candidates: Vec<LocalCandidate>,
+    /// What the peers of each network are told, and under no network what is told to those of the configuration file.
+    candidates: BTreeMap<Option<NetworkNumber>, Vec<LocalCandidate>>,
     found: VecDeque<Found>,
 }
 
@@ -62,35 +66,44 @@ impl Gather {
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
         Self {
-            relays: Relays::new(rng),
+            relays: BTreeMap::new(),
+            lent: BTreeMap::new(),
+            rng,
             sockets: BTreeMap::new(),
             interfaces: Vec::new(),
             stun: BindingClient::new(seed, ginnel_stun::Config::default()),
-            stun_servers: BTreeMap::new(),
-            silent: BTreeSet::new(),
-            mapped: BTreeMap::new(),
-            kept: BTreeMap::new(),
+            mappings: Mappings::default(),
             refresh: None,
-            confirmed: BTreeSet::new(),
             rechecked: None,
-            candidates: Vec::new(),
+            candidates: BTreeMap::from([(None, Vec::new())]),
             found: VecDeque::new(),
         }
     }
 
     pub(crate) fn socket_opened(&mut self, now: Instant, socket: SocketId, local: SocketAddr) {
+        if let Some((network, opened)) = self.lent.get_mut(&socket) {
+            *opened = Some(local);
+            if let Some(relays) = self.relays.get_mut(network) {
+                relays.lent(now, Family::of(&local));
+            }
+            return self.drain(now);
+        }
         self.sockets.insert(socket, local);
-        self.query(now, socket);
+        self.query(now, socket, Ask::All);
         self.drain(now);
         self.recount();
     }
 
     pub(crate) fn socket_lost(&mut self, now: Instant, socket: SocketId) {
         self.sockets.remove(&socket);
-        self.mapped.remove(&socket);
-        self.kept.remove(&socket);
-        self.confirmed.remove(&socket);
-        self.relays.socket_lost(socket, &mut self.found);
+        self.mappings.forget_socket(socket);
+        let refused = self.lent.remove(&socket).filter(|(_, local)| local.is_none());
+        if let Some(relays) = refused.and_then(|(network, _)| self.relays.get_mut(&network)) {
+            relays.not_lent(now);
+        }
+        for relays in self.relays.values_mut() {
+            relays.socket_lost(socket, &mut self.found);
+        }
         self.drain(now);
         self.recount();
     }
@@ -100,8 +113,8 @@ impl Gather {
         let moved = self.interfaces != addresses;
         if moved {
             self.interfaces = addresses;
-            self.confirmed.clear();
-            self.relays.shaken(now);
+            self.mappings.moved();
+            self.shaken(now);
             self.refresh_now(now);
             self.recount();
         }
@@ -113,45 +126,66 @@ impl Gather {
         &self.interfaces
     }
 
-    /// Takes the STUN servers that a signaling server names.
-    pub(crate) fn stun_servers(&mut self, now: Instant, by: ServerId, mut servers: Vec<SocketAddr>) {
-        servers.truncate(MAX_SERVERS);
-        self.relays.shaken(now);
-        if self.stun_servers.get(&by) != Some(&servers) {
-            self.stun_servers.insert(by, servers);
+    /// Takes the STUN servers that a signaling server of a network names.
+    pub(crate) fn stun_servers(
+        &mut self,
+        now: Instant,
+        network: NetworkNumber,
+        by: ServerId,
+        servers: Vec<SocketAddr>,
+    ) {
+        if let Some(relays) = self.relays.get_mut(&network) {
+            relays.shaken(now);
+        }
+        if self.mappings.name(network, by, servers) {
             self.refresh_now(now);
         }
         self.drain(now);
+        self.recount();
     }
 
-    /// Asks for the mappings and the allocation at once, because a path has failed; at most once in [`RECHECK_SPACING`].
+    /// Asks for the mappings and the allocations at once, because a path has failed; at most once in [`RECHECK_SPACING`].
     pub(crate) fn recheck(&mut self, now: Instant) {
         if self.rechecked.is_none_or(|at| now.saturating_duration_since(at) >= RECHECK_SPACING) {
             self.rechecked = Some(now);
-            self.relays.shaken(now);
+            self.shaken(now);
             self.refresh_now(now);
         }
     }
 
-    /// Takes a relay's addresses and fresh credentials from a signaling server.
-    pub(crate) fn relay_offer(&mut self, now: Instant, by: ServerId, offer: RelayOffer) {
-        self.relays.offer(now, by, offer);
+    /// Takes a relay's addresses and fresh credentials from a signaling server of a network.
+    pub(crate) fn relay_offer(&mut self, now: Instant, network: NetworkNumber, by: ServerId, offer: RelayOffer) {
+        let free = (0..=u16::MAX).map(RelayId).find(|id| self.relays.values().all(|relays| relays.id() != *id));
+        let relays = self.relays.entry(network).or_insert_with(|| {
+            let id = free.expect("a machine is in fewer networks than there are numbers");
+            Relays::new(fork(&mut self.rng), network, id)
+        });
+        relays.offer(now, by, offer);
         self.drain(now);
     }
 
-    /// Gives up what signaling servers have taught: the servers to ask and their relay. Mappings stay while another server
-    /// can refresh them; the sockets stay.
+    /// A socket is being opened, as it was wanted, for the relays of a network.
+    pub(crate) fn lend(&mut self, network: NetworkNumber, socket: SocketId) {
+        self.lent.insert(socket, (network, None));
+    }
+
+    /// Whether a network has or awaits an allocation.
+    pub(crate) fn wants_relay(&self, network: NetworkNumber) -> bool {
+        self.relays.contains_key(&network)
+    }
+
+    /// Sockets that talk to relays alone.
+    pub(crate) fn sockets_lent(&self) -> usize {
+        self.lent.len()
+    }
+
+    /// Gives up what signaling servers have taught: the servers to ask with what those said, and their relays.
     pub(crate) fn forget_servers(&mut self, now: Instant, servers: &[ServerId]) {
-        self.stun_servers.retain(|by, _| !servers.contains(by));
-        self.silent.clear();
-        if self.stun_servers.is_empty() {
-            self.mapped.clear();
-            self.kept.clear();
-            self.confirmed.clear();
-            self.refresh = None;
+        self.mappings.forget(servers);
+        for relays in self.relays.values_mut() {
+            relays.forget(now, servers, &mut self.found);
         }
-        self.relays.forget(now, servers, &mut self.found);
-        self.drain(now);
+        self.refresh_now(now);
         self.recount();
     }
 
@@ -163,7 +197,7 @@ impl Gather {
         from: SocketAddr,
         bytes: &[u8],
     ) -> Result<(), Discard> {
-        let relayed = self.relays.receive(now, socket, from, bytes);
+        let relayed = self.relays.values_mut().any(|relays| relays.receive(now, socket, from, bytes));
         let taken = relayed
             || self
                 .stun
@@ -173,8 +207,15 @@ impl Gather {
         if taken { Ok(()) } else { Err(Discard::StrayStun) }
     }
 
-    /// Asks our relay to let the public ones of `candidates` in; answers those that are not let in yet.
-    pub(crate) fn let_in(&mut self, now: Instant, peer: PeerId, candidates: &[Candidate]) -> Vec<SocketAddr> {
+    /// Asks the relay of a network to let the public ones of `candidates` in; answers those that are not let in yet.
+    pub(crate) fn let_in(
+        &mut self,
+        now: Instant,
+        network: Option<NetworkNumber>,
+        peer: PeerId,
+        candidates: &[Candidate],
+    ) -> Vec<SocketAddr> {
+        let Some(relays) = network.and_then(|network| self.relays.get_mut(&network)) else { return Vec::new() };
         let public: Vec<SocketAddr> = candidates
             .iter()
             .filter(|candidate| candidate.kind != CandidateKind::Relayed && is_public(candidate.addr.ip()))
@@ -182,51 +223,71 @@ impl Gather {
             .take(MAX_LET_IN)
             .collect();
         for addr in &public {
-            self.bind(now, peer, *addr);
+            relays.bind(now, peer, *addr);
         }
-        public.into_iter().filter(|addr| !self.lets_in(*addr)).collect()
-    }
-
-    /// Whether nothing keeps our relay from letting `addr` in.
-    pub(crate) fn lets_in(&self, addr: SocketAddr) -> bool {
-        self.relays.lets_in(addr)
-    }
-
-    /// Asks our relay for a channel to `remote`, an address of `peer`, unless that was done.
-    pub(crate) fn bind(&mut self, now: Instant, peer: PeerId, remote: SocketAddr) {
-        self.relays.bind(now, peer, remote);
         self.drain(now);
+        public.into_iter().filter(|addr| !self.lets_in(network, *addr)).collect()
+    }
+
+    /// Whether nothing keeps the relay of a network from letting `addr` in.
+    pub(crate) fn lets_in(&self, network: Option<NetworkNumber>, addr: SocketAddr) -> bool {
+        network.and_then(|network| self.relays.get(&network)).is_none_or(|relays| relays.lets_in(addr))
+    }
+
+    /// Asks a relay of ours for a channel to `remote`, an address of `peer`, unless that was done.
+    pub(crate) fn bind(&mut self, now: Instant, relay: RelayId, peer: PeerId, remote: SocketAddr) {
+        if let Some(relays) = self.relays.values_mut().find(|relays| relays.id() == relay) {
+            relays.bind(now, peer, remote);
+            self.drain(now);
+        }
     }
 
     /// Gives up the channels of a peer that is gone.
     pub(crate) fn forget_peer(&mut self, now: Instant, peer: PeerId) {
-        self.relays.forget_peer(now, peer);
+        for relays in self.relays.values_mut() {
+            relays.forget_peer(now, peer);
+        }
         self.drain(now);
     }
 
     /// The address of the server that holds an allocation of ours.
     pub(crate) fn relay_server(&self, id: RelayId) -> Option<SocketAddr> {
-        self.relays.server(id)
+        self.relays.values().find(|relays| relays.id() == id).and_then(Relays::server)
     }
 
-    /// Own candidates with the ends behind them.
-    pub(crate) fn candidates(&self) -> &[LocalCandidate] {
-        &self.candidates
+    /// The network whose servers hold an allocation of ours.
+    pub(crate) fn relay_network(&self, id: RelayId) -> Option<NetworkNumber> {
+        self.relays.iter().find(|(_, relays)| relays.id() == id).map(|(network, _)| *network)
     }
 
-    /// Whether a relay holds an address for this machine.
-    pub(crate) fn has_relay(&self) -> bool {
-        self.relays.relayed().is_some()
+    /// Own candidates with the ends behind them, as they are for the peers of a network.
+    pub(crate) fn candidates(&self, network: Option<NetworkNumber>) -> &[LocalCandidate] {
+        self.candidates.get(&network).or_else(|| self.candidates.get(&None)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Everything that peers of any network are told.
+    pub(crate) fn all_candidates(&self) -> Vec<LocalCandidate> {
+        let mut seen = BTreeSet::new();
+        let mut all: Vec<LocalCandidate> = self.candidates.values().flatten().copied().collect();
+        all.retain(|candidate| seen.insert(candidate.addr));
+        all
+    }
+
+    /// Whether a relay of the network holds an address for this machine.
+    pub(crate) fn has_relay(&self, network: NetworkNumber) -> bool {
+        self.relays.get(&network).is_some_and(|relays| relays.relayed().is_some())
     }
 
     /// Whether a socket talks to a relay.
     pub(crate) fn is_relays(&self, socket: SocketId) -> bool {
-        self.relays.uses(socket)
+        self.relays.values().any(|relays| relays.uses(socket))
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         self.stun.handle_timeout(now);
-        self.relays.handle_timeout(now, &mut self.found);
+        for relays in self.relays.values_mut() {
+            relays.handle_timeout(now, &mut self.found);
+        }
         if self.refresh.is_some_and(|at| at <= now) {
             self.refresh_now(now);
         }
@@ -238,46 +299,38 @@ impl Gather {
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        [self.stun.poll_timeout(), self.relays.poll_timeout(), self.refresh].into_iter().flatten().min()
+        let relays = self.relays.values().filter_map(Relays::poll_timeout).min();
+        [self.stun.poll_timeout(), relays, self.refresh].into_iter().flatten().min()
+    }
+
+    /// Something may have changed: every relay is asked.
+    fn shaken(&mut self, now: Instant) {
+        self.relays.values_mut().for_each(|relays| relays.shaken(now));
     }
 
     fn refresh_now(&mut self, now: Instant) {
         let sockets: Vec<SocketId> = self.sockets.keys().copied().collect();
         for socket in sockets {
-            self.query(now, socket);
+            self.query(now, socket, Ask::All);
         }
-        self.refresh = self.stun_servers.values().any(|servers| !servers.is_empty()).then(|| now + MAPPING_KEPT);
+        self.refresh = self.mappings.any_named().then(|| now + MAPPING_KEPT);
         self.drain(now);
     }
 
-    /// Asks up to [`MAX_ASKED`] hosts for a socket's mapping, those that were silent last: each is thereby kept within reach
-    /// of us, and we of it.
-    fn query(&mut self, now: Instant, socket: SocketId) {
+    /// Asks for a socket's mapping.
+    fn query(&mut self, now: Instant, socket: SocketId, ask: Ask) {
         let Some(family) = self.sockets.get(&socket).map(Family::of) else { return };
-        let fitting = self.stun_servers.values().flatten().filter(|server| Family::of(server) == family);
-        let mut fitting: Vec<SocketAddr> = fitting.copied().collect();
-        fitting.sort_by_key(|server| self.silent.contains(server));
-        let mut hosts = BTreeSet::new();
-        fitting.retain(|server| hosts.insert(server.ip()));
-        for server in fitting.into_iter().take(MAX_ASKED) {
+        for server in self.mappings.to_ask(family, ask) {
             let _ = self.stun.handle_input(now, StunInput::Query { socket: socket.0, server });
         }
     }
 
-    /// A server did not tell a socket's mapping: another one is asked. Where all are silent the mapping is given up, unless it
-    /// was confirmed since the machine last moved, because then it is the servers that have failed.
+    /// A server did not tell a socket's mapping: others are asked.
     fn unanswered(&mut self, now: Instant, socket: SocketId, server: SocketAddr) {
-        self.silent.insert(server);
-        let family = self.sockets.get(&socket).map(Family::of);
-        let mut fitting = self.stun_servers.values().flatten().filter(|server| Some(Family::of(server)) == family);
-        if fitting.any(|server| !self.silent.contains(server)) {
-            self.query(now, socket);
-            return;
+        if self.mappings.unanswered(socket, server) {
+            self.query(now, socket, Ask::Answering);
         }
-        self.silent.clear();
-        if !self.confirmed.contains(&socket) && self.mapped.remove(&socket).is_some() {
-            self.recount();
-        }
+        self.recount();
     }
 
     fn drain(&mut self, now: Instant) {
@@ -288,34 +341,47 @@ impl Gather {
                 StunOutput::Failed { socket, server } => self.unanswered(now, SocketId(socket), server),
             }
         }
-        let before = self.relays.relayed();
-        self.relays.advance(now, &self.sockets, &mut self.found);
-        if self.relays.relayed() != before {
+        let networks: Vec<NetworkNumber> = self.relays.keys().copied().collect();
+        let mut moved = false;
+        for network in networks {
+            moved |= self.advance(now, network);
+        }
+        if moved {
             self.recount();
         }
     }
 
+    /// Lets the relays of one network go on; answers whether the address that they hold for us is another one.
+    fn advance(&mut self, now: Instant, network: NetworkNumber) -> bool {
+        let others = self.relays.iter().filter(|(other, _)| **other != network);
+        let taken: BTreeSet<(SocketId, SocketAddr)> = others.flat_map(|(_, relays)| relays.held()).collect();
+        let own = self.lent.iter().filter(|(_, (of, _))| *of == network);
+        let lent = own.filter_map(|(socket, (_, local))| Some((*socket, (*local)?))).collect();
+        let Some(relays) = self.relays.get_mut(&network) else { return false };
+        let before = relays.relayed();
+        relays.advance(now, &Ground { sockets: &self.sockets, lent, taken }, &mut self.found);
+        let moved = relays.relayed() != before;
+        for family in relays.wanting() {
+            self.found.push_back(Found::SocketWanted(network, family));
+        }
+        if relays.is_spent() {
+            self.relays.remove(&network);
+            let spare = self.lent.iter().filter(|(_, (of, _))| *of == network);
+            self.found.extend(spare.map(|(socket, _)| Found::SocketSpare(*socket)));
+        }
+        moved
+    }
+
     /// A server has told a socket's mapping.
     fn told(&mut self, now: Instant, socket: SocketId, server: SocketAddr, mapped: SocketAddr) {
-        self.silent.remove(&server);
-        self.relays.heard(server.ip());
+        for relays in self.relays.values_mut() {
+            relays.heard(server.ip());
+        }
         let Some(local) = self.sockets.get(&socket) else { return };
-        let own_port = local.port();
-        self.confirmed.insert(socket);
-        let named = |server: &SocketAddr| self.stun_servers.values().flatten().any(|known| known == server);
-        match self.mapped.get(&socket) {
-            Some((by, _)) if *by != server && named(by) && !self.silent.contains(by) => return,
-            Some((by, known)) if *by == server && *known != mapped => self.relays.shaken(now),
-            Some(_) | None => {}
-        }
-        let before = self.mapped.insert(socket, (server, mapped)).map(|(_, known)| known);
-        if mapped.port() != own_port
-            && let Some(known) = before.filter(|known| known.port() == own_port)
-        {
-            self.kept.insert(socket, known);
-        }
-        if self.kept.get(&socket).is_some_and(|kept| kept.ip() != mapped.ip() || *kept == mapped) {
-            self.kept.remove(&socket);
+        match self.mappings.told(socket, local.port(), server, mapped) {
+            Told::Same => return,
+            Told::New => {}
+            Told::Changed => self.shaken(now),
         }
         self.recount();
     }
@@ -327,28 +393,37 @@ impl Gather {
 
     /// Counts the candidates anew and says so when the set has changed.
     fn recount(&mut self) {
+        let networks = self.mappings.networks().chain(self.relays.keys().copied()).map(Some).chain([None]);
+        let all: BTreeMap<Option<NetworkNumber>, Vec<LocalCandidate>> =
+            networks.map(|network| (network, self.counted(network))).collect();
+        let before = std::mem::replace(&mut self.candidates, all);
+        // A network that comes or goes with the candidates that it would have anyway changes nothing.
+        let changed =
+            self.candidates.iter().any(|(network, now)| before.get(network).or(before.get(&None)) != Some(now))
+                || before.iter().any(|(network, then)| self.candidates(*network) != then);
+        if changed {
+            self.found.push_back(Found::Changed);
+        }
+    }
+
+    fn counted(&self, network: Option<NetworkNumber>) -> Vec<LocalCandidate> {
         let mut all = Vec::new();
         for (&socket, local) in &self.sockets {
             let hosts = self.interfaces.iter().filter(|ip| ip.is_ipv4() == local.is_ipv4());
             for ip in hosts.take(MAX_HOSTS) {
                 all.push(own(CandidateKind::Host, Local::Socket(socket), SocketAddr::new(*ip, local.port())));
             }
-            if let Some((_, mapped)) = self.mapped.get(&socket) {
-                all.push(own(CandidateKind::ServerReflexive, Local::Socket(socket), *mapped));
-            }
-            if let Some(kept) = self.kept.get(&socket) {
-                all.push(own(CandidateKind::ServerReflexive, Local::Socket(socket), *kept));
+            for mapped in self.mappings.of_socket(socket, local.port(), network) {
+                all.push(own(CandidateKind::ServerReflexive, Local::Socket(socket), mapped));
             }
         }
-        if let Some((id, relayed)) = self.relays.relayed() {
+        let relays = network.and_then(|network| self.relays.get(&network));
+        if let Some((id, relayed)) = relays.and_then(Relays::relayed) {
             all.push(own(CandidateKind::Relayed, Local::Relay(id), relayed));
         }
         let mut seen = BTreeSet::new();
         all.retain(|candidate| usable_candidate(candidate.addr) && seen.insert(candidate.addr));
-        if all != self.candidates {
-            self.candidates = all;
-            self.found.push_back(Found::Changed);
-        }
+        all
     }
 }
 
@@ -363,14 +438,11 @@ fn is_public(ip: IpAddr) -> bool {
 /// How long a mapping is trusted before it is asked for again, which also keeps it open. RFC 4787 REQ-5 demands at least
 /// 2 minutes; many home routers keep 30 s, some 20 s.
 const MAPPING_KEPT: Duration = Duration::from_secs(15);
-const MAX_SERVERS: usize = 8;
-/// Hosts that are asked for one mapping at a time.
-const MAX_ASKED: usize = 3;
 /// Between questions out of turn.
 const RECHECK_SPACING: Duration = Duration::from_secs(5);
 /// Host candidates per socket.
 const MAX_HOSTS: usize = 8;
-/// Addresses of one peer that our relay is asked to let in.
+/// Addresses of one peer that a relay of ours is asked to let in.
 const MAX_LET_IN: usize = 4;
 
 #[cfg(test)]
@@ -378,6 +450,8 @@ mod tests {
     use rand_core::SeedableRng as _;
 
     use super::*;
+
+    const HOME: NetworkNumber = NetworkNumber(0);
 
     fn server(last: u8) -> SocketAddr {
         SocketAddr::from(([203, 0, 113, last], 3478))
@@ -404,7 +478,7 @@ mod tests {
     fn mappings_are_asked_of_the_servers_that_are_left() {
         let (now, mut gather) = (Instant::ZERO, gather());
         for last in [1, 2] {
-            gather.stun_servers(now, ServerId(last.into()), vec![server(last)]);
+            gather.stun_servers(now, HOME, ServerId(last.into()), vec![server(last)]);
         }
         assert!(look(&mut gather).contains(&server(1)));
         gather.forget_servers(now, &[ServerId(1)]);
@@ -415,9 +489,9 @@ mod tests {
     #[test]
     fn a_port_that_a_nat_keeps_is_told_beside_one_that_it_gave_to_a_server_alone() {
         let (now, mut gather) = (Instant::ZERO, gather());
-        gather.stun_servers(now, ServerId(1), vec![server(1)]);
+        gather.stun_servers(now, HOME, ServerId(1), vec![server(1)]);
         let at = |last: u8, port: u16| SocketAddr::from(([8, 8, 8, last], port));
-        let told = |gather: &Gather| gather.candidates().iter().map(|own| own.addr).collect::<Vec<_>>();
+        let told = |gather: &Gather| gather.candidates(Some(HOME)).iter().map(|own| own.addr).collect::<Vec<_>>();
         for (mapped, expected) in [
             (at(8, 4000), vec![at(8, 4000)]),
             (at(8, 61_624), vec![at(8, 61_624), at(8, 4000)]),
@@ -435,12 +509,12 @@ mod tests {
     fn every_host_is_asked_and_one_of_them_is_believed_while_it_answers() {
         let (now, mut gather) = (Instant::ZERO, gather());
         let other_port = SocketAddr::new(server(1).ip(), 3479);
-        gather.stun_servers(now, ServerId(1), vec![server(1), other_port]);
-        gather.stun_servers(now, ServerId(2), vec![server(2)]);
+        gather.stun_servers(now, HOME, ServerId(1), vec![server(1), other_port]);
+        gather.stun_servers(now, HOME, ServerId(2), vec![server(2)]);
         look(&mut gather);
         gather.handle_timeout(now + MAPPING_KEPT);
         assert_eq!(look(&mut gather), BTreeSet::from([server(1), server(2)]), "one question for each host");
-        let mapping = |gather: &Gather| gather.candidates().first().map(|own| own.addr);
+        let mapping = |gather: &Gather| gather.candidates(Some(HOME)).first().map(|own| own.addr);
         let (one, two) = (SocketAddr::from(([8, 8, 8, 8], 1)), SocketAddr::from(([8, 8, 8, 8], 2)));
         gather.told(now, SocketId(0), server(1), one);
         gather.told(now, SocketId(0), server(2), two);

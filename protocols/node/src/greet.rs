@@ -81,7 +81,7 @@ impl Node {
 
     /// Makes the calls that are due, writes changed endpoints down, and keeps links warm.
     pub(crate) fn greeter_timeout(&mut self, now: Instant, at: NetworkNumber) {
-        let reachable = !self.gather.candidates().is_empty();
+        let reachable = !self.gather.candidates(Some(at)).is_empty();
         let Some(network) = self.networks.get_mut(at) else { return };
         let back = network.is_connected();
         let greeter = &mut network.greeter;
@@ -223,7 +223,7 @@ impl Node {
                 format!("waiting for a server: {trouble}")
             });
         }
-        let relay = if self.gather.has_relay() { "" } else { "; relay unreachable" };
+        let relay = if self.gather.has_relay(network.number) { "" } else { "; relay unreachable" };
         Some(if peer.session.is_some() {
             format!("no path carries packets yet{relay}")
         } else if calling {

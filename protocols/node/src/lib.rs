@@ -24,11 +24,21 @@
 //!
 //! # Several networks
 //!
-//! A machine is in up to 16 networks at once, with keys of its own in each. They share the UDP sockets, the mappings and
-//! the relay, which any server may have taught, and nothing else: mac1 tells whose identity a handshake is for, a peer
+//! A machine is in up to 16 networks at once, with keys of its own in each. They share the UDP sockets and what STUN
+//! servers say of the NATs in front of these, and nothing else: mac1 tells whose identity a handshake is for, a peer
 //! belongs to the network of that identity, a server's mail opens only with the keys of the network that it serves, and
 //! the data plane takes a packet only from the peer that owns its source address. Nothing is forwarded from a peer to a
 //! peer, so networks do not meet on a machine that is in both.
+//!
+//! STUN servers of every network are asked, three in all where there are no more networks than that, else one of each; one
+//! that serves several is asked once. A network's own servers are believed first. What those of others say is told to its
+//! peers beside it, three mappings of a socket at most: one server may be on the LAN and see no NAT, or be wrong.
+//!
+//! Each network that is up has one allocation, on a relay of its own servers and by its own credentials, at most 16 in all;
+//! its members are told of no other one, and what comes in by another one is refused. Who runs one network's relay thus
+//! sees nothing of another's members, and a relay's end is that of its own network's links alone. Where one relay serves
+//! two networks, the second allocation is asked for from a socket of its own. Peers of the configuration file are in no
+//! network and have no relay. With a network or a server of it go its allocation and its words.
 //!
 //! IPv4 ranges may overlap, since 64 /16 ranges are few. A founder takes a range that is free on its machine: none of
 //! another network, of the configuration file, or around an address of the machine's own. A join whose range is taken is
@@ -102,6 +112,7 @@ mod link;
 mod load;
 mod lookup;
 mod mail;
+mod mappings;
 mod members;
 mod network;
 mod networks;

@@ -400,7 +400,9 @@ impl Node {
             }
             ServerMessage::MailRefused { to, why } => tracing::debug!(?to, ?why, "mail was not taken"),
             ServerMessage::Relay(relay) => {
-                let Some(link) = self.networks.link_mut(id) else { return };
+                let Some(network) = self.networks.owner_mut(id) else { return };
+                let at = network.number;
+                let Some(link) = network.links.get_mut(&id) else { return };
                 let life = Duration::from_secs(u64::from(relay.lifetime_seconds.max(120)));
                 link.credentials_due = Some(now + life / 2);
                 let mut servers = relay.addresses;
@@ -411,7 +413,7 @@ impl Node {
                 servers.retain(|server| may_relay(reached, *server));
                 servers.truncate(MAX_RELAYS);
                 let credentials = ginnel_turn::Credentials { username: relay.username, password: relay.password };
-                self.gather.relay_offer(now, id, RelayOffer { servers, credentials });
+                self.gather.relay_offer(now, at, id, RelayOffer { servers, credentials });
             }
             // Nothing of the kind was asked for.
             ServerMessage::Snapshot { entry, total, offset, bytes } => {
@@ -444,7 +446,8 @@ impl Node {
         }
         let recruit = network.is_recruit(id);
         network.clock.tell(now, id, welcome.time);
-        self.gather.stun_servers(now, id, servers);
+        let at = network.number;
+        self.gather.stun_servers(now, at, id, servers);
         self.check_clock(now);
         if !recruit {
             self.begin_fetch(now, id);

@@ -305,7 +305,12 @@ impl Node {
                     self.drain_links(now);
                 }
             }
-            Input::SocketOpened { socket, local } => self.gather.socket_opened(now, socket, local),
+            Input::SocketOpened { socket, local } => {
+                // It may have been closed again meanwhile.
+                if self.sockets.contains_key(&socket) {
+                    self.gather.socket_opened(now, socket, local);
+                }
+            }
             Input::SocketLost { socket } => self.socket_lost(now, socket),
             Input::SendFailed { path } => {
                 let ids: Vec<PeerId> = self.awake.iter().copied().collect();
@@ -328,7 +333,10 @@ impl Node {
             Event::Expired { peer, index } => self.expired(now, peer, index),
             Event::RekeyDue { peer, .. } => self.rekey(now, peer),
             Event::SessionWanted { peer } => self.want_session(now, peer),
-            Event::Arrived { peer, path } => self.arrived(now, peer, path),
+            Event::Arrived { peer, path } => {
+                self.may_use(self.network_of(peer), path.local)?;
+                self.arrived(now, peer, path);
+            }
             Event::Roamed { peer, path } => {
                 if let Some(Ways::Endpoint(endpoint)) = self.peers.get_mut(&peer).map(|peer| &mut peer.ways) {
                     *endpoint = Some(path);
@@ -341,13 +349,21 @@ impl Node {
                 }
             }
             Event::Control { peer, path, plaintext } => return self.handle_control(now, peer, path, plaintext),
-            Event::Handshake { path, bytes } => return self.handle_handshake(now, Road::Path(path), &bytes, &[]),
+            Event::Handshake { path, bytes } => {
+                if matches!(path.local, Local::Relay(_))
+                    && let Ok(identity) = self.identity_of(&bytes)
+                {
+                    self.may_use(identity.network(), path.local)?;
+                }
+                return self.handle_handshake(now, Road::Path(path), &bytes, &[]);
+            }
             Event::Stun { socket, from, bytes } => return self.gather.handle_stun(now, socket, from, &bytes),
         }
         Ok(())
     }
 
     fn handle_control(&mut self, now: Instant, peer: PeerId, path: Path, plaintext: Vec<u8>) -> Result<(), Discard> {
+        self.may_use(self.network_of(peer), path.local)?;
         self.fresh_used(now, path.local);
         match plaintext.first() {
             Some(&first) if is_path_message(first) => {
@@ -362,10 +378,24 @@ impl Node {
 
     fn arrived(&mut self, now: Instant, peer: PeerId, path: Path) {
         self.fresh_used(now, path.local);
-        if matches!(path.local, Local::Relay(_)) {
-            self.gather.bind(now, peer, path.remote);
+        if let Local::Relay(relay) = path.local {
+            self.gather.bind(now, relay, peer, path.remote);
         }
         self.tell_agent(now, peer, PathInput::Arrived(path));
+    }
+
+    /// The network that a peer is a member of.
+    pub(crate) fn network_of(&self, peer: PeerId) -> Option<NetworkNumber> {
+        self.peers.get(&peer).and_then(|peer| peer.profile.network())
+    }
+
+    /// Refuses what comes by the relay of another network: its operator is not to see what its members do elsewhere.
+    fn may_use(&self, network: Option<NetworkNumber>, local: Local) -> Result<(), Discard> {
+        match local {
+            Local::Socket(_) => Ok(()),
+            Local::Relay(relay) if network.is_some() && self.gather.relay_network(relay) == network => Ok(()),
+            Local::Relay(_) => Err(Discard::ForeignRelay),
+        }
     }
 
     pub(crate) fn tell_agent(&mut self, now: Instant, peer: PeerId, input: PathInput) {
@@ -422,7 +452,14 @@ impl Node {
             }
             Found::RelayLost(relay) => self.path_lost(now, Local::Relay(relay)),
             Found::LetIn => self.flush_answers(now),
-            Found::CredentialsRefused => self.ask_for_credentials(now),
+            Found::CredentialsRefused(network) => self.ask_for_credentials(now, network),
+            Found::SocketWanted(network, family) => {
+                if self.gather.wants_relay(network) {
+                    let socket = self.open_socket(family, Port::Fresh);
+                    self.gather.lend(network, socket);
+                }
+            }
+            Found::SocketSpare(socket) => self.close_socket(now, socket),
         }
     }
 
@@ -438,9 +475,9 @@ impl Node {
         }
     }
 
-    /// Asks every server that is there for credentials of its relay.
-    fn ask_for_credentials(&mut self, now: Instant) {
-        for (_, link) in self.networks.iter_mut().flat_map(Network::serving_mut) {
+    /// Asks every server of a network that is there for credentials of its relay.
+    fn ask_for_credentials(&mut self, now: Instant, at: NetworkNumber) {
+        for (_, link) in self.networks.get_mut(at).into_iter().flat_map(Network::serving_mut) {
             link.say(now, ClientMessage::Relay);
         }
     }
@@ -453,8 +490,8 @@ impl Node {
                     self.counters.count(Discard::TooManyUnproven);
                     return;
                 }
-                if matches!(path.local, Local::Relay(_)) {
-                    self.gather.bind(now, id, path.remote);
+                if let Local::Relay(relay) = path.local {
+                    self.gather.bind(now, relay, id, path.remote);
                 }
                 self.forward(Command::SealControl { peer: id, path: Some(path), ttl, plaintext });
             }

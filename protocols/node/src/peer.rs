@@ -27,6 +27,16 @@ pub(crate) enum IdentityId {
     Network(NetworkNumber),
 }
 
+impl IdentityId {
+    /// The network whose key it is.
+    pub(crate) const fn network(self) -> Option<NetworkNumber> {
+        match self {
+            Self::Network(number) => Some(number),
+            Self::Config => None,
+        }
+    }
+}
+
 /// Who a peer is; unchanged for the life of its [`Peer`], but for its name.
 pub(crate) struct Profile {
     pub(crate) name: String,
@@ -50,10 +60,7 @@ impl Profile {
 
     /// The network that the peer is a member of; none for a peer of the configuration file.
     pub(crate) const fn network(&self) -> Option<NetworkNumber> {
-        match self.identity {
-            IdentityId::Network(number) => Some(number),
-            IdentityId::Config => None,
-        }
+        self.identity.network()
     }
 }
 

@@ -1,4 +1,5 @@
-//! This machine's allocation: relays are raced for one, it is watched, and what nobody wants is given back.
+//! This machine's allocation for one network: the relays of its servers are raced for one, it is watched, and what nobody
+//! wants is given back.
 //!
 //! - Up to [`MAX_RACED`] of the relays on offer are asked [`STAGGER`] apart, those that failed lately last; the first
 //!   that gives an allocation is used, and the others are given back what they gave. One that fails lets the next one
@@ -7,6 +8,8 @@
 //!   answers first is used.
 //! - Where none gives an allocation, the race is run again after a pause of at most [`RETRY_MAX`], and at once after any
 //!   sign that something has changed.
+//! - A relay tells allocations by the address that they are asked from. Where another network talks to it from the common
+//!   socket already, this one does from a socket of its own.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -21,7 +24,8 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore;
 
 use crate::gather::Found;
-use crate::io::ServerId;
+use crate::io::{Family, ServerId};
+use crate::networks::NetworkNumber;
 
 /// Where a relay is and what it wants to see.
 #[derive(Clone)]
@@ -66,8 +70,11 @@ enum Place {
     Leaving(usize),
 }
 
-/// Gets and keeps one allocation on one of the relays on offer.
+/// Gets and keeps one allocation on one of the relays that a network's servers offer.
 pub(crate) struct Relays {
+    network: NetworkNumber,
+    /// The number of the allocation in use.
+    id: RelayId,
     rng: ChaCha20Rng,
     current: Option<Allocation>,
     /// Relays that are asked for an allocation now.
@@ -90,14 +97,45 @@ pub(crate) struct Relays {
     offers: BTreeMap<ServerId, RelayOffer>,
     /// When channels that nobody uses are looked for.
     sweep: Instant,
+    /// For which families a socket of its own is wanted, and whether that was said.
+    wanting: BTreeMap<Family, Asked>,
 }
 
-/// The sockets to choose from.
-pub(crate) type Sockets = BTreeMap<SocketId, SocketAddr>;
+/// Whether something that is wanted was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    NotYet,
+    Already,
+}
+
+/// From where relays are talked to.
+pub(crate) struct Ground<'a> {
+    /// The sockets of all networks.
+    pub(crate) sockets: &'a BTreeMap<SocketId, SocketAddr>,
+    /// Those of this network alone.
+    pub(crate) lent: BTreeMap<SocketId, SocketAddr>,
+    /// What other networks talk to, and from where.
+    pub(crate) taken: BTreeSet<(SocketId, SocketAddr)>,
+}
+
+impl Ground<'_> {
+    /// The socket from which to talk to a relay, if there is one that no other network talks to it from.
+    fn socket_for(&self, server: SocketAddr) -> Option<SocketId> {
+        let fits = |local: &SocketAddr| local.is_ipv4() == server.is_ipv4();
+        let common = self.sockets.iter().find(|(_, local)| fits(local)).filter(|(id, _)| !self.is_taken(**id, server));
+        common.or_else(|| self.lent.iter().find(|(_, local)| fits(local))).map(|(socket, _)| *socket)
+    }
+
+    fn is_taken(&self, socket: SocketId, server: SocketAddr) -> bool {
+        self.taken.contains(&(socket, server))
+    }
+}
 
 impl Relays {
-    pub(crate) fn new(rng: ChaCha20Rng) -> Self {
+    pub(crate) fn new(rng: ChaCha20Rng, network: NetworkNumber, id: RelayId) -> Self {
         Self {
+            network,
+            id,
             rng,
             current: None,
             contenders: Vec::new(),
@@ -111,6 +149,49 @@ impl Relays {
             refused: 0,
             offers: BTreeMap::new(),
             sweep: Instant::ZERO,
+            wanting: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) const fn id(&self) -> RelayId {
+        self.id
+    }
+
+    /// Whether there is nothing left to get, to keep or to give back.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.offers.is_empty() && self.current.is_none() && self.contenders.is_empty() && self.leaving.is_empty()
+    }
+
+    /// What is talked to, and from where.
+    pub(crate) fn held(&self) -> impl Iterator<Item = (SocketId, SocketAddr)> {
+        let current = self.current.iter().map(|current| &current.relay);
+        current.chain(&self.contenders).chain(&self.leaving).map(|relay| (relay.socket, relay.server))
+    }
+
+    /// For which families a socket of its own is wanted; each is said once.
+    pub(crate) fn wanting(&mut self) -> Vec<Family> {
+        let unsaid = self.wanting.iter_mut().filter(|(_, asked)| **asked == Asked::NotYet);
+        unsaid
+            .map(|(family, asked)| {
+                *asked = Asked::Already;
+                *family
+            })
+            .collect()
+    }
+
+    /// A socket of its own is there.
+    pub(crate) fn lent(&mut self, now: Instant, family: Family) {
+        self.wanting.remove(&family);
+        self.next = self.queue.front().map(|_| now);
+    }
+
+    /// The system gives no more sockets: what needs one is tried again later.
+    pub(crate) fn not_lent(&mut self, now: Instant) {
+        self.wanting.clear();
+        self.queue.clear();
+        self.next = None;
+        if self.contenders.is_empty() && self.current.is_none() {
+            self.rest(now);
         }
     }
 
@@ -128,6 +209,9 @@ impl Relays {
 
     /// Gives back what the relays of these signaling servers gave.
     pub(crate) fn forget(&mut self, now: Instant, servers: &[ServerId], found: &mut VecDeque<Found>) {
+        if !self.offers.keys().any(|by| servers.contains(by)) {
+            return;
+        }
         self.offers.retain(|by, _| !servers.contains(by));
         self.queue.retain(|(by, _)| !servers.contains(by));
         self.unwilling.clear();
@@ -152,7 +236,7 @@ impl Relays {
         self.contenders.retain(|relay| relay.socket != socket);
         if self.current.as_ref().is_some_and(|current| current.relay.socket == socket) {
             self.current = None;
-            lost(found);
+            self.lost(found);
         }
         self.retry = None;
     }
@@ -234,13 +318,13 @@ impl Relays {
     }
 
     /// The address of the server that holds an allocation of ours.
-    pub(crate) fn server(&self, id: RelayId) -> Option<SocketAddr> {
-        self.current.as_ref().filter(|_| id == RELAY).map(|current| current.relay.server)
+    pub(crate) fn server(&self) -> Option<SocketAddr> {
+        self.current.as_ref().map(|current| current.relay.server)
     }
 
-    /// The address that a relay holds for this machine, and its number.
+    /// The address that a relay holds for this machine, and the allocation's number.
     pub(crate) fn relayed(&self) -> Option<(RelayId, SocketAddr)> {
-        self.current.as_ref().map(|current| (RELAY, current.relayed))
+        self.current.as_ref().map(|current| (self.id, current.relayed))
     }
 
     /// Whether a socket talks to a relay.
@@ -261,7 +345,7 @@ impl Relays {
         if self.retry.is_some_and(|at| at <= now) {
             self.retry = None;
             if self.trust == Trust::Refused {
-                found.push_back(Found::CredentialsRefused);
+                found.push_back(Found::CredentialsRefused(self.network));
             }
         }
     }
@@ -274,10 +358,10 @@ impl Relays {
     }
 
     /// Begins a race where one is wanted, and takes what the clients have to say.
-    pub(crate) fn advance(&mut self, now: Instant, sockets: &Sockets, found: &mut VecDeque<Found>) {
+    pub(crate) fn advance(&mut self, now: Instant, ground: &Ground<'_>, found: &mut VecDeque<Found>) {
         loop {
-            self.line_up(now, sockets);
-            self.start_next(now, sockets);
+            self.line_up(now, ground);
+            self.start_next(now, ground);
             let Some((place, output)) = self.poll_client() else { return };
             self.take(now, place, output, found);
         }
@@ -291,7 +375,7 @@ impl Relays {
     }
 
     /// Lines up the relays of a race, if one is wanted and none is on.
-    fn line_up(&mut self, now: Instant, sockets: &Sockets) {
+    fn line_up(&mut self, now: Instant, ground: &Ground<'_>) {
         if let Some(current) = &mut self.current
             && current.relay.client.silent_since().is_none()
         {
@@ -317,7 +401,7 @@ impl Relays {
         let mut all: Vec<(bool, ServerId, SocketAddr)> = Vec::new();
         for (by, offer) in &self.offers {
             for server in &offer.servers {
-                let reachable = sockets.values().any(|local| local.is_ipv4() == server.is_ipv4());
+                let reachable = ground.sockets.values().any(|local| local.is_ipv4() == server.is_ipv4());
                 if reachable && Some(*server) != silent && all.iter().all(|(.., known)| known != server) {
                     all.push((self.unwilling.contains(server), *by, *server));
                 }
@@ -329,23 +413,25 @@ impl Relays {
         self.next = (!self.queue.is_empty()).then_some(now);
     }
 
-    fn start_next(&mut self, now: Instant, sockets: &Sockets) {
+    fn start_next(&mut self, now: Instant, ground: &Ground<'_>) {
         while self.next.is_some_and(|at| at <= now) {
-            let socket_for = |server: &SocketAddr| {
-                sockets.iter().find(|(_, local)| local.is_ipv4() == server.is_ipv4()).map(|(socket, _)| *socket)
-            };
             // An allocation that is being given back stands in the way of another from the same socket.
-            let is_free = |server: &SocketAddr| {
-                let socket = socket_for(server);
-                self.leaving.iter().all(|relay| relay.server != *server || Some(relay.socket) != socket)
+            let is_free = |server: SocketAddr| {
+                let socket = ground.socket_for(server);
+                socket.is_some_and(|socket| {
+                    self.leaving.iter().all(|relay| relay.server != server || relay.socket != socket)
+                })
             };
-            let place = self.queue.iter().position(|(_, server)| is_free(server));
+            for (_, server) in self.queue.iter().filter(|(_, server)| ground.socket_for(*server).is_none()) {
+                self.wanting.entry(Family::of(server)).or_insert(Asked::NotYet);
+            }
+            let place = self.queue.iter().position(|(_, server)| is_free(*server));
             let Some((by, server)) = place.and_then(|place| self.queue.remove(place)) else {
                 self.next = None;
                 return;
             };
             self.next = (!self.queue.is_empty()).then(|| now + STAGGER);
-            let socket = socket_for(&server);
+            let socket = ground.socket_for(server);
             let credentials = self.offers.get(&by).map(|offer| offer.credentials.clone());
             let (Some(socket), Some(credentials)) = (socket, credentials) else { continue };
             let mut seed = [0; 32];
@@ -395,7 +481,7 @@ impl Relays {
             TurnOutput::Bound { peer, channel } => {
                 if let (Place::Current, Some(current)) = (place, &mut self.current) {
                     current.bound.insert(peer, channel.get());
-                    let bind = Command::BindChannel { relay: RELAY, channel: channel.get(), remote: peer };
+                    let bind = Command::BindChannel { relay: self.id, channel: channel.get(), remote: peer };
                     found.extend([Found::Forward(bind), Found::LetIn]);
                 }
             }
@@ -403,14 +489,14 @@ impl Relays {
                 if let (Place::Current, Some(current)) = (place, &mut self.current) {
                     current.asked.remove(&peer);
                     if let Some(channel) = current.bound.remove(&peer) {
-                        found.push_back(Found::Forward(Command::UnbindChannel { relay: RELAY, channel }));
+                        found.push_back(Found::Forward(Command::UnbindChannel { relay: self.id, channel }));
                     }
                     found.push_back(Found::LetIn);
                 }
             }
             TurnOutput::Data { peer, bytes } => {
                 if place == Place::Current {
-                    let path = Path { local: Local::Relay(RELAY), remote: peer };
+                    let path = Path { local: Local::Relay(self.id), remote: peer };
                     found.push_back(Found::Forward(Command::Inject { path, bytes }));
                 }
             }
@@ -432,7 +518,7 @@ impl Relays {
         (self.trust, self.refused) = (Trust::Untried, 0);
         self.unwilling.remove(&relay.server);
         let (socket, server) = (relay.socket, relay.server);
-        found.push_back(Found::Forward(Command::SetRelay { relay: RELAY, socket, server }));
+        found.push_back(Found::Forward(Command::SetRelay { relay: self.id, socket, server }));
         let (bound, asked) = (BTreeMap::new(), BTreeMap::new());
         self.current = Some(Allocation { relay, relayed, bound, asked, doubted: false });
     }
@@ -466,7 +552,7 @@ impl Relays {
             self.rest(now);
         }
         self.current = None;
-        lost(found);
+        self.lost(found);
     }
 
     /// Waits before the next race, for a part of the pause that chance decides: whoever lost the same relay does not come
@@ -491,7 +577,7 @@ impl Relays {
     /// Gives up the allocation in use.
     fn leave_current(&mut self, now: Instant, found: &mut VecDeque<Found>) {
         if let Some(current) = self.current.take() {
-            lost(found);
+            self.lost(found);
             self.release(now, current.relay);
         }
     }
@@ -506,6 +592,12 @@ impl Relays {
         self.leaving.push(relay);
         self.next = (!self.queue.is_empty()).then_some(now);
     }
+
+    /// What follows from the end of the allocation in use.
+    fn lost(&self, found: &mut VecDeque<Found>) {
+        let gone = Found::Forward(Command::RemoveRelay { relay: self.id });
+        found.extend([gone, Found::RelayLost(self.id), Found::LetIn]);
+    }
 }
 
 /// Whose output it is.
@@ -515,14 +607,6 @@ struct Relayed {
     server: SocketAddr,
 }
 
-/// What follows from the end of the allocation in use.
-fn lost(found: &mut VecDeque<Found>) {
-    let gone = Found::Forward(Command::RemoveRelay { relay: RELAY });
-    found.extend([gone, Found::RelayLost(RELAY), Found::LetIn]);
-}
-
-/// The number of the one relay in use.
-const RELAY: RelayId = RelayId(0);
 /// Relays that are asked in one race.
 pub(crate) const MAX_RACED: usize = 3;
 /// Between the starts of two relays in a race: about what a near one needs to answer twice.

@@ -143,6 +143,7 @@ impl Node {
         }
         network.links.remove(&id);
         network.clock.forget(id);
+        self.gather.forget_servers(now, &[id]);
         self.outputs.push_back(Output::DisconnectServer(id));
         if recruit.is_listed {
             for link in network.links.values_mut().filter(|link| link.server.keys == recruit.server.keys) {
@@ -167,6 +168,7 @@ impl Node {
         let Some(recruit) = network.recruit.take_if(|recruit| recruit.link == id) else { return };
         network.clock.forget(id);
         let open = network.links.remove(&id).is_some_and(|link| link.status != LinkStatus::Down);
+        self.gather.forget_servers(self.now, &[id]);
         if open {
             self.outputs.push_back(Output::DisconnectServer(id));
         }

@@ -27,7 +27,7 @@ impl Node {
         Status {
             networks: self.networks.iter().map(Network::report).collect(),
             peers: self.peers.values().map(|peer| self.peer_report(peer)).collect(),
-            candidates: self.gather.candidates().iter().map(|own| (own.kind, own.addr)).collect(),
+            candidates: self.gather.all_candidates().iter().map(|own| (own.kind, own.addr)).collect(),
             health: self.health(now),
         }
     }

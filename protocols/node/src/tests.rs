@@ -1,5 +1,6 @@
 //! Whole nodes in small worlds.
 
+mod apart;
 mod clocks;
 mod dead_servers;
 mod dormant;

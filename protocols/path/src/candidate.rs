@@ -126,7 +126,10 @@ impl Ends {
 
     /// Whether one socket was seen with two public mappings in one family.
     pub(crate) fn mapping_varies(&self) -> bool {
-        let reflexive = |candidate: &&LocalCandidate| candidate.kind == CandidateKind::ServerReflexive;
+        // A server on the local network sees another address, which says nothing of the NAT.
+        let reflexive = |candidate: &&LocalCandidate| {
+            candidate.kind == CandidateKind::ServerReflexive && address::reach(candidate.addr.ip()).is_public()
+        };
         let mut seen: BTreeMap<(Local, bool), SocketAddr> = BTreeMap::new();
         self.list.iter().filter(reflexive).any(|candidate| {
             *seen.entry((candidate.local, candidate.addr.is_ipv4())).or_insert(candidate.addr) != candidate.addr
@@ -309,5 +312,7 @@ mod tests {
         assert!(!ends.mapping_varies());
         ends.replace(vec![a, b]);
         assert!(ends.mapping_varies());
+        ends.replace(vec![a, local(CandidateKind::ServerReflexive, 0, "192.168.1.2:5000")]);
+        assert!(!ends.mapping_varies(), "one of them is not from outside");
     }
 }

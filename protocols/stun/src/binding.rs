@@ -104,7 +104,7 @@ pub enum Discard {
 }
 
 /// Most transactions that may be open at once; further queries are refused.
-pub const MAX_TRANSACTIONS: usize = 64;
+pub const MAX_TRANSACTIONS: usize = 256;
 
 /// Bytes in a request: at least what the largest answer takes.
 pub const REQUEST_LEN: usize = crate::MAX_ANSWER_LEN;

@@ -6,6 +6,8 @@ use super::*;
 use crate::gather::Gather;
 
 const SECRET: &[u8] = b"a secret long enough for a relay!";
+const HOME: NetworkNumber = NetworkNumber(0);
+const RELAY: RelayId = RelayId(0);
 const WALL: u64 = 1_800_000_000;
 /// What one way to a relay takes.
 const WAY: Duration = Duration::from_millis(20);
@@ -73,7 +75,7 @@ impl World {
     }
 
     fn offer(&mut self, by: u16, numbers: &[usize]) {
-        self.gather.relay_offer(self.now, ServerId(by), offer(numbers, &format!("user{by}")));
+        self.gather.relay_offer(self.now, HOME, ServerId(by), offer(numbers, &format!("user{by}")));
         self.drain();
     }
 
@@ -93,8 +95,8 @@ impl World {
     /// Lets time pass until there is an allocation; answers how long that took.
     fn until_relay(&mut self, limit: Duration) -> Option<Duration> {
         let start = self.now;
-        self.run(start + limit, |world| world.gather.has_relay());
-        self.gather.has_relay().then(|| self.now.saturating_duration_since(start))
+        self.run(start + limit, |world| world.gather.has_relay(HOME));
+        self.gather.has_relay(HOME).then(|| self.now.saturating_duration_since(start))
     }
 
     fn run(&mut self, end: Instant, done: impl Fn(&Self) -> bool) {
@@ -171,7 +173,8 @@ impl World {
                 Found::Forward(Command::RemoveRelay { .. }) => self.commands.push("remove".to_owned()),
                 Found::Forward(Command::BindChannel { remote, .. }) => self.commands.push(format!("bind {remote}")),
                 Found::Forward(Command::UnbindChannel { .. }) => self.commands.push("unbind".to_owned()),
-                Found::CredentialsRefused => self.commands.push("refused".to_owned()),
+                Found::CredentialsRefused(_) => self.commands.push("refused".to_owned()),
+                Found::SocketWanted(..) | Found::SocketSpare(_) => {}
                 Found::Forward(_) | Found::Changed | Found::RelayLost(_) | Found::LetIn => {}
             }
         }
@@ -199,7 +202,7 @@ fn a_relay_that_comes_back_is_used_again_within_ten_seconds_however_long_it_was_
         assert!(world.until_relay(secs(1)).is_some());
         world.stations[0] = None;
         world.pass(secs(50));
-        assert!(!world.gather.has_relay(), "its silence is noticed");
+        assert!(!world.gather.has_relay(HOME), "its silence is noticed");
         world.pass(secs(away));
         let minute = world.now - secs(20);
         let asked = world.sent[0].iter().filter(|at| **at > minute).count();
@@ -281,7 +284,7 @@ fn a_nat_that_forgot_us_costs_one_allocation_and_no_pause() {
     world.gather.recheck(world.now);
     world.drain();
     world.pass(secs(1));
-    assert!(world.gather.has_relay());
+    assert!(world.gather.has_relay(HOME));
     world.pass(secs(120));
     assert_eq!(world.allocations(), [2], "the one out of reach waits for its end");
 }
@@ -308,11 +311,11 @@ fn a_relay_is_kept_until_its_own_server_goes_and_another_one_takes_over() {
 }
 
 #[test]
-fn credentials_of_another_network_do_not_touch_an_allocation() {
+fn credentials_by_another_server_do_not_touch_an_allocation() {
     let mut world = World::new(1);
     world.offer(1, &[0]);
     world.pass(secs(2));
-    // One server serves two networks: the same relay, another name.
+    // Both offer the same relay, under another name each.
     world.offer(7, &[0]);
     world.gather.forget_servers(world.now, &[ServerId(7)]);
     world.pass(secs(2));
@@ -329,7 +332,7 @@ fn credentials_of_another_network_do_not_touch_an_allocation() {
 fn refused_credentials_are_asked_for_ever_more_rarely_and_fresh_ones_are_used_at_once() {
     let mut world = World::new(1);
     let credentials = Credentials { username: "x".to_owned(), password: "y".to_owned() };
-    world.gather.relay_offer(world.now, ServerId(1), RelayOffer { servers: vec![address(0)], credentials });
+    world.gather.relay_offer(world.now, HOME, ServerId(1), RelayOffer { servers: vec![address(0)], credentials });
     world.drain();
     world.pass(secs(300));
     assert_eq!(world.commands, ["refused"]);
@@ -344,7 +347,7 @@ fn one_relay_that_refuses_does_not_keep_us_from_another() {
     world.offer(1, &[0]);
     world.pass(secs(2));
     let credentials = Credentials { username: "x".to_owned(), password: "y".to_owned() };
-    world.gather.relay_offer(world.now, ServerId(2), RelayOffer { servers: vec![address(1)], credentials });
+    world.gather.relay_offer(world.now, HOME, ServerId(2), RelayOffer { servers: vec![address(1)], credentials });
     world.drain();
     world.stations[0] = None;
     world.gather.recheck(world.now);
@@ -354,7 +357,7 @@ fn one_relay_that_refuses_does_not_keep_us_from_another() {
     assert!(!world.sent[1].is_empty());
     world.stations[0] = Some(station(0, 2));
     world.pass(secs(4));
-    assert!(world.gather.has_relay());
+    assert!(world.gather.has_relay(HOME));
     assert_eq!(world.allocations(), [1, 0]);
 }
 
@@ -365,7 +368,7 @@ fn a_channel_that_two_peers_use_stays_until_the_last_of_them_goes() {
     world.pass(secs(2));
     let nat = |port: u16| SocketAddr::from(([198, 51, 100, 9], port));
     let bind = |world: &mut World, peer: u32, port: u16| {
-        world.gather.bind(world.now, PeerId(peer), nat(port));
+        world.gather.bind(world.now, RELAY, PeerId(peer), nat(port));
         world.pass(secs(1));
     };
     let forget = |world: &mut World, peer: u32| {
@@ -378,7 +381,7 @@ fn a_channel_that_two_peers_use_stays_until_the_last_of_them_goes() {
     }
     assert_eq!(world.commands[1..], [format!("bind {}", nat(7000))], "one channel for both");
     assert_eq!(forget(&mut world, 2), 0, "the other one uses it");
-    assert!(world.gather.lets_in(nat(7000)));
+    assert!(world.gather.lets_in(Some(HOME), nat(7000)));
     // A share in a channel counts among the few that a peer has; its oldest goes for a new one.
     bind(&mut world, 2, 7000);
     for port in 7001..7001 + CHANNELS_PER_PEER as u16 {

@@ -16,18 +16,18 @@ use crate::notice::Notice;
 use crate::report::{NetworkReport, NetworkState};
 
 /// The founder of `home`, on the first server.
-const HOME: usize = 0;
+pub(super) const HOME: usize = 0;
 /// The machine in both networks.
-const BOTH: usize = 1;
+pub(super) const BOTH: usize = 1;
 /// The founder of `work`, on the second server.
-const WORK: usize = 2;
+pub(super) const WORK: usize = 2;
 
 fn up(ticket: Option<String>, name: &str) -> Request {
     let name = Some(name.to_owned());
     Request::Up { ticket, name, network: None, shields: None, range: None, ipv4: None }
 }
 
-fn start() -> Request {
+pub(super) fn start() -> Request {
     Request::Up { ticket: None, name: None, network: None, shields: None, range: None, ipv4: None }
 }
 
@@ -38,18 +38,28 @@ fn founding(ticket: String, title: &str, range: Option<&str>) -> Request {
 }
 
 /// Two networks, each founded by a machine of its own, with ranges of their choice; `BOTH` is in none yet.
-fn founded(titles: [&str; 2], ranges: [Option<&str>; 2]) -> World {
+pub(super) fn founded(titles: [&str; 2], ranges: [Option<&str>; 2]) -> World {
     let mut world = World::new(3, 2);
-    for (host, machine) in [(0, HOME), (1, WORK)] {
-        let ticket = world.founding(host);
-        let up = world.ask(machine, founding(ticket, titles[host], ranges[host]));
-        assert!(matches!(&up, Ok(Reply::Up(up)) if up.outcome == UpOutcome::Founded), "{up:?}");
-    }
-    world.pass(secs(2));
+    founded_in(&mut world, [0, 1], titles, ranges);
     world
 }
 
-fn join(world: &mut World, founder: usize) -> Result<UpReport, Failure> {
+/// As [`founded`], each on the server that is named for it.
+pub(super) fn founded_in(world: &mut World, hosts: [usize; 2], titles: [&str; 2], ranges: [Option<&str>; 2]) {
+    for (at, machine) in [HOME, WORK].into_iter().enumerate() {
+        let ticket = world.founding(hosts[at]);
+        let up = world.ask(machine, founding(ticket, titles[at], ranges[at]));
+        assert!(matches!(&up, Ok(Reply::Up(up)) if up.outcome == UpOutcome::Founded), "{up:?}");
+        if at == 0 && hosts[0] == hosts[1] {
+            world.stop_host(hosts[0]);
+            world.renew_founding(hosts[0]);
+            world.start_host(hosts[0]);
+        }
+    }
+    world.pass(secs(2));
+}
+
+pub(super) fn join(world: &mut World, founder: usize) -> Result<UpReport, Failure> {
     let ticket = Some(world.invite(founder));
     let reply = world.ask(BOTH, up(ticket, "both"))?;
     let Reply::Up(up) = reply else { panic!("{reply:?}") };
@@ -81,7 +91,7 @@ fn address(world: &World, machine: usize, title: &str) -> Ipv6Addr {
 }
 
 /// Whether packets pass between `BOTH` and another member of a network, both ways.
-fn reaches(world: &mut World, title: &str, other: usize) -> bool {
+pub(super) fn reaches(world: &mut World, title: &str, other: usize) -> bool {
     let (own, theirs) = (address(world, BOTH, title), address(world, other, title));
     for machine in [BOTH, other] {
         world.machines[machine].delivered.clear();

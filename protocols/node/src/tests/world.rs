@@ -2,6 +2,7 @@
 //! joined by a wire of 10 ms.
 
 mod host;
+mod relay;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -21,6 +22,7 @@ use ginnel_time::{Instant, Tai64n};
 use ginnel_tunnel::{MessageKind, StaticSecret, Suite};
 
 use host::{End, Host};
+pub(crate) use relay::Relay;
 
 use super::stored::length;
 use crate::io::{
@@ -36,6 +38,8 @@ pub(crate) const WALL: u64 = 1_800_000_000;
 const DELAY: Duration = Duration::from_millis(10);
 const SERVER_PORT: u16 = 4433;
 const STUN_PORT: u16 = 3478;
+/// Every machine's, behind its NAT.
+const LAN_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 1, 2));
 /// What a Linux NAT grants a flow that was never answered.
 const MAPPING: Duration = Duration::from_secs(30);
 
@@ -163,7 +167,7 @@ pub(crate) fn public(machine: usize) -> IpAddr {
     IpAddr::from([198, 51, 100, 10 + machine as u8])
 }
 
-fn host_address(host: usize) -> IpAddr {
+pub(crate) fn host_address(host: usize) -> IpAddr {
     IpAddr::from([203, 0, 113, 1 + host as u8])
 }
 
@@ -201,6 +205,8 @@ impl World {
                 links: BTreeMap::new(),
                 starts: 0,
                 ahead: 0,
+                sees_lan: false,
+                relay: None,
             });
             world.start_host(number);
         }
@@ -325,6 +331,13 @@ impl World {
         host.disk.tokens.push((FoundingToken(Token::from_bytes(host.token)), None));
     }
 
+    /// Starts a server anew with a relay.
+    pub(crate) fn give_relay(&mut self, number: usize) {
+        self.stop_host(number);
+        self.hosts[number].relay = Some(Relay::new(SocketAddr::new(host_address(number), STUN_PORT)));
+        self.start_host(number);
+    }
+
     pub(crate) fn stop_host(&mut self, number: usize) {
         self.hosts[number].signal = None;
         let lines = std::mem::take(&mut self.hosts[number].lines);
@@ -377,7 +390,7 @@ impl World {
             noise: host.noise.into(),
             sequencer: host.key.clone(),
             stun_ports: vec![STUN_PORT],
-            relay: None,
+            relay: host.relay.as_ref().map(Relay::issuer),
             limits: Limits { log_entries: 1 << 20, log_bytes: 1 << 30, ..Limits::default() },
         };
         let wall = wall(self.now, host.ahead);
@@ -416,7 +429,7 @@ impl World {
         let resume = Resume { state: machine.state.clone(), logs: machine.logs.clone() };
         machine.node = Some(Recorded::new(now, config, resume, self.recording));
         self.drain(number);
-        self.input(number, Input::Interfaces(vec![IpAddr::from([192, 168, 1, 2])]));
+        self.input(number, Input::Interfaces(vec![LAN_ADDRESS]));
         self.tell_wall(number);
     }
 
@@ -617,13 +630,26 @@ impl World {
         }
     }
 
+    /// A server answers STUN, and relays if it has a relay.
+    fn host_datagram(&mut self, number: usize, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+        let now = self.now;
+        let host = &mut self.hosts[number];
+        let seen = if host.sees_lan { SocketAddr::new(LAN_ADDRESS, from.port()) } else { from };
+        if host.signal.is_none() {
+            return;
+        }
+        if let Ok(bytes) = ginnel_stun::answer_binding(bytes, seen) {
+            self.later(Item::Datagram { from: to, to: from, bytes });
+        } else if let Some(relay) = &mut host.relay {
+            for (from, to, bytes) in relay.take(now, from, to, bytes) {
+                self.later(Item::Datagram { from, to, bytes });
+            }
+        }
+    }
+
     fn datagram(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
         if let Some(number) = (0..self.hosts.len()).find(|number| host_address(*number) == to.ip()) {
-            if self.hosts[number].signal.is_some()
-                && let Ok(bytes) = ginnel_stun::answer_binding(bytes, from)
-            {
-                self.later(Item::Datagram { from: to, to: from, bytes });
-            }
+            self.host_datagram(number, from, to, bytes);
             return;
         }
         let Some(number) = (0..self.machines.len()).find(|number| public(*number) == to.ip()) else {

@@ -257,8 +257,8 @@ pub(super) const FAULTS: &[Fault] = &[
         what: "a relay that refuses credentials is not offered others",
         edits: &[Edit {
             file: "protocols/node/src/node.rs",
-            old: "            Found::CredentialsRefused => self.ask_for_credentials(now),",
-            new: "            Found::CredentialsRefused if ginnel_time::planted(21) => {}\n            Found::CredentialsRefused => self.ask_for_credentials(now),",
+            old: "            Found::CredentialsRefused(network) => self.ask_for_credentials(now, network),",
+            new: "            Found::CredentialsRefused(_) if ginnel_time::planted(21) => {}\n            Found::CredentialsRefused(network) => self.ask_for_credentials(now, network),",
         }],
     },
     Fault {

@@ -6,6 +6,7 @@ use ginnel_membership::SigningKey;
 use ginnel_signal_proto::Server as Signal;
 use ginnel_signal_proto::server::{Change, LinkId, Stored};
 
+use super::relay::Relay;
 use crate::io::ServerId;
 
 /// Who is at the other end of a server's connection.
@@ -29,6 +30,9 @@ pub(crate) struct Host {
     pub(super) starts: u8,
     /// Seconds by which the wall clock is wrong.
     pub(crate) ahead: i64,
+    /// Whether it sees machines by their addresses behind the NATs.
+    pub(crate) sees_lan: bool,
+    pub(crate) relay: Option<Relay>,
 }
 
 impl Host {
