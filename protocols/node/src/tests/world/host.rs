@@ -59,6 +59,13 @@ impl Host {
                 log.push(entry);
             }
             Change::Mend { .. } | Change::Cut { .. } => panic!("{change:?}: the disk is sound"),
+            Change::Spend { network, token } => {
+                for (known, usage) in &mut self.disk.tokens {
+                    if *known == token {
+                        *usage = Some(network);
+                    }
+                }
+            }
             Change::Adopt { network, token, genesis } => {
                 self.disk.adopted.push((network, genesis));
                 for (known, usage) in &mut self.disk.tokens {
