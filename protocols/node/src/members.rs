@@ -120,6 +120,7 @@ impl Node {
             Scope::Some => {
                 self.tell_names();
                 self.refresh_tun();
+                self.refresh_refused();
             }
             Scope::Everybody => self.sync_members(at),
         }

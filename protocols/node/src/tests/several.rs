@@ -380,16 +380,31 @@ fn a_networks_range_is_no_path_only_where_its_members_are() {
     let member = member.into_iter().find(IpAddr::is_ipv4).expect("it has one");
     let elsewhere = IpAddr::from([10, 20, 200, 7]);
     assert_ne!(member, elsewhere);
-    let at_home = network(&world, BOTH, "home").map(|network| network.number);
-    let boss = world.status(BOTH).peers.into_iter().find(|peer| peer.network == at_home).expect("it has one").id;
-    let path = world.machines[BOTH].paths[&boss].expect("it is linked");
     for (ip, probed) in [(member, false), (elsewhere, true)] {
-        let candidates = vec![Candidate { kind: CandidateKind::Host, addr: (ip, 5000).into() }];
-        let plaintext = CandidateList { round: 0, phase: Phase::Update, candidates }.encode();
-        world.input(BOTH, Input::Forward(Event::Control { peer: boss, path, plaintext }));
-        world.pass(secs(2));
-        assert_eq!(world.astray.contains_key(&ip), probed, "{ip}");
+        assert_eq!(is_probed(&mut world, BOTH, "home", ip), probed, "{ip}");
     }
+}
+
+#[test]
+fn a_members_address_is_no_path_for_those_who_were_there_before() {
+    let mut world = linked();
+    let own = network(&world, BOTH, "work").expect("it is in it").self_addresses;
+    let own = own.into_iter().find(IpAddr::is_ipv4).expect("it has one");
+    assert!(!is_probed(&mut world, WORK, "work", own), "{own}");
+    assert!(is_probed(&mut world, WORK, "work", IpAddr::from([100, 71, 200, 7])));
+}
+
+/// Whether a machine probes an address once its only peer in a network names it as a place of its own.
+fn is_probed(world: &mut World, machine: usize, title: &str, ip: IpAddr) -> bool {
+    let number = network(world, machine, title).map(|network| network.number);
+    let peers = world.status(machine).peers.into_iter();
+    let peer = { peers }.find(|peer| peer.network == number).expect("it has one").id;
+    let path = world.machines[machine].paths[&peer].expect("it is linked");
+    let candidates = vec![Candidate { kind: CandidateKind::Host, addr: (ip, 5000).into() }];
+    let plaintext = CandidateList { round: 0, phase: Phase::Update, candidates }.encode();
+    world.input(machine, Input::Forward(Event::Control { peer, path, plaintext }));
+    world.pass(secs(2));
+    world.astray.contains_key(&ip)
 }
 
 #[test]
