@@ -7,6 +7,9 @@
 //! ```
 //! Every joiner is a daemon of its own with a state folder of its own. The winner of a round asks again with the spent
 //! invite, as a machine does whose answer was lost, and then leaves; the losers race on in the next round.
+//!
+//! The kills are spread from the start of a race to twice the time after which winners' entries come, so that some fall
+//! before the entry and some while the others are told. Which it was, the dead sequencer's database says.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,10 +18,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use ginnel_membership::{Invite, Server as MembershipServer, SigningKey};
+use ginnel_membership::{Invite, InviteKey, Server as MembershipServer, SigningKey};
 use serde::Serialize;
 
+use super::disk::OnDisk;
 use super::machine::{Machine, Programs, Server, tail};
+use super::times::millis;
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::nat::NatKind;
@@ -47,6 +52,9 @@ pub struct Round {
     pub losers_told: usize,
     /// When the sequencer was killed, after the start of the race.
     pub killed_after_ms: u64,
+    /// When the winner's entry was first seen in the sequencer's database, after the start of the race; absent when the
+    /// sequencer was killed before it.
+    pub entry_after_ms: Option<u64>,
     /// From the start of the race to the last answer.
     pub milliseconds: u64,
 }
@@ -63,7 +71,20 @@ pub struct Report {
 impl Report {
     /// What breaks a promise.
     pub fn complaints(&self) -> Vec<String> {
-        self.failed.iter().cloned().collect()
+        let mut all: Vec<String> = self.failed.iter().cloned().collect();
+        let before = self.killed_before();
+        if self.rounds.len() >= ENOUGH && (before == 0 || before == self.rounds.len()) {
+            all.push(format!(
+                "in {before} of {} races the sequencer was killed before the winner's entry; there must be such and others",
+                self.rounds.len()
+            ));
+        }
+        all
+    }
+
+    /// Races in which the sequencer died before it had the winner's entry.
+    fn killed_before(&self) -> usize {
+        self.rounds.iter().filter(|round| round.entry_after_ms.is_none()).count()
     }
 }
 
@@ -73,8 +94,10 @@ impl fmt::Display for Report {
         let by = |road: &str| self.rounds.iter().filter(|round| round.by == road).count();
         write!(
             f,
-            "{} races, one member each; won by the sequencer alone {}, by the mirror alone {}, by both {}; the slowest took {slowest} ms",
+            "{} races, one member each; the sequencer killed before the winner's entry in {}; won by the sequencer alone {}, \
+             by the mirror alone {}, by both {}; the slowest took {slowest} ms",
             self.rounds.len(),
+            self.killed_before(),
             by("sequencer"),
             by("mirror"),
             by("both"),
@@ -84,11 +107,15 @@ impl fmt::Display for Report {
 
 impl fmt::Display for Round {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { round, winner, by, losers_told, killed_after_ms, milliseconds } = self;
+        let Self { round, winner, by, losers_told, killed_after_ms, entry_after_ms, milliseconds } = self;
+        let entry = entry_after_ms.map_or_else(
+            || "before the winner's entry".to_owned(),
+            |after| format!("the winner's entry there after {after} ms"),
+        );
         write!(
             f,
             "race {round:2}: {winner} (invite by {by}), {losers_told} losers told, sequencer killed after {killed_after_ms} ms, \
-             over after {milliseconds} ms"
+             {entry}, over after {milliseconds} ms"
         )
     }
 }
@@ -100,9 +127,11 @@ impl fmt::Display for Round {
 pub fn run(programs: &Programs, extent: Extent, tell: &(dyn Fn(&Round) + Sync)) -> Result<Report> {
     let mut field = Field::set(programs, extent.joiners)?;
     let mut report = Report::default();
+    let mut pace = Pace(FIRST_GUESS);
     for round in 1..=extent.rounds {
-        match field.race(round) {
+        match field.race(round, pace.kill_at(round)) {
             Ok(race) => {
+                pace.learn(&race);
                 tell(&race);
                 report.rounds.push(race);
             }
@@ -113,6 +142,25 @@ pub fn run(programs: &Programs, extent: Extent, tell: &(dyn Fn(&Round) + Sync)) 
         }
     }
     Ok(report)
+}
+
+/// After how long a winner's entry comes, in milliseconds, as far as is known.
+struct Pace(u64);
+
+impl Pace {
+    /// When to kill: places that fill the time from nothing to twice the pace evenly, however many there are.
+    fn kill_at(&self, round: usize) -> Duration {
+        let place = round as u64 * 618 % 1000;
+        Duration::from_millis(2 * self.0 * place / 1000)
+    }
+
+    fn learn(&mut self, race: &Round) {
+        self.0 = match race.entry_after_ms {
+            Some(after) => (self.0 + after) / 2,
+            // It would have come later than that.
+            None => self.0.max(race.killed_after_ms * 5 / 4),
+        };
+    }
 }
 
 /// The machines of all rounds. Taken down in the order of the fields.
@@ -171,22 +219,24 @@ impl Field {
         }
     }
 
-    fn race(&mut self, round: usize) -> Result<Round> {
+    fn race(&mut self, round: usize, kill_at: Duration) -> Result<Round> {
         let before = self.joined()?;
         let invites = Tickets::of(&self.founder.invite()?)?;
-        let kill_at = Duration::from_millis((round as u64 * 137) % 900);
         let begun = Instant::now();
-        let outcomes = std::thread::scope(|scope| {
+        let (outcomes, killed, entry) = std::thread::scope(|scope| {
             let racing = scope.spawn(|| start_all(&self.joiners, &invites));
-            std::thread::sleep(kill_at);
+            let seen = watch(&self.sequencer, &invites.key, begun, kill_at);
+            let killed = begun.elapsed();
             self.sequencer.end(libc::SIGKILL)?;
+            let has_it = OnDisk::of_dead(self.sequencer.state())?.has_used(&invites.key);
             self.sequencer.start_again()?;
+            ensure!(has_it || seen.is_none(), "the winner's entry was there and is gone");
             match racing.join() {
-                Ok(outcomes) => outcomes,
+                Ok(outcomes) => anyhow::Ok((outcomes?, killed, has_it.then(|| seen.unwrap_or(killed)))),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         })?;
-        let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let milliseconds = millis(begun.elapsed());
         let winners: Vec<usize> = (0..outcomes.len()).filter(|&index| outcomes[index].status.success()).collect();
         let [winner] = winners[..] else {
             let texts: Vec<&str> = outcomes.iter().map(|outcome| outcome.stderr.trim()).take(3).collect();
@@ -202,7 +252,8 @@ impl Field {
             winner: name,
             by: Tickets::road(winner),
             losers_told,
-            killed_after_ms: u64::try_from(kill_at.as_millis()).unwrap_or(u64::MAX),
+            killed_after_ms: millis(killed),
+            entry_after_ms: entry.map(millis),
             milliseconds,
         })
     }
@@ -316,6 +367,7 @@ impl Joiner {
 
 /// One invite, leading to the sequencer, to the mirror, or to both.
 struct Tickets {
+    key: InviteKey,
     roads: [String; 3],
 }
 
@@ -331,7 +383,7 @@ impl Tickets {
             Ok(Invite::new(servers, invite.network(), key, invite.expires(), invite.hint().cloned())?.to_string())
         };
         let roads = [by(first)?, by(second)?, ticket.to_owned()];
-        Ok(Self { roads })
+        Ok(Self { key: invite.invite_key(), roads })
     }
 
     fn of_joiner(&self, number: usize) -> &str {
@@ -341,6 +393,19 @@ impl Tickets {
     const fn road(number: usize) -> &'static str {
         ["sequencer", "mirror", "both"][number % 3]
     }
+}
+
+/// Waits until `until` after `begun`, and answers when the sequencer's database first held an entry by the invite, if so.
+fn watch(sequencer: &Server, invite: &InviteKey, begun: Instant, until: Duration) -> Option<Duration> {
+    let mut seen = None;
+    while let Some(left) = until.checked_sub(begun.elapsed()) {
+        std::thread::sleep(left.min(LOOK_PACE));
+        // The server may be writing at this moment; the next look is near.
+        if seen.is_none() && OnDisk::of_living(sequencer.state()).is_ok_and(|held| held.has_used(invite)) {
+            seen = Some(begun.elapsed());
+        }
+    }
+    seen
 }
 
 /// Lets all joiners try at once, and answers what each was told, in their order.
@@ -363,6 +428,12 @@ fn start_all(joiners: &[Joiner], invites: &Tickets) -> Result<Vec<Output>> {
     outcomes.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
+/// After how long the first winner's entry is thought to come, in milliseconds.
+const FIRST_GUESS: u64 = 400;
+/// Pause between two looks at the sequencer's database.
+const LOOK_PACE: Duration = Duration::from_millis(10);
+/// Races that are so many that kills must have fallen before and after the winner's entry.
+const ENOUGH: usize = 20;
 /// Sites of joiners, and hosts in each.
 const CROWDS: usize = 4;
 const PER_CROWD: u8 = 8;
@@ -372,3 +443,39 @@ const SETTLED: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The exit code for an invite that lets nobody in.
 const SPENT: i32 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn race(killed_after_ms: u64, entry_after_ms: Option<u64>) -> Round {
+        let winner = "joiner-1".to_owned();
+        Round { round: 1, winner, by: "mirror", losers_told: 1, killed_after_ms, entry_after_ms, milliseconds: 900 }
+    }
+
+    #[test]
+    fn many_races_need_kills_before_and_after_the_winners_entry() {
+        let report = |before: usize, after: usize| Report {
+            rounds: [vec![race(10, None); before], vec![race(90, Some(50)); after]].concat(),
+            failed: None,
+        };
+        assert_eq!(report(0, ENOUGH).complaints().len(), 1);
+        assert_eq!(report(ENOUGH, 0).complaints().len(), 1);
+        assert!(report(1, ENOUGH - 1).complaints().is_empty());
+        assert!(report(0, ENOUGH - 1).complaints().is_empty(), "too few to demand it");
+        assert!(report(1, 2).to_string().contains("before the winner's entry in 1;"));
+    }
+
+    #[test]
+    fn kills_find_the_winners_entry_wherever_it_is() {
+        for truth in [40, 400, 3_000] {
+            let (mut pace, mut before) = (Pace(FIRST_GUESS), 0);
+            for round in 1..=20 {
+                let kill_at = millis(pace.kill_at(round));
+                before += u32::from(kill_at < truth);
+                pace.learn(&race(kill_at, (kill_at >= truth).then_some(truth)));
+            }
+            assert!((5..=17).contains(&before), "{before} of 20 before {truth} ms");
+        }
+    }
+}

@@ -49,6 +49,7 @@ impl Programs {
 #[derive(Debug)]
 pub struct Server {
     host: Host,
+    state: PathBuf,
     argv: Vec<String>,
     process: Process,
     /// The founding string that it printed.
@@ -74,7 +75,7 @@ impl Server {
         let founding = process
             .wait_for_line(Duration::from_secs(10), |line| line.starts_with("ginnel-found-"))
             .with_context(|| format!("ginnel-signal printed no founding string: {}", process.stderr()))?;
-        Ok(Self { host: host.clone(), argv, process, founding: founding.trim().to_owned() })
+        Ok(Self { host: host.clone(), state, argv, process, founding: founding.trim().to_owned() })
     }
 
     /// Ends the server by a signal and waits for its end.
@@ -106,6 +107,11 @@ impl Server {
     /// What it wrote to its log.
     pub fn log(&self) -> String {
         self.process.stderr()
+    }
+
+    /// Its state folder.
+    pub fn state(&self) -> &Path {
+        &self.state
     }
 
     /// The server's process id.

@@ -4,6 +4,7 @@ pub mod bad_input;
 mod batch;
 pub mod crash;
 pub mod demo;
+mod disk;
 pub mod flood;
 mod guest;
 pub mod hostile_server;

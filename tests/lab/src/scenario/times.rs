@@ -34,9 +34,16 @@ impl Times {
 impl fmt::Display for Times {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { count, p50, p95, max } = self;
-        write!(f, "{count:>6} times, p50 {p50:>5} ms, p95 {p95:>5} ms, longest {max:>5} ms")
+        let n = format!("n={count}");
+        if *count < RANKED {
+            return write!(f, "{n:>6}, p50 {p50:>5} ms, longest {max:>5} ms (too few for a p95)");
+        }
+        write!(f, "{n:>6}, p50 {p50:>5} ms, p95 {p95:>5} ms, longest {max:>5} ms")
     }
 }
+
+/// So many times it takes for the 95th percentile to be another than the longest.
+const RANKED: usize = 21;
 
 pub(crate) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
@@ -53,5 +60,8 @@ mod tests {
         let none = Times::of(Vec::new());
         assert_eq!((none.count, none.p50, none.p95, none.max), (0, 0, 0, 0));
         assert_eq!(Times::of(vec![7]).p95, 7);
+        let said = |count: u64| Times::of((1..=count).collect()).to_string();
+        assert!(said(20).contains("n=20") && !said(20).contains("p95  "), "{}", said(20));
+        assert!(said(21).contains("n=21") && said(21).contains("p95    20 ms"), "{}", said(21));
     }
 }

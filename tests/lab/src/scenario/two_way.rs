@@ -1,5 +1,6 @@
 //! Datagrams both ways between two members, as fast as a death or a rebirth of the link is to be noticed.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -42,24 +43,69 @@ impl TwoWay {
         Ok(there.into_iter().flatten().max().unwrap_or_default())
     }
 
-    /// The longest time without a datagram each way, within `length`.
-    pub(crate) fn silence(&mut self, length: Duration) -> Result<Duration> {
-        let begun = Instant::now();
-        let mut last = [begun; 2];
-        let mut longest = Duration::ZERO;
-        while begun.elapsed() < length {
+    /// Listens until it is `over`, and answers the longest time without a datagram one way or the other.
+    pub(crate) fn silence_until(&mut self, over: &AtomicBool) -> Result<Duration> {
+        let mut silence = Silence::since(Instant::now());
+        while !over.load(Ordering::Relaxed) {
             self.number += 1;
-            for (stream, last) in self.streams.iter().zip(&mut last) {
+            for (way, stream) in self.streams.iter().enumerate() {
                 stream.send(self.number)?;
                 while stream.receive().is_some() {
-                    longest = longest.max(last.elapsed());
-                    *last = Instant::now();
+                    silence.heard(way, Instant::now());
                 }
             }
             std::thread::sleep(PACE);
         }
-        Ok(last.iter().map(Instant::elapsed).fold(longest, Duration::max))
+        Ok(silence.longest(Instant::now()))
+    }
+}
+
+/// The longest time in which one of two ways was silent.
+struct Silence {
+    last: [Instant; 2],
+    longest: Duration,
+}
+
+impl Silence {
+    fn since(now: Instant) -> Self {
+        Self { last: [now; 2], longest: Duration::ZERO }
+    }
+
+    fn heard(&mut self, way: usize, now: Instant) {
+        self.longest = self.longest.max(now - self.last[way]);
+        self.last[way] = now;
+    }
+
+    /// What lasts still counts.
+    fn longest(&self, now: Instant) -> Duration {
+        self.last.iter().map(|last| now - *last).fold(self.longest, Duration::max)
     }
 }
 
 const PACE: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_dies_is_silent_to_the_end() {
+        let begun = Instant::now();
+        let at = |millis| begun + Duration::from_millis(millis);
+        let mut silence = Silence::since(begun);
+        for millis in (5..=1_000).step_by(5) {
+            silence.heard(0, at(millis));
+            silence.heard(1, at(millis));
+        }
+        assert_eq!(silence.longest(at(1_010)), Duration::from_millis(10));
+        // One way alone.
+        (1_005..=4_000).step_by(5).for_each(|millis| silence.heard(0, at(millis)));
+        assert_eq!(silence.longest(at(4_000)), Duration::from_secs(3));
+        silence.heard(1, at(4_500));
+        assert_eq!(
+            silence.longest(at(4_500)),
+            Duration::from_millis(3_500),
+            "and one that comes back was silent till then"
+        );
+    }
+}

@@ -58,14 +58,24 @@ impl Volley {
 /// What came of a flood.
 pub(super) struct Outcome {
     pub(super) volley: Result<Volley>,
+    /// How long the flood took, with what it had to prepare.
+    pub(super) took: Duration,
     pub(super) mbps: f64,
     pub(super) newcomer: Result<Duration>,
     /// KiB.
     pub(super) daemon_growth: u64,
     /// KiB.
     pub(super) server_growth: u64,
-    /// Processor time.
-    pub(super) server_time: Duration,
+    /// The share of a core that the server took while the flood lasted.
+    pub(super) server_core: f64,
+}
+
+/// A transfer beside a flood.
+struct Fought {
+    volley: Result<Volley>,
+    took: Duration,
+    server_core: f64,
+    mbps: f64,
 }
 
 /// Another network, whose members and server do nothing.
@@ -163,17 +173,18 @@ impl Field {
     }
 
     /// The transfer beside a flood from the enemy's machine.
-    fn beside(
-        &self,
-        length: Duration,
-        flood: impl FnOnce(Instant) -> Result<Volley> + Send,
-    ) -> Result<(Result<Volley>, f64)> {
+    fn beside(&self, length: Duration, flood: impl FnOnce(Instant) -> Result<Volley> + Send) -> Result<Fought> {
         std::thread::scope(|scope| {
-            let flooding = scope.spawn(move || self.enemy.enter(move || flood(Instant::now() + length + WARM_UP)));
+            let flooding = scope.spawn(move || {
+                let (begun, busy) = (Instant::now(), processor_time(self.server.pid())?);
+                let volley = self.enemy.enter(move || flood(begun + length + WARM_UP)).and_then(std::convert::identity);
+                let busy = processor_time(self.server.pid())?.saturating_sub(busy);
+                anyhow::Ok((volley, begun.elapsed(), busy))
+            });
             std::thread::sleep(WARM_UP);
             let mbps = self.transfer(length);
-            let volley = flooding.join().map_err(|_| anyhow::anyhow!("the flooder panicked"))?;
-            Ok((volley.and_then(std::convert::identity), mbps?))
+            let (volley, took, busy) = flooding.join().map_err(|_| anyhow::anyhow!("the flooder panicked"))??;
+            Ok(Fought { volley, took, server_core: busy.as_secs_f64() / took.as_secs_f64(), mbps: mbps? })
         })
     }
 
@@ -186,7 +197,6 @@ impl Field {
         let ticket = self.ada.machine.invite()?;
         let pids = [self.ada.machine.pid(), self.server.pid()];
         let before = [resident(pids[0])?, resident(pids[1])?];
-        let begun = processor_time(self.server.pid())?;
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let watching = scope.spawn(|| {
@@ -207,11 +217,10 @@ impl Field {
             let newcomer = joining.join().map_err(|_| anyhow::anyhow!("the newcomer panicked")).and_then(|took| took);
             over.store(true, Ordering::Relaxed);
             let most = watching.join().map_err(|_| anyhow::anyhow!("the watch panicked"))?;
-            let (volley, mbps) = fought?;
+            let Fought { volley, took, server_core, mbps } = fought?;
             let [daemon_growth, server_growth] = [0, 1].map(|place| most[place].saturating_sub(before[place]));
             self.newcomer.ginnel(&["leave", "--yes"]).context("the newcomer leaves")?;
-            let server_time = processor_time(self.server.pid())?.saturating_sub(begun);
-            Ok(Outcome { volley, mbps, newcomer, daemon_growth, server_growth, server_time })
+            Ok(Outcome { volley, took, mbps, newcomer, daemon_growth, server_growth, server_core })
         })
     }
 

@@ -57,7 +57,7 @@ pub(super) fn bad_mac1(victim: &Victim, aim: Aim, until: Instant) -> Result<Voll
         at += salvo;
         gun.fire(&train, messages[0].len(), to).map(|()| salvo)
     })?;
-    Ok(Volley { sent, bytes: sent * INITIATION, note: format!("{} a second", rate(BAD_MAC1_RATE)) })
+    Ok(Volley { sent, bytes: sent * INITIATION, note: format!("{} a second wanted", rate(BAD_MAC1_RATE)) })
 }
 
 /// Initiations with a good mac1 under addresses of others, by a raw socket.
@@ -80,7 +80,7 @@ pub(super) fn spoofed(victim: &Victim, aim: Aim, until: Instant) -> Result<Volle
     Ok(Volley {
         sent,
         bytes: sent * INITIATION,
-        note: format!("{} a second from 131,072 addresses", rate(SPOOFED_RATE)),
+        note: format!("{} a second wanted, from 131,072 addresses", rate(SPOOFED_RATE)),
     })
 }
 
@@ -110,7 +110,7 @@ pub(super) fn with_cookie(victim: &Victim, aim: Aim, until: Instant) -> Result<V
     Ok(Volley {
         sent,
         bytes: sent * INITIATION,
-        note: format!("{} a second from one address that got a cookie", rate(COOKIE_RATE)),
+        note: format!("{} a second wanted, from one address that got a cookie", rate(COOKIE_RATE)),
     })
 }
 
