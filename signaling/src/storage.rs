@@ -347,18 +347,21 @@ const GENESIS_STORED: &str = "SELECT EXISTS (SELECT 1 FROM adopted WHERE network
 const MAX_BATCH: usize = 256;
 
 #[cfg(test)]
+mod power;
+
+#[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt as _;
 
     use super::*;
 
-    const NETWORK: NetworkId = NetworkId::from_bytes([1; 32]);
+    pub(super) const NETWORK: NetworkId = NetworkId::from_bytes([1; 32]);
 
-    fn token(n: u8) -> Token {
+    pub(super) fn token(n: u8) -> Token {
         Token::from_bytes([n; 16])
     }
 
-    fn effective(bytes: Vec<u8>) -> StoredEntry {
+    pub(super) fn effective(bytes: Vec<u8>) -> StoredEntry {
         StoredEntry { bytes, trust: Trust::Effective }
     }
 
@@ -371,7 +374,7 @@ mod tests {
         (Ticket(ticket), Change::Append { network: NETWORK, sequence, entry: effective(vec![sequence as u8]) })
     }
 
-    fn outcomes(storage: &mut Storage, changes: &[(Ticket, Change)]) -> Vec<Outcome> {
+    pub(super) fn outcomes(storage: &mut Storage, changes: &[(Ticket, Change)]) -> Vec<Outcome> {
         let answers = storage.store(changes);
         assert!(answers.iter().map(|(ticket, _)| ticket).eq(changes.iter().map(|(ticket, _)| ticket)));
         answers.into_iter().map(|(_, outcome)| outcome).collect()
