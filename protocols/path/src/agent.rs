@@ -45,6 +45,8 @@ pub struct Agent {
     punch: Punch,
     pace: Pace,
     telling: Telling,
+    /// When the driver last brought the other side's candidates.
+    brought: Option<Instant>,
     /// When relayed pairs are tried again because none is proven.
     retry: Option<Instant>,
     /// The last primary, kept beyond its session for the next handshake.
@@ -68,6 +70,7 @@ impl Agent {
             punch: Punch::new(),
             pace: Pace::new(),
             telling: Telling::default(),
+            brought: None,
             retry: None,
             last_good: None,
             outbox: Outbox::default(),
@@ -132,6 +135,7 @@ impl Agent {
 
     fn remote_candidates(&mut self, list: Vec<Candidate>) -> Result<(), Discard> {
         self.replace_remotes(Source::Mailbox, list);
+        self.brought = Some(self.now);
         let added = self.rebuild();
         self.begin(&added);
         Ok(())
@@ -149,7 +153,11 @@ impl Agent {
             if self.lacks_proof() {
                 // The handshake went through where probes did not: the other side may have forgotten the last session, or
                 // has opened for us only now.
-                self.start_all();
+                if self.brought.is_some_and(|brought| self.now < brought + MAILED) {
+                    self.start_all();
+                } else {
+                    self.start_all_gently();
+                }
                 self.punch.go_on(self.now, role);
             }
             return Ok(());
@@ -379,14 +387,28 @@ impl Agent {
         primary.is_none_or(|proof| self.activity.is_active(self.now) && self.now >= proof.fresh_until)
     }
 
-    /// Full probes on every pair: the handshake has opened both sides.
+    /// Full probes on every pair: a handshake by mailbox has opened both sides.
     fn start_all(&mut self) {
+        self.question_primary();
+        for pair in self.checklist.iter_mut() {
+            let delay = last_resort_delay(pair);
+            pair.start(self.now + delay);
+        }
+    }
+
+    /// Likewise, where the handshake went by a path and opened nothing but that: the other side hears of it within a round
+    /// trip, and opens then.
+    fn start_all_gently(&mut self) {
+        self.question_primary();
+        let (now, fire) = (self.now, self.now + self.control_rtt());
+        for pair in self.checklist.iter_mut() {
+            start_gently(pair, now + last_resort_delay(pair), fire);
+        }
+    }
+
+    fn question_primary(&mut self) {
         if let Some(primary) = self.selection.primary.and_then(|path| self.checklist.get_mut(path)) {
             primary.question(self.now, 0, self.now);
-        }
-        for pair in self.checklist.iter_mut() {
-            let delay = if pair.tier == Tier::TwoRelays { schedule::LAST_RESORT_DELAY } else { Duration::ZERO };
-            pair.start(self.now + delay);
         }
     }
 
@@ -460,11 +482,18 @@ enum Flow {
     Answered,
 }
 
+/// How much later than others a pair begins with a session.
+fn last_resort_delay(pair: &Pair) -> Duration {
+    if pair.tier == Tier::TwoRelays { schedule::LAST_RESORT_DELAY } else { Duration::ZERO }
+}
+
 /// Starts a pair without spoiling the other side's mapping: with openers where that could happen.
 fn start_gently(pair: &mut Pair, now: Instant, fire: Instant) {
     if pair.can_clash() { pair.open(now, OPENER_TTL, fire) } else { pair.start(now) }
 }
 
+/// For so long what the driver brought belongs to the handshake that ends: an answer by mailbox is repeated for 3 s.
+const MAILED: Duration = Duration::from_secs(5);
 /// A path without a route is not asked again before this.
 const UNREACHABLE_REST: Duration = Duration::from_secs(1);
 /// How long a path is taken to have been silent already when one of its ends moves.

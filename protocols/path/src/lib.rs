@@ -34,7 +34,9 @@
 //!    TTL, so that the packet opens our own NAT and dies before the other one, which would answer an early packet by
 //!    giving the other side's flow a new port.
 //! 2. [`Input::Session`] starts the probes, at full TTL on every pair. The first echo names the first primary, usually a
-//!    relay's; better tiers take over with their own first echo ([`Tier`]).
+//!    relay's; better tiers take over with their own first echo ([`Tier`]). A session that is renewed where the paths fail
+//!    starts them again; where its handshake came by a path, and not by the mailbox, mappings get openers first, since
+//!    nothing has told the other side to open.
 //! 3. When no direct path came up, the agents arrange rounds of punching by [`message::CandidateList`], each on a fresh
 //!    port ([`Output::FreshSocket`]), with opening moves that differ from round to round. While there is no path at all,
 //!    the driver's mailbox takes the place of the call ([`Output::Summon`]).

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::nat::{self, ACCEPTING, ADDRESS_RESTRICTED, FULL_CONE, PORT_RESTRICTED, PUBLIC, SYMMETRIC};
-use super::world::{A, B, FreshSockets, Load, Setting, World};
-use crate::{Config, PathEvent, Policy, WhyNotDirect};
+use super::world::{A, B, FreshSockets, Link, Load, Setting, World};
+use crate::{Config, Input, PathEvent, Policy, Role, WhyNotDirect};
 
 const KINDS: [(&str, nat::Kind); 5] = [
     ("public", PUBLIC),
@@ -114,6 +114,28 @@ fn candidates_told_inside_the_session_are_opened_for_first() {
                 assert!(took <= Some(Duration::from_secs(1)), "seed {seed}, {a:?} and {b:?}: {took:?}");
             }
         }
+    }
+}
+
+#[test]
+fn a_session_renewed_by_a_path_opens_before_it_probes() {
+    for (a, b) in [(ACCEPTING, ACCEPTING), (PORT_RESTRICTED, ACCEPTING)] {
+        let mut world = World::connect(Setting::new(a, b));
+        world.blocked.insert(Link::Direct);
+        world.fresh_sockets = FreshSockets::Refused;
+        world.run(Duration::from_secs(1));
+        assert!(world.is_relayed(A) && world.is_relayed(B));
+        world.load = Load::Nothing;
+        world.run(Duration::from_secs(600));
+        world.blocked.clear();
+        // The handshake goes by the relay: its answer is here a round trip before the other side's session is confirmed.
+        world.input(A, Input::Traffic { sent: false, received: true });
+        world.input(A, Input::Session(Role::Initiator));
+        world.run(Duration::from_millis(45));
+        world.input(B, Input::Traffic { sent: false, received: true });
+        world.input(B, Input::Session(Role::Responder));
+        assert!(world.until_direct(Duration::from_secs(1)).is_some(), "{a:?} and {b:?}");
+        assert!(!world.clashed(), "{a:?} and {b:?}");
     }
 }
 
