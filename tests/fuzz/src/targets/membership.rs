@@ -272,96 +272,65 @@ impl World {
         Self { genesis, network, admin, state, log: vec![first], now: START, revoked: BTreeSet::new() }
     }
 
-    /// A body of any kind, with signatures by whoever the input says.
+    /// A record of any kind, with signatures by whoever the input says.
     fn record(&self, feed: &mut Feed<'_>) -> Vec<u8> {
         let kind = feed.u8() % 13;
-        let [a, b, c, d] = feed.array();
-        let mut body = vec![1, kind];
-        let mut right = vec![self.admin.clone()];
-        match kind {
-            1 => {
-                body.extend_from_slice(invite(a).invite_key().as_bytes());
-                body.extend_from_slice(&(self.now + u64::from(c)).to_be_bytes());
-                put_name(&mut body, b.checked_sub(1));
-            }
-            2 => body.extend_from_slice(invite(a).invite_key().as_bytes()),
-            3 | 4 => {
-                body[1] = 4;
-                body.extend_from_slice(invite(a).invite_key().as_bytes());
-                body.extend_from_slice(member(b).member_key().as_bytes());
-                body.extend_from_slice(tunnel(c).as_bytes());
-                put_name(&mut body, Some(d));
-                body.extend_from_slice(&[0, 3]);
-                right = vec![invite(a), member(b)];
-            }
-            5 => {
-                body.extend_from_slice(member(a).member_key().as_bytes());
-                body.extend_from_slice(&u64::from(b).to_be_bytes());
-                put_name(&mut body, Some(c));
-                body.extend_from_slice(&[0, 1]);
-                body.push(d % 4);
-                right = vec![member(a)];
-                if d % 4 > 1 {
-                    body.extend_from_slice(member(b).member_key().as_bytes());
-                    right.push(member(b));
-                }
-                if d % 4 > 0 {
-                    body.extend_from_slice(tunnel(c).as_bytes());
-                }
-            }
-            6 => body.extend_from_slice(member(a).member_key().as_bytes()),
-            7 => {
-                let (length, head) = self.state.head();
-                body.extend_from_slice(&(length - u64::from(a % 2)).to_be_bytes());
-                body.extend_from_slice(&head);
-                body.extend_from_slice(&(self.now + u64::from(b)).to_be_bytes());
-            }
-            8 => {
-                body.extend_from_slice(&u64::from(a % 3).to_be_bytes());
-                let mut admins = vec![self.admin.member_key(), member(b).member_key(), member(c).member_key()];
-                admins.sort();
-                admins.dedup();
-                body.extend_from_slice(&[d % 3, admins.len() as u8]);
-                admins.iter().for_each(|key| body.extend_from_slice(key.as_bytes()));
-            }
-            9 => {
+        let choice: [u8; 4] = feed.array();
+        let [a, b, ..] = choice;
+        let admin = vec![self.admin.clone()];
+        let (number, content, rightful) = match kind {
+            1 => (1, self.invitation(choice), admin),
+            2 => (2, invite(a).invite_key().as_bytes().to_vec(), admin),
+            3 | 4 => (4, enrolment(choice), vec![invite(a), member(b)]),
+            5 => (5, update(choice), updaters(choice)),
+            6 => (6, member(a).member_key().as_bytes().to_vec(), admin),
+            7 => (7, self.lease(choice), admin),
+            8 => (8, self.admin_change(choice), admin),
+            9 => match self.state.make_checkpoint() {
                 // What the log means now, as an admin vouches for it.
-                if let Some(checkpoint) = self.state.make_checkpoint() {
-                    return build::checkpoint_record(&self.network, &self.admin, checkpoint);
-                }
-            }
-            10 => {
-                body.extend_from_slice(&u64::from(a % 4).to_be_bytes());
-                let mut delegates = [member(b).member_key(), member(c).member_key()];
-                delegates.sort();
-                body.extend_from_slice(&[0, a / 128, 2]);
-                for delegate in delegates {
-                    body.extend_from_slice(delegate.as_bytes());
-                    body.push(d % 4);
-                }
-            }
-            11 => {
-                body[1] = 9;
-                body.extend_from_slice(&u64::from(a % 4).to_be_bytes());
-                body.extend_from_slice(sequencer().sequencer_key().as_bytes());
-                body.extend_from_slice(&[1, 1, 11]);
-                body.extend_from_slice(b"192.0.2.1:9");
-                body.extend_from_slice(sequencer().sequencer_key().as_bytes());
-                body.extend_from_slice(&[b; 32]);
-            }
-            _ => {
-                body[1] = a % 16;
-                body.extend_from_slice(feed.chunk());
-            }
+                Some(checkpoint) => return build::checkpoint_record(&self.network, &self.admin, checkpoint),
+                None => (9, Vec::new(), admin),
+            },
+            10 => (10, policy(choice), admin),
+            11 => (9, servers(choice), admin),
+            _ => (a % 16, feed.chunk().to_vec(), admin),
+        };
+        let signers = self.signers(feed.u8(), rightful);
+        self.sign([&[1, number], &content[..]].concat(), signers)
+    }
+
+    fn invitation(&self, [a, b, c, _]: [u8; 4]) -> Vec<u8> {
+        let mut content = invite(a).invite_key().as_bytes().to_vec();
+        content.extend_from_slice(&(self.now + u64::from(c)).to_be_bytes());
+        put_name(&mut content, b.checked_sub(1));
+        content
+    }
+
+    fn lease(&self, [a, b, ..]: [u8; 4]) -> Vec<u8> {
+        let (length, head) = self.state.head();
+        let mut content = (length - u64::from(a % 2)).to_be_bytes().to_vec();
+        content.extend_from_slice(&head);
+        content.extend_from_slice(&(self.now + u64::from(b)).to_be_bytes());
+        content
+    }
+
+    fn admin_change(&self, [a, b, c, d]: [u8; 4]) -> Vec<u8> {
+        let mut admins = vec![self.admin.member_key(), member(b).member_key(), member(c).member_key()];
+        admins.sort();
+        admins.dedup();
+        let mut content = u64::from(a % 3).to_be_bytes().to_vec();
+        content.extend_from_slice(&[d % 3, admins.len() as u8]);
+        admins.iter().for_each(|key| content.extend_from_slice(key.as_bytes()));
+        content
+    }
+
+    /// Those who would rightly sign, or any others.
+    fn signers(&self, chosen: u8, rightful: Vec<SigningKey>) -> Vec<SigningKey> {
+        if chosen > 127 {
+            return rightful;
         }
-        let chosen = feed.u8();
-        let mut signers = if chosen > 127 { right } else { Vec::new() };
-        for bit in 0..6 {
-            if chosen & (1 << bit) != 0 && chosen <= 127 {
-                signers.push(if bit == 0 { self.admin.clone() } else { member(bit) });
-            }
-        }
-        self.sign(body, signers)
+        let bits = (0..6).filter(|bit| chosen & (1 << bit) != 0);
+        bits.map(|bit| if bit == 0 { self.admin.clone() } else { member(bit) }).collect()
     }
 
     fn sign(&self, mut record: Vec<u8>, mut signers: Vec<SigningKey>) -> Vec<u8> {
@@ -467,6 +436,57 @@ fn invite(number: u8) -> SigningKey {
 
 fn tunnel(number: u8) -> TunnelKey {
     TunnelKey::from_bytes(StaticSecret::from_bytes([number % 6 + 50; 32]).public().to_bytes())
+}
+
+fn enrolment([a, b, c, d]: [u8; 4]) -> Vec<u8> {
+    let mut content = invite(a).invite_key().as_bytes().to_vec();
+    content.extend_from_slice(member(b).member_key().as_bytes());
+    content.extend_from_slice(tunnel(c).as_bytes());
+    put_name(&mut content, Some(d));
+    content.extend_from_slice(&[0, 3]);
+    content
+}
+
+fn update([a, b, c, d]: [u8; 4]) -> Vec<u8> {
+    let rotation = d % 4;
+    let mut content = member(a).member_key().as_bytes().to_vec();
+    content.extend_from_slice(&u64::from(b).to_be_bytes());
+    put_name(&mut content, Some(c));
+    content.extend_from_slice(&[0, 1, rotation]);
+    if rotation > 1 {
+        content.extend_from_slice(member(b).member_key().as_bytes());
+    }
+    if rotation > 0 {
+        content.extend_from_slice(tunnel(c).as_bytes());
+    }
+    content
+}
+
+/// Who signs an update: the member, and the key that takes its key's place.
+fn updaters([a, b, _, d]: [u8; 4]) -> Vec<SigningKey> {
+    if d % 4 > 1 { vec![member(a), member(b)] } else { vec![member(a)] }
+}
+
+fn policy([a, b, c, d]: [u8; 4]) -> Vec<u8> {
+    let mut delegates = [member(b).member_key(), member(c).member_key()];
+    delegates.sort();
+    let mut content = u64::from(a % 4).to_be_bytes().to_vec();
+    content.extend_from_slice(&[0, a / 128, 2]);
+    for delegate in delegates {
+        content.extend_from_slice(delegate.as_bytes());
+        content.push(d % 4);
+    }
+    content
+}
+
+fn servers([a, b, ..]: [u8; 4]) -> Vec<u8> {
+    let mut content = u64::from(a % 4).to_be_bytes().to_vec();
+    content.extend_from_slice(sequencer().sequencer_key().as_bytes());
+    content.extend_from_slice(&[1, 1, 11]);
+    content.extend_from_slice(b"192.0.2.1:9");
+    content.extend_from_slice(sequencer().sequencer_key().as_bytes());
+    content.extend_from_slice(&[b; 32]);
+    content
 }
 
 fn put_name(body: &mut Vec<u8>, number: Option<u8>) {
