@@ -497,10 +497,6 @@ fn node(data: &[u8]) {
 }
 
 fn step(feed: &mut Feed<'_>, whole: &mut Whole, other: &mut Other) {
-    let near = |feed: &mut Feed<'_>| {
-        let local = if feed.flag() { Local::Relay(RelayId(0)) } else { Local::Socket(SocketId(0)) };
-        Path { local, remote: SocketAddr::from(([198, 51, 100, feed.u8() % 4], 4000)) }
-    };
     match feed.u8() % 8 {
         0 => {
             let bytes = other.initiation();
@@ -542,40 +538,57 @@ fn step(feed: &mut Feed<'_>, whole: &mut Whole, other: &mut Other) {
             whole.server_bytes(down);
         }
         5 => {
-            let peer = PeerId(u32::from(feed.u8() % 4));
-            let path = near(feed);
-            let plaintext = match whole.probes.last() {
-                Some((_, _, probe)) if feed.flag() => match decode(probe) {
-                    Ok(Message::Probe(probe)) => {
-                        let echo = Echo { id: probe.id, observed: path.remote, relayed: false };
-                        feed.spoil(echo.encode())
-                    }
-                    Ok(_) | Err(_) => feed.spoil(probe.clone()),
-                },
-                Some(_) | None => feed.chunk().to_vec(),
-            };
-            whole.input(Input::Forward(Event::Control { peer, path, plaintext }));
+            let event = control(feed, whole.probes.last().map(|(_, _, probe)| probe.as_slice()));
+            whole.input(Input::Forward(event));
         }
         6 => {
-            let peer = PeerId(u32::from(feed.u8() % 4));
-            let path = near(feed);
-            let event = match feed.u8() % 6 {
-                0 => Event::SessionWanted { peer },
-                1 => Event::Arrived { peer, path },
-                2 => Event::Roamed { peer, path },
-                3 => Event::Confirmed { peer, index: ReceiverIndex(feed.u32()) },
-                4 => Event::RekeyDue { peer, why: RekeyReason::Age },
-                _ => {
-                    let from = SocketAddr::from(([203, 0, 113, 1], 3478));
-                    Event::Stun { socket: SocketId(0), from, bytes: feed.chunk().to_vec() }
-                }
-            };
+            let event = event(feed);
             whole.input(Input::Forward(event));
         }
         _ => {
             let time = Duration::from_millis(u64::from(feed.u8()) * 100);
             whole.pass(time);
             whole.settle();
+        }
+    }
+}
+
+/// A path on which somebody near may be.
+fn near(feed: &mut Feed<'_>) -> Path {
+    let local = if feed.flag() { Local::Relay(RelayId(0)) } else { Local::Socket(SocketId(0)) };
+    Path { local, remote: SocketAddr::from(([198, 51, 100, feed.u8() % 4], 4000)) }
+}
+
+/// A control message that a peer sealed: the answer to the last probe, something like that probe, or anything.
+fn control(feed: &mut Feed<'_>, probe: Option<&[u8]>) -> Event {
+    let peer = PeerId(u32::from(feed.u8() % 4));
+    let path = near(feed);
+    let plaintext = match probe {
+        Some(probe) if feed.flag() => match decode(probe) {
+            Ok(Message::Probe(probe)) => {
+                let echo = Echo { id: probe.id, observed: path.remote, relayed: false };
+                feed.spoil(echo.encode())
+            }
+            Ok(_) | Err(_) => feed.spoil(probe.to_vec()),
+        },
+        Some(_) | None => feed.chunk().to_vec(),
+    };
+    Event::Control { peer, path, plaintext }
+}
+
+/// What else the data plane has to tell.
+fn event(feed: &mut Feed<'_>) -> Event {
+    let peer = PeerId(u32::from(feed.u8() % 4));
+    let path = near(feed);
+    match feed.u8() % 6 {
+        0 => Event::SessionWanted { peer },
+        1 => Event::Arrived { peer, path },
+        2 => Event::Roamed { peer, path },
+        3 => Event::Confirmed { peer, index: ReceiverIndex(feed.u32()) },
+        4 => Event::RekeyDue { peer, why: RekeyReason::Age },
+        _ => {
+            let from = SocketAddr::from(([203, 0, 113, 1], 3478));
+            Event::Stun { socket: SocketId(0), from, bytes: feed.chunk().to_vec() }
         }
     }
 }
