@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::calm::{MarkId, Scope};
 use crate::chores::Chore;
-use crate::fault::{Direction, Trouble};
+use crate::fault::{Direction, Fault, Trouble};
 use crate::machine::{Company, Life, Manners};
 use crate::malice::Malice;
 use crate::net::{Cut, Holder};
@@ -19,20 +19,10 @@ impl World {
     /// Lets something go wrong.
     pub(crate) fn strike(&mut self, number: usize) {
         let fault = self.script.faults[number].clone();
-        let now = self.now;
         if matches!(fault.what, Trouble::Withholds(host) if !self.can_withhold(host)) {
             return;
         }
-        self.trace.tell(now, || format!("fault: {:?} for {:?}", fault.what, fault.lasts));
-        let mark = self.calm.begin(now, &fault.what.word(), self.scope_of(&fault.what), fault.what.recovery());
-        self.script.undo[number].mark = Some(mark);
-        if matches!(fault.what, Trouble::Partition(..)) && self.has_relays() {
-            // All still reach the server and the relays.
-            self.calm.bypass(mark);
-        }
-        if fault.lasts < Duration::MAX {
-            self.step_at(now + fault.lasts, Step::Mend(number));
-        }
+        let mark = self.end_calm(number, &fault);
         match fault.what {
             Trouble::ServerCrash(host) | Trouble::RollBack(host, _) | Trouble::Wiped(host) => {
                 self.stop_server(number, host);
@@ -78,9 +68,25 @@ impl World {
                 self.calm.settle(mark);
                 self.begin_withholding(host);
             }
-            Trouble::Intruder(seed) => self.begin_intrusion(seed, now + fault.lasts),
+            Trouble::Intruder(seed) => self.begin_intrusion(seed, self.now + fault.lasts),
         }
         self.survey();
+    }
+
+    /// Ends the calm for those whom a fault concerns, and plans its end.
+    fn end_calm(&mut self, number: usize, fault: &Fault) -> MarkId {
+        let now = self.now;
+        self.trace.tell(now, || format!("fault: {:?} for {:?}", fault.what, fault.lasts));
+        let mark = self.calm.begin(now, &fault.what.word(), self.scope_of(&fault.what), fault.what.recovery());
+        self.script.undo[number].mark = Some(mark);
+        if matches!(fault.what, Trouble::Partition(..)) && self.has_relays() {
+            // All still reach the server and the relays.
+            self.calm.bypass(mark);
+        }
+        if fault.lasts < Duration::MAX {
+            self.step_at(now + fault.lasts, Step::Mend(number));
+        }
+        mark
     }
 
     /// Undoes what can be undone, and lets the time of recovery begin.
@@ -424,7 +430,7 @@ pub(crate) const LONG: Duration = Duration::from_secs(20 * LATER);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fault::{Fault, Undo};
+    use crate::fault::Undo;
     use crate::machine::Doom;
     use crate::trace::Telling;
 
