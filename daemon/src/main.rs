@@ -12,6 +12,7 @@ use ginnel_forward::Config as ForwardConfig;
 use ginnel_local_api::{Exit, Timestamp};
 use ginnel_node::{BadState, ConfigPeer, ConfigPeerKind, Debug, Node, Resume, StoredLog};
 use ginnel_path::Policy;
+use ginnel_time::Instant;
 use ginnel_tunnel::{PresharedKey, PublicKey, StaticSecret, Suite};
 use ginneld::api::{ControlSocket, Events, Options as SocketOptions};
 use ginneld::clock;
@@ -186,11 +187,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     let hosts = config.names.write_hosts.then(|| Hosts::new(hosts_file, &arguments.interface));
     let own = own_sockets(&mut state, config.interface.listen_port)?;
     let (now, config) = (clock::now(), node_config(config).await?);
-    let recorder = arguments.record.map(|path| {
-        tracing::warn!("{} will hold this machine's private keys: destroy it after use", path.display());
-        Recorder::begin(&path, record::BOUND, now, &config, &resume)
-    });
-    let recorder = recorder.transpose()?;
+    let recorder = arguments.record.map(|path| recorder(&path, now, &config, &resume)).transpose()?;
     let node = Node::new(now, config, resume).context("take up the saved state")?;
 
     let (calls_sender, calls) = mpsc::channel(CALLS);
@@ -313,6 +310,12 @@ fn random() -> Result<[u8; 32]> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("the system gives no randomness: {error}"))?;
     Ok(bytes)
+}
+
+/// Begins to write down what the node is told.
+fn recorder(path: &Path, now: Instant, config: &ginnel_node::Config, resume: &Resume) -> Result<Recorder> {
+    tracing::warn!("{} will hold this machine's private keys: destroy it after use", path.display());
+    Recorder::begin(path, record::BOUND, now, config, resume)
 }
 
 /// Ready when the service manager or a terminal wants the daemon to end.
