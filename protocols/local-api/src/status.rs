@@ -374,38 +374,7 @@ mod tests {
     fn example() -> Status {
         Status {
             daemon: Daemon { version: "0.1.0".into(), pid: 77, started: Timestamp::from_unix(1_790_000_000) },
-            networks: vec![Network {
-                name: "home".into(),
-                id: "k5qf".into(),
-                state: NetworkState::Running,
-                range4: Some("100.70.0.0/16".into()),
-                range6: Some("fd5a:1:2:3::/64".into()),
-                server: Some(ServerReport {
-                    addr: "signal.example:4433".into(),
-                    connected: true,
-                    last_contact: Some(Timestamp::from_unix(1_790_000_060)),
-                }),
-                own: OwnNode { name: "desk".into(), id: "a1".into(), ips: vec!["100.70.0.8".parse().unwrap()] },
-                peers: vec![Peer {
-                    name: "laptop".into(),
-                    network: "home".into(),
-                    id: "b2".into(),
-                    ips: vec!["100.70.0.9".parse().unwrap()],
-                    online: true,
-                    path: PathReport {
-                        kind: PathKind::Direct4,
-                        endpoint: Some("203.0.113.7:41641".parse().unwrap()),
-                        relay: None,
-                        rtt_ms: Some(12.5),
-                        since_s: Some(30),
-                    },
-                    rx_bytes: 10,
-                    tx_bytes: 20,
-                    last_handshake: Some(Timestamp::from_unix(1_790_000_030)),
-                    last_seen: None,
-                    waiting: None,
-                }],
-            }],
+            networks: vec![example_network()],
             static_peers: vec![StaticPeer {
                 name: "router".into(),
                 public_key: "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=".into(),
@@ -434,6 +403,41 @@ mod tests {
                     fix: Some("let the machine that founded the network go online".into()),
                 },
             ],
+        }
+    }
+
+    fn example_network() -> Network {
+        Network {
+            name: "home".into(),
+            id: "k5qf".into(),
+            state: NetworkState::Running,
+            range4: Some("100.70.0.0/16".into()),
+            range6: Some("fd5a:1:2:3::/64".into()),
+            server: Some(ServerReport {
+                addr: "signal.example:4433".into(),
+                connected: true,
+                last_contact: Some(Timestamp::from_unix(1_790_000_060)),
+            }),
+            own: OwnNode { name: "desk".into(), id: "a1".into(), ips: vec!["100.70.0.8".parse().unwrap()] },
+            peers: vec![Peer {
+                name: "laptop".into(),
+                network: "home".into(),
+                id: "b2".into(),
+                ips: vec!["100.70.0.9".parse().unwrap()],
+                online: true,
+                path: PathReport {
+                    kind: PathKind::Direct4,
+                    endpoint: Some("203.0.113.7:41641".parse().unwrap()),
+                    relay: None,
+                    rtt_ms: Some(12.5),
+                    since_s: Some(30),
+                },
+                rx_bytes: 10,
+                tx_bytes: 20,
+                last_handshake: Some(Timestamp::from_unix(1_790_000_030)),
+                last_seen: None,
+                waiting: None,
+            }],
         }
     }
 
