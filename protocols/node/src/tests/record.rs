@@ -199,7 +199,33 @@ fn every_input_is_read_as_it_was_written() {
         Event::Stun { socket, from: path.remote, bytes: Vec::new() },
         Event::Traffic { peer, sent: true, received: false },
     ];
-    let requests = [
+    let id = RequestId(4);
+    let inputs = [
+        Input::Wall(Tai64n::from_unix(5, 6)),
+        Input::Interfaces(vec![path.remote.ip(), own.remote.ip()]),
+        Input::SocketOpened { socket, local: own.remote },
+        Input::SocketLost { socket },
+        Input::SendFailed { path },
+        Input::ServerOpened { server, remote: path.remote },
+        Input::ServerBytes { server, bytes: vec![0; 70_000] },
+        Input::ServerClosed { server, reason: text() },
+    ];
+    let requests = requests().map(|request| Input::Request { id, network: Some(text()), request });
+    for input in inputs.into_iter().chain(events.map(Input::Forward)).chain(requests) {
+        let now = Instant::from_nanos(77);
+        let bytes = [&[1][..], &record::input(now, &input)].concat();
+        let mut reader = Reader::new(&bytes).expect("a version");
+        let Some(Ok(Entry::Input { now: at, input: read })) = reader.next() else { panic!("{input:?}") };
+        assert!(at == now && reader.next().is_none());
+        assert_eq!(format!("{read:?}"), format!("{input:?}"));
+        assert_eq!(record::input(now, &read), record::input(now, &input));
+    }
+}
+
+/// A request of every kind.
+fn requests() -> [Request; 19] {
+    let text = || "text".to_owned();
+    [
         Request::Up {
             ticket: Some(text()),
             name: None,
@@ -226,28 +252,7 @@ fn every_input_is_read_as_it_was_written() {
         Request::Policy { strict: Some(true), delegate: Some((text(), Some(Rights::ALL))) },
         Request::Checkpoint,
         Request::RotateKeys,
-    ];
-    let id = RequestId(4);
-    let inputs = [
-        Input::Wall(Tai64n::from_unix(5, 6)),
-        Input::Interfaces(vec![path.remote.ip(), own.remote.ip()]),
-        Input::SocketOpened { socket, local: own.remote },
-        Input::SocketLost { socket },
-        Input::SendFailed { path },
-        Input::ServerOpened { server, remote: path.remote },
-        Input::ServerBytes { server, bytes: vec![0; 70_000] },
-        Input::ServerClosed { server, reason: text() },
-    ];
-    let requests = requests.map(|request| Input::Request { id, network: Some(text()), request });
-    for input in inputs.into_iter().chain(events.map(Input::Forward)).chain(requests) {
-        let now = Instant::from_nanos(77);
-        let bytes = [&[1][..], &record::input(now, &input)].concat();
-        let mut reader = Reader::new(&bytes).expect("a version");
-        let Some(Ok(Entry::Input { now: at, input: read })) = reader.next() else { panic!("{input:?}") };
-        assert!(at == now && reader.next().is_none());
-        assert_eq!(format!("{read:?}"), format!("{input:?}"));
-        assert_eq!(record::input(now, &read), record::input(now, &input));
-    }
+    ]
 }
 
 fn start() -> Vec<u8> {
