@@ -140,18 +140,7 @@ impl Offices {
 /// The change of servers that an entry holds, if it holds one.
 fn heir(entry: &Entry) -> Option<(SignedRecord, ServersChange)> {
     let signed = SignedRecord::decode(&entry.record).ok()?;
-    let body = match signed.record() {
-        Record::Servers(body) => body.clone(),
-        Record::Genesis(_)
-        | Record::Invite(_)
-        | Record::InviteVoid(_)
-        | Record::Member(_)
-        | Record::MemberUpdate(_)
-        | Record::Revoke(_)
-        | Record::Lease(_)
-        | Record::AdminChange(_)
-        | Record::Policy(_)
-        | Record::Checkpoint(_) => return None,
-    };
+    let Record::Servers(body) = signed.record() else { return None };
+    let body = body.clone();
     Some((signed, body))
 }

@@ -178,19 +178,7 @@ pub enum Record {
 impl Record {
     /// The member whom a revocation names, by the key that it had when it was signed; `None` for every other record.
     pub const fn revokes(&self) -> Option<&MemberKey> {
-        match self {
-            Self::Revoke(body) => Some(&body.member),
-            Self::Genesis(_)
-            | Self::Invite(_)
-            | Self::InviteVoid(_)
-            | Self::Member(_)
-            | Self::MemberUpdate(_)
-            | Self::Lease(_)
-            | Self::AdminChange(_)
-            | Self::Servers(_)
-            | Self::Policy(_)
-            | Self::Checkpoint(_) => None,
-        }
+        if let Self::Revoke(body) = self { Some(&body.member) } else { None }
     }
 
     const fn type_number(&self) -> u8 {

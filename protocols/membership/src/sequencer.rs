@@ -189,20 +189,11 @@ impl Sequencer {
         }
         let time = self.entry_time(now);
         let own = self.key.sequencer_key();
-        match self.state.judge(time, record)?.record() {
-            Record::Servers(body) if body.sequencer == own => Ok(Placed::New(self.sign(time, record))),
-            Record::Genesis(_)
-            | Record::Invite(_)
-            | Record::InviteVoid(_)
-            | Record::Member(_)
-            | Record::MemberUpdate(_)
-            | Record::Revoke(_)
-            | Record::Lease(_)
-            | Record::AdminChange(_)
-            | Record::Servers(_)
-            | Record::Policy(_)
-            | Record::Checkpoint(_) => Err(Refusal::OtherSequencer),
+        let judged = self.state.judge(time, record)?;
+        if !matches!(judged.record(), Record::Servers(body) if body.sequencer == own) {
+            return Err(Refusal::OtherSequencer);
         }
+        Ok(Placed::New(self.sign(time, record)))
     }
 
     /// Takes an entry that is stored: one of [`Self::prepare`]'s, another process's with the same key, or one that the

@@ -431,19 +431,8 @@ impl State {
         }
         let signed = SignedRecord::decode(record)?;
         ledger.judge(time, &signed, &|length| self.head_at(length), check)?;
-        let snapshot = match signed.record() {
-            Record::Checkpoint(body) => self.judge_checkpoint(body, check)?,
-            Record::Genesis(_)
-            | Record::Invite(_)
-            | Record::InviteVoid(_)
-            | Record::Member(_)
-            | Record::MemberUpdate(_)
-            | Record::Revoke(_)
-            | Record::Lease(_)
-            | Record::AdminChange(_)
-            | Record::Servers(_)
-            | Record::Policy(_) => None,
-        };
+        let snapshot =
+            if let Record::Checkpoint(body) = signed.record() { self.judge_checkpoint(body, check)? } else { None };
         Ok(Judged { signed, snapshot })
     }
 
