@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ginnel_membership::build::{self, Charter, Founded};
 use ginnel_membership::invite::Token;
+use ginnel_membership::record::ServersChange;
 use ginnel_membership::{Entry, NetworkId, Server as ServerRecord, State};
 use ginnel_time::Instant;
 use rand_chacha::ChaCha20Rng;
@@ -204,6 +205,16 @@ impl Fleet {
 
     pub(super) fn append(&mut self, conn: ConnectionId, record: Vec<u8>) {
         self.send(conn, ClientMessage::Append { record });
+    }
+
+    /// Has an admin make `host` the sequencer of servers 0 to `hosts`.
+    pub(super) fn promote(&mut self, admin: ConnectionId, founded: &Founded, host: usize, hosts: usize) {
+        let change = ServersChange {
+            number: self.replay(host, founded.network).next_servers(),
+            sequencer: record_of(host).keys.sequencer(),
+            servers: (0..hosts).map(record_of).collect(),
+        };
+        self.append(admin, build::servers_record(&founded.network, &founded.admin, change).unwrap());
     }
 
     pub(super) fn hang_up(&mut self, conn: ConnectionId) {

@@ -8,7 +8,7 @@ use ginnel_membership::record::ServersChange;
 use ginnel_membership::{Capabilities, Name, NetworkId};
 
 use super::fleet::{Fleet, record_of, token};
-use super::world::{UNIX, config_of, key, limits, member_record};
+use super::world::{UNIX, config_of, invite, key, limits, member_record};
 use crate::client::Credentials;
 use crate::message::{ClientMessage, FoundingToken, Placing, Refusal, Request, ServerMessage, Standing};
 use crate::server::{ConnectionId, Discard, FORWARD_PATIENCE, Limits, Server, Stored, TAKEOVER_PATIENCE};
@@ -17,22 +17,6 @@ fn update(founded: &Founded, member: u8, number: u64) -> Vec<u8> {
     let name = Name::new(&format!("name{number}")).unwrap();
     let suites = Capabilities::BOTH_SUITES;
     build::update_record(&founded.network, &key(member), number, name, suites, build::NewKeys::None)
-}
-
-fn invite(founded: &Founded, n: u8) -> Vec<u8> {
-    let expires = UNIX + 360_000;
-    build::invite_record(&founded.network, &founded.admin, key(n).invite_key(), expires, None)
-}
-
-/// The record that makes `host` the sequencer of servers 0 to `hosts`.
-fn promotion(fleet: &Fleet, founded: &Founded, host: usize, hosts: usize) -> Vec<u8> {
-    let number = fleet.replay(host, founded.network).next_servers();
-    let change = ServersChange {
-        number,
-        sequencer: record_of(host).keys.sequencer(),
-        servers: (0..hosts).map(record_of).collect(),
-    };
-    build::servers_record(&founded.network, &founded.admin, change).unwrap()
 }
 
 fn refused(messages: &[ServerMessage]) -> Refusal {
@@ -263,14 +247,20 @@ fn sequencer_that_lost_everything_but_its_key_is_filled_by_a_founder() {
     assert_eq!(fleet.answers(conn), [ServerMessage::Appended { sequence: 3 }]);
 }
 
-#[test]
-fn mirror_is_adopted_once_filled_by_its_founder_and_restarts_as_a_mirror() {
+/// Servers of which 1 was told of a network that another one orders, and no more; and the log of that network.
+fn told_of_a_network() -> (Fleet, Founded, Vec<Vec<u8>>) {
     let (fleet, founded) = Fleet::founded(1, 1);
     let full = fleet.log(0, founded.network);
     let mut other = Fleet::new(2);
     let conn = other.connect(1, founded.network, other.founder(1, &founded));
     other.send(conn, ClientMessage::Found { genesis: founded.genesis.clone() });
     assert_eq!(other.answers(conn), [ServerMessage::Appended { sequence: 0 }]);
+    (other, founded, full)
+}
+
+#[test]
+fn mirror_is_adopted_once_filled_by_its_founder_and_restarts_as_a_mirror() {
+    let (mut other, founded, full) = told_of_a_network();
     other.kill(1);
     other.start(1);
     let conn = other.connect(1, founded.network, other.founder(1, &founded));
@@ -291,12 +281,7 @@ fn mirror_is_adopted_once_filled_by_its_founder_and_restarts_as_a_mirror() {
 
 #[test]
 fn mirror_that_was_told_of_a_network_and_no_more_takes_a_fresh_string() {
-    let (fleet, founded) = Fleet::founded(1, 1);
-    let full = fleet.log(0, founded.network);
-    let mut other = Fleet::new(2);
-    let conn = other.connect(1, founded.network, other.founder(1, &founded));
-    other.send(conn, ClientMessage::Found { genesis: founded.genesis.clone() });
-    assert_eq!(other.answers(conn), [ServerMessage::Appended { sequence: 0 }]);
+    let (mut other, founded, full) = told_of_a_network();
     // Whoever did that came no further, and the server has given out another string since.
     let fresh = token(7);
     other.hosts[1].disk.stored.tokens.push((FoundingToken(fresh.clone()), None));
@@ -331,8 +316,7 @@ fn mirror_that_was_told_of_a_network_and_no_more_takes_a_fresh_string() {
 fn sequencer_moves_by_a_record_and_the_old_one_becomes_a_mirror() {
     let (mut fleet, founded) = Fleet::founded(2, 2);
     let admin = fleet.admin(0, &founded);
-    let record = promotion(&fleet, &founded, 1, 2);
-    fleet.append(admin, record);
+    fleet.promote(admin, &founded, 1, 2);
     assert_eq!(fleet.answers(admin), [ServerMessage::Appended { sequence: 5 }]);
     fleet.advance(Duration::from_secs(5));
     assert_eq!(fleet.hosts[0].server.as_ref().unwrap().status().mirrored, 1);
@@ -349,8 +333,7 @@ fn sequencer_moves_by_a_record_and_the_old_one_becomes_a_mirror() {
 fn promotion_at_the_mirror_is_ordered_by_the_old_sequencer_while_it_lives() {
     let (mut fleet, founded) = Fleet::founded(2, 1);
     let admin = fleet.admin(1, &founded);
-    let record = promotion(&fleet, &founded, 1, 2);
-    fleet.append(admin, record);
+    fleet.promote(admin, &founded, 1, 2);
     assert_eq!(fleet.answers(admin), [ServerMessage::Appended { sequence: 3 }]);
     fleet.advance(Duration::from_secs(5));
     assert_eq!(fleet.hosts[1].server.as_ref().unwrap().status().mirrored, 0);
@@ -364,8 +347,7 @@ fn mirror_takes_over_from_a_dead_sequencer_which_comes_back_as_a_mirror() {
     fleet.kill(0);
     fleet.advance(Duration::from_secs(2));
     let admin = fleet.admin(1, &founded);
-    let record = promotion(&fleet, &founded, 1, 3);
-    fleet.append(admin, record);
+    fleet.promote(admin, &founded, 1, 3);
     fleet.advance(TAKEOVER_PATIENCE);
     assert_eq!(fleet.answers(admin), [ServerMessage::Appended { sequence: 5 }]);
     fleet.append(admin, invite(&founded, 201));
@@ -394,8 +376,7 @@ fn mirror_that_takes_over_first_gets_what_another_mirror_knows() {
     fleet.kill(0);
     fleet.advance(Duration::from_secs(2));
     let admin = fleet.admin(1, &founded);
-    let record = promotion(&fleet, &founded, 1, 3);
-    fleet.append(admin, record);
+    fleet.promote(admin, &founded, 1, 3);
     fleet.advance(TAKEOVER_PATIENCE);
     assert_eq!(fleet.answers(admin), [ServerMessage::Appended { sequence: 6 }]);
     fleet.advance(Duration::from_secs(20));
@@ -416,8 +397,7 @@ fn takeover_is_for_the_admins_and_the_server_they_name() {
     fleet.advance(Duration::from_secs(1));
     assert!(matches!(refused(&fleet.answers(member)), Refusal::Record(_)));
     let admin = fleet.admin(1, &founded);
-    let record = promotion(&fleet, &founded, 2, 3);
-    fleet.append(admin, record);
+    fleet.promote(admin, &founded, 2, 3);
     assert_eq!(refused(&fleet.answers(admin)), Refusal::NoSequencer, "it names another");
     fleet.advance(Duration::from_secs(60));
     assert_eq!(fleet.head(1, founded.network).0, 5);
@@ -459,8 +439,7 @@ fn server_that_was_dismissed_and_taken_on_anew_sees_all_of_the_log_on_the_link_t
     fleet.send(conn, ClientMessage::Found { genesis: founded.genesis.clone() });
     fleet.advance(Duration::from_secs(5));
     assert_eq!(fleet.head(2, founded.network).0, 4, "its own dismissal is the last that it sees");
-    let back = promotion(&fleet, &founded, 0, 3);
-    fleet.append(admin, back);
+    fleet.promote(admin, &founded, 0, 3);
     fleet.append(admin, invite(&founded, 201));
     fleet.advance(Duration::from_secs(1));
     assert_eq!(fleet.head(0, founded.network).0, 6);
@@ -566,8 +545,7 @@ fn sequencer_that_was_cut_off_when_the_log_moved_stops_ordering() {
     assert_eq!(fleet.answers(one), [ServerMessage::Appended { sequence: 5 }]);
     fleet.advance(Duration::from_secs(30));
     let admin = fleet.admin(1, &founded);
-    let record = promotion(&fleet, &founded, 1, 2);
-    fleet.append(admin, record);
+    fleet.promote(admin, &founded, 1, 2);
     fleet.advance(TAKEOVER_PATIENCE);
     assert_eq!(fleet.answers(admin), [ServerMessage::Appended { sequence: 5 }]);
     fleet.append(admin, invite(&founded, 201));
@@ -596,8 +574,7 @@ fn sequencer_that_asks_its_fellows_at_its_start_learns_that_the_log_moved() {
     fleet.kill(0);
     fleet.cut.clear();
     let admin = fleet.admin(1, &founded);
-    let record = promotion(&fleet, &founded, 1, 2);
-    fleet.append(admin, record);
+    fleet.promote(admin, &founded, 1, 2);
     fleet.advance(TAKEOVER_PATIENCE);
     for n in 0..9 {
         fleet.append(admin, invite(&founded, 200 + n));

@@ -10,17 +10,12 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 
 use super::fleet::{Fleet, record_of, token};
-use super::world::{Disk, UNIX, address, config_of, key, limits, member_record};
+use super::world::{Disk, UNIX, address, config_of, invite, key, limits, member_record};
 use crate::client::{self, Client, Credentials};
 use crate::frame::{self, FrameReader, MAX_FRAME};
 use crate::message::{ClientMessage, Head, Placing, Refusal, RelayOffer, ServerMessage, Standing, VERSION, Welcome};
 use crate::noise::{self, Channel};
 use crate::server::{ConnectionId, Discard, Input, Limits, LinkId, Output, Rate, Server};
-
-fn invite(founded: &Founded, n: u8) -> Vec<u8> {
-    let expires = UNIX + 360_000;
-    build::invite_record(&founded.network, &founded.admin, key(n).invite_key(), expires, None)
-}
 
 /// A change of servers, signed by whomever.
 fn servers(founded: &Founded, by: &SigningKey, number: u64, sequencer: usize, hosts: &[usize]) -> Vec<u8> {

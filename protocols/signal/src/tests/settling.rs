@@ -6,19 +6,10 @@ use ginnel_membership::build::{self, Founded};
 use ginnel_membership::{NetworkId, SigningKey};
 
 use super::fleet::Fleet;
-use super::world::{UNIX, key, limits, member_record};
+use super::world::{UNIX, invite, key, member_record, pausing};
 use crate::client::Credentials;
 use crate::message::{ClientMessage, ServerMessage};
-use crate::server::{ConnectionId, Discard, Limits, MAX_REFILL};
-
-fn pausing() -> Limits {
-    Limits { settle: Limits::default().settle, ..limits() }
-}
-
-fn invite(founded: &Founded, n: u8) -> Vec<u8> {
-    let expires = UNIX + 360_000;
-    build::invite_record(&founded.network, &founded.admin, key(n).invite_key(), expires, None)
-}
+use crate::server::{ConnectionId, Discard, MAX_REFILL};
 
 fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)

@@ -3,31 +3,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use ginnel_membership::build::{self, Founded};
-use ginnel_membership::record::ServersChange;
+use ginnel_membership::build::Founded;
 
-use super::fleet::{Fleet, record_of, token};
-use super::world::{UNIX, key, limits};
+use super::fleet::{Fleet, token};
+use super::world::{invite, pausing};
 use crate::message::{ClientMessage, FoundingToken, Head, Refusal, Request, ServerMessage};
-use crate::server::{Discard, Input, Limits, Output, Stored};
-
-fn pausing() -> Limits {
-    Limits { settle: Limits::default().settle, ..limits() }
-}
-
-fn invite(founded: &Founded, n: u8) -> Vec<u8> {
-    let expires = UNIX + 360_000;
-    build::invite_record(&founded.network, &founded.admin, key(n).invite_key(), expires, None)
-}
-
-fn promotion(fleet: &Fleet, founded: &Founded, host: usize, hosts: usize) -> Vec<u8> {
-    let change = ServersChange {
-        number: fleet.replay(host, founded.network).next_servers(),
-        sequencer: record_of(host).keys.sequencer(),
-        servers: (0..hosts).map(record_of).collect(),
-    };
-    build::servers_record(&founded.network, &founded.admin, change).unwrap()
-}
+use crate::server::{Discard, Input, Output, Stored};
 
 fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -103,12 +84,20 @@ fn start_of_which_nothing_is_remembered_pauses_and_so_does_a_second_one_in_that_
     assert_eq!(remembered(&fleet, &founded), Some(end(&fleet, &founded)), "it orders now");
 }
 
+/// A lone server that was killed and whose disk has lost the last two entries; and the whole log.
+fn set_back() -> (Fleet, Founded, Vec<Vec<u8>>) {
+    let (mut fleet, founded) = Fleet::founded_with(1, 3, pausing());
+    let full = fleet.log(0, founded.network);
+    assert_eq!(remembered(&fleet, &founded), Some(end(&fleet, &founded)));
+    fleet.kill(0);
+    fleet.stored(0, founded.network).truncate(full.len() - 2);
+    (fleet, founded, full)
+}
+
 #[test]
 fn disk_that_was_set_back_is_noticed_and_its_entries_are_waited_for() {
-    let (mut fleet, founded) = Fleet::founded_with(1, 3, pausing());
-    let (network, full) = (founded.network, fleet.log(0, founded.network));
-    fleet.kill(0);
-    fleet.stored(0, network).truncate(full.len() - 2);
+    let (mut fleet, founded, full) = set_back();
+    let network = founded.network;
     fleet.start_again(0);
     let admin = fleet.admin(0, &founded);
     fleet.append(admin, invite(&founded, 200));
@@ -149,11 +138,9 @@ fn disk_that_was_set_back_is_still_known_as_such_after_another_start() {
 
 #[test]
 fn lost_entries_are_waited_for_until_the_last_is_back_whatever_happens_meanwhile() {
-    let (mut fleet, founded) = Fleet::founded_with(1, 3, pausing());
-    let (network, full) = (founded.network, fleet.log(0, founded.network));
-    let (before, left) = (end(&fleet, &founded), full.len() - 2);
-    fleet.kill(0);
-    fleet.stored(0, network).truncate(left);
+    let (mut fleet, founded, full) = set_back();
+    let (network, left) = (founded.network, full.len() - 2);
+    let before = remembered(&fleet, &founded).unwrap();
     fleet.start_again(0);
     let one = fleet.member(0, network, 1);
     fleet.advance(seconds(60));
@@ -182,8 +169,7 @@ fn office_that_the_disk_has_lost_is_not_taken_up_again_without_the_entries_made_
     let network = founded.network;
     let before = fleet.log(1, network).len();
     let admin = fleet.admin(0, &founded);
-    let record = promotion(&fleet, &founded, 1, 2);
-    fleet.append(admin, record);
+    fleet.promote(admin, &founded, 1, 2);
     fleet.advance(seconds(20));
     fleet.part(0, 1);
     let admin = fleet.admin(1, &founded);
@@ -240,8 +226,7 @@ fn handover_that_reached_the_disk_and_was_never_told_takes_the_proof_back() {
     let (mut fleet, founded) = Fleet::founded_with(2, 1, pausing());
     let before = remembered(&fleet, &founded).unwrap();
     let admin = fleet.admin(0, &founded);
-    let record = promotion(&fleet, &founded, 1, 2);
-    fleet.append(admin, record);
+    fleet.promote(admin, &founded, 1, 2);
     fleet.kill(0);
     fleet.hosts[0].witnessed.insert(founded.network, before);
     fleet.start_again(0);
@@ -297,10 +282,8 @@ fn end_of_the_log_is_to_be_remembered_before_anybody_is_told() {
 
 #[test]
 fn entries_that_come_to_light_later_take_the_proof_back() {
-    let (mut fleet, founded) = Fleet::founded_with(1, 3, pausing());
-    let (network, full) = (founded.network, fleet.log(0, founded.network));
-    fleet.kill(0);
-    fleet.stored(0, network).truncate(full.len() - 2);
+    let (mut fleet, founded, full) = set_back();
+    let network = founded.network;
     fleet.start(0);
     fleet.admin(0, &founded);
     fleet.advance(seconds(20));
@@ -333,8 +316,7 @@ fn server_that_was_replaced_while_it_was_down_orders_nothing() {
     fleet.kill(0);
     fleet.advance(seconds(1));
     let admin = fleet.admin(1, &founded);
-    let record = promotion(&fleet, &founded, 1, 2);
-    fleet.append(admin, record);
+    fleet.promote(admin, &founded, 1, 2);
     fleet.advance(seconds(1));
     fleet.append(admin, invite(&founded, 200));
     assert_eq!(fleet.answers(admin).len(), 2);
@@ -352,8 +334,7 @@ fn server_that_was_replaced_while_it_was_down_orders_nothing() {
 fn server_that_moved_the_log_away_itself_is_no_longer_vouched_for() {
     let (mut fleet, founded) = Fleet::founded_with(2, 1, pausing());
     let admin = fleet.admin(0, &founded);
-    let record = promotion(&fleet, &founded, 1, 2);
-    fleet.append(admin, record);
+    fleet.promote(admin, &founded, 1, 2);
     assert_eq!(fleet.answers(admin).len(), 1);
     assert_eq!(remembered(&fleet, &founded), None);
     // A disk from before that would name this server.

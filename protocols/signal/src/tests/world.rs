@@ -61,6 +61,11 @@ pub(super) fn limits() -> Limits {
     Limits { settle: Duration::ZERO, ..Limits::default() }
 }
 
+/// Limits under which a server that starts waits for what it may have lost.
+pub(super) fn pausing() -> Limits {
+    Limits { settle: Limits::default().settle, ..limits() }
+}
+
 pub(super) fn charter(seed: u64) -> Founded {
     let server = ginnel_membership::Server { addresses: vec!["203.0.113.1:4433".to_owned()], keys: keys() };
     let charter = Charter {
@@ -77,6 +82,11 @@ pub(super) fn member_record(network: &NetworkId, invite: &SigningKey, member: u8
     let tunnel_key = TunnelKey::from_bytes(PublicKey::from(&StaticSecret::from([member; 32])).to_bytes());
     let name = ginnel_membership::Name::new(&format!("node{member}")).unwrap();
     build::member_record(network, invite, &key(member), tunnel_key, name, Capabilities::BOTH_SUITES)
+}
+
+pub(super) fn invite(founded: &Founded, n: u8) -> Vec<u8> {
+    let expires = UNIX + 360_000;
+    build::invite_record(&founded.network, &founded.admin, key(n).invite_key(), expires, None)
 }
 
 pub(super) fn address(n: u8) -> SocketAddr {
