@@ -50,18 +50,26 @@ fn founder(founding: &Founding, founded: &Founded) -> Credentials {
     Credentials::Founder { token: founding.token().clone(), key: founded.admin.clone() }
 }
 
-/// A network with members 1 and 2, founded through `server`.
-async fn found(founding: &Founding) -> Founded {
-    let founded = charter(founding, 1);
-    let mut admin = Link::open(founding.server(), founded.network, founder(founding, &founded)).await.expect("let in");
+fn invite_record(founded: &Founded, invite: &SigningKey) -> Vec<u8> {
+    build::invite_record(&founded.network, &founded.admin, invite.invite_key(), unix() + 600, None)
+}
+
+/// Founds a network that has no members yet; answers its admin's connection.
+async fn begin(founding: &Founding, founded: &Founded) -> Link {
+    let mut admin = Link::open(founding.server(), founded.network, founder(founding, founded)).await.expect("let in");
     assert_eq!(admin.welcome.standing, Standing::Founder);
     admin.send(ClientMessage::Found { genesis: founded.genesis.clone() }).await;
     assert_eq!(admin.next().await, ServerMessage::Appended { sequence: 0 });
+    admin
+}
+
+/// A network with members 1 and 2, founded through `server`.
+async fn found(founding: &Founding) -> Founded {
+    let founded = charter(founding, 1);
+    let mut admin = begin(founding, &founded).await;
     for member in [1, 2] {
         let invite = key(100 + member);
-        let expires = unix() + 600;
-        let record = build::invite_record(&founded.network, &founded.admin, invite.invite_key(), expires, None);
-        admin.append(record).await;
+        admin.append(invite_record(&founded, &invite)).await;
         let credentials = Credentials::Joiner { invite: invite.clone(), key: key(member) };
         let mut joiner = Link::open(founding.server(), founded.network, credentials).await.expect("let in");
         assert_eq!(joiner.welcome.standing, Standing::Joiner);
@@ -79,6 +87,12 @@ async fn member(founding: &Founding, network: NetworkId, n: u8) -> Link {
     let link = Link::open(founding.server(), network, Credentials::Member { key: key(n) }).await.expect("let in");
     assert_eq!(link.welcome.standing, Standing::Member);
     link
+}
+
+/// A connection of the admin, who is no founder any more.
+async fn connect_admin(founding: &Founding, founded: &Founded) -> Link {
+    let credentials = Credentials::Member { key: founded.admin.clone() };
+    Link::open(founding.server(), founded.network, credentials).await.expect("let in")
 }
 
 #[tokio::test]
@@ -129,9 +143,7 @@ async fn network_is_founded_joined_mailed_in_and_survives_a_restart() {
     assert!(log.member_named(&Name::new("renamed").expect("a good name")).is_some());
 
     // A revoked member is told, cut off and kept out.
-    let mut admin = Link::open(founding.server(), network, Credentials::Member { key: founded.admin.clone() })
-        .await
-        .expect("let in");
+    let mut admin = connect_admin(&founding, &founded).await;
     admin.append(build::revoke_record(&network, &founded.admin, key(2).member_key())).await;
     assert!(matches!(two.end().await, Broken::Refused { code: Refusal::Revoked, .. }));
     let back = Link::open(founding.server(), network, Credentials::Member { key: key(2) }).await;
@@ -180,11 +192,9 @@ async fn of_many_joiners_with_one_invite_one_comes_in() {
     let founding = process.founding();
     let founded = found(&founding).await;
     let network = founded.network;
-    let mut admin = Link::open(founding.server(), network, Credentials::Member { key: founded.admin.clone() })
-        .await
-        .expect("let in");
+    let mut admin = connect_admin(&founding, &founded).await;
     let invite = key(200);
-    admin.append(build::invite_record(&network, &founded.admin, invite.invite_key(), unix() + 600, None)).await;
+    admin.append(invite_record(&founded, &invite)).await;
     let mut joiners = Vec::new();
     for n in 20..30 {
         let credentials = Credentials::Joiner { invite: invite.clone(), key: key(n) };
@@ -227,9 +237,7 @@ async fn founding_string_stays_until_it_is_used_and_another_is_made_on_request()
     let second = process.founding();
     assert!(!second.token().matches(founding.token()));
     let other = charter(&second, 2);
-    let mut admin = Link::open(second.server(), other.network, founder(&second, &other)).await.expect("let in");
-    admin.send(ClientMessage::Found { genesis: other.genesis.clone() }).await;
-    assert_eq!(admin.next().await, ServerMessage::Appended { sequence: 0 });
+    begin(&second, &other).await;
 }
 
 #[tokio::test]
@@ -238,21 +246,16 @@ async fn killed_server_has_forgotten_nothing_that_it_answered() {
     let mut process = Process::start(&state, &[]);
     let founding = process.founding();
     let founded = charter(&founding, 1);
-    let credentials = founder(&founding, &founded);
-    let mut admin = Link::open(founding.server(), founded.network, credentials).await.expect("let in");
-    admin.send(ClientMessage::Found { genesis: founded.genesis.clone() }).await;
-    assert_eq!(admin.next().await, ServerMessage::Appended { sequence: 0 });
+    let _admin = begin(&founding, &founded).await;
     for round in 0..5_u64 {
         process.kill();
         process = Process::start(&state, &[]);
         // The client repeats its first packet until the server is up.
-        let credentials = Credentials::Member { key: founded.admin.clone() };
-        let mut admin = Link::open(founding.server(), founded.network, credentials).await.expect("let in");
+        let mut admin = connect_admin(&founding, &founded).await;
         assert_eq!(admin.welcome.head.length, 1 + 4 * round);
         for n in 0..4 {
-            let invite = key(1 + 4 * u8::try_from(round).expect("small") + n).invite_key();
-            let record = build::invite_record(&founded.network, &founded.admin, invite, unix() + 600, None);
-            admin.append(record).await;
+            let invite = key(1 + 4 * u8::try_from(round).expect("small") + n);
+            admin.append(invite_record(&founded, &invite)).await;
         }
     }
 }
@@ -263,20 +266,11 @@ async fn server_killed_in_the_middle_of_appends_holds_all_that_it_answered() {
     let mut process = Process::start(&state, &[]);
     let founding = process.founding();
     let founded = charter(&founding, 1);
-    let credentials = founder(&founding, &founded);
-    let mut admin = Link::open(founding.server(), founded.network, credentials).await.expect("let in");
-    admin.send(ClientMessage::Found { genesis: founded.genesis.clone() }).await;
-    assert_eq!(admin.answer().await, ServerMessage::Appended { sequence: 0 });
+    let _admin = begin(&founding, &founded).await;
     let mut answered = Vec::new();
     for round in 0..8_u8 {
-        let credentials = Credentials::Member { key: founded.admin.clone() };
-        let mut admin = Link::open(founding.server(), founded.network, credentials).await.expect("let in");
-        let records: Vec<Vec<u8>> = (0..20)
-            .map(|n| {
-                let invite = key(1 + 20 * round + n).invite_key();
-                build::invite_record(&founded.network, &founded.admin, invite, unix() + 600, None)
-            })
-            .collect();
+        let mut admin = connect_admin(&founding, &founded).await;
+        let records: Vec<_> = (0..20).map(|n| invite_record(&founded, &key(1 + 20 * round + n))).collect();
         for record in &records {
             admin.send(ClientMessage::Append { record: record.clone() }).await;
         }
@@ -287,8 +281,7 @@ async fn server_killed_in_the_middle_of_appends_holds_all_that_it_answered() {
         process.kill();
         process = Process::start(&state, &[]);
     }
-    let credentials = Credentials::Member { key: founded.admin.clone() };
-    let mut admin = Link::open(founding.server(), founded.network, credentials).await.expect("let in");
+    let mut admin = connect_admin(&founding, &founded).await;
     let mut log = Vec::new();
     while (log.len() as u64) < admin.welcome.head.length {
         admin.send(ClientMessage::Fetch { from: log.len() as u64 }).await;
@@ -310,18 +303,15 @@ async fn end_of_the_log_is_remembered_beside_the_disk_until_a_reboot() {
     let founding = process.founding();
     let founded = charter(&founding, 1);
     assert_eq!(state.remembered(), None);
-    let mut admin = Link::open(founding.server(), founded.network, founder(&founding, &founded)).await.expect("let in");
-    admin.send(ClientMessage::Found { genesis: founded.genesis.clone() }).await;
-    assert_eq!(admin.answer().await, ServerMessage::Appended { sequence: 0 });
-    let invite = |n| build::invite_record(&founded.network, &founded.admin, key(n).invite_key(), unix() + 600, None);
-    let credentials = || Credentials::Member { key: founded.admin.clone() };
+    let mut admin = begin(&founding, &founded).await;
+    let invite = |n| invite_record(&founded, &key(n));
     for n in 1..=3 {
         admin.append(invite(n)).await;
         assert_eq!(state.remembered(), Some(1 + u64::from(n)), "when the answer comes");
     }
     process.kill();
     process = Process::start(&state, &[]);
-    let mut admin = Link::open(founding.server(), founded.network, credentials()).await.expect("let in");
+    let mut admin = connect_admin(&founding, &founded).await;
     assert_eq!(state.remembered(), Some(4));
     admin.append(invite(4)).await;
     assert_eq!(state.remembered(), Some(5));
@@ -329,7 +319,7 @@ async fn end_of_the_log_is_remembered_beside_the_disk_until_a_reboot() {
     process.kill();
     state.forget_entries(2);
     process = Process::start(&state, &[]);
-    let admin = Link::open(founding.server(), founded.network, credentials()).await.expect("let in");
+    let admin = connect_admin(&founding, &founded).await;
     assert_eq!(
         (admin.welcome.head.length, state.remembered()),
         (3, Some(5)),
@@ -339,7 +329,7 @@ async fn end_of_the_log_is_remembered_beside_the_disk_until_a_reboot() {
     process.kill();
     state.reboot();
     let _process = Process::start(&state, &[]);
-    let mut admin = Link::open(founding.server(), founded.network, credentials()).await.expect("let in");
+    let mut admin = connect_admin(&founding, &founded).await;
     assert_eq!((admin.welcome.head.length, state.remembered()), (3, None), "nothing is known of the disk");
     admin.append(invite(5)).await;
     assert_eq!(state.remembered(), Some(4), "the pause is over");
