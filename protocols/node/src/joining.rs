@@ -18,7 +18,6 @@ use crate::link::{CROWDED, Hopeless, Purpose, RELAY_AGAIN};
 use crate::networks::{Ipv4Use, NetworkNumber};
 use crate::node::Node;
 use crate::saved::Stage;
-use crate::up::JoinEnd;
 
 impl Node {
     pub(crate) fn take_entries(&mut self, now: Instant, id: ServerId, first: u64, entries: &[Vec<u8>], head: Head) {
@@ -128,7 +127,7 @@ impl Node {
                 UpOutcome::Founded
             }
         };
-        self.settle_shields(at, JoinEnd::CameThrough);
+        self.settle_shields(at);
         self.answer_up(at, outcome);
         self.renew_lease(now, at);
         self.send_waiting(now, at);
@@ -249,7 +248,6 @@ impl Node {
     /// Ends a join that cannot come through, and forgets its network.
     fn decline(&mut self, at: NetworkNumber, code: FailureCode, text: String, hint: &str) {
         self.fail_up(at, code, text, hint);
-        self.settle_shields(at, JoinEnd::Failed);
         self.forget_network(at);
     }
 

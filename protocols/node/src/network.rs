@@ -32,7 +32,6 @@ use crate::requests::describe;
 use crate::saved::{Saved, SavedNetwork, SavedShields, Stage, Switch};
 use crate::servers::Recruit;
 use crate::tail::Tail;
-use crate::up::WithJoin;
 use crate::waiting::{Waiting, Wish};
 
 /// One network and this machine's part in it.
@@ -45,8 +44,6 @@ pub(crate) struct Network {
     pub(crate) sealer: MailSealer,
     pub(crate) opener: MailOpener,
     pub(crate) lease_check: Option<Instant>,
-    /// What is to become of the shields with the join under way.
-    pub(crate) shields: Option<WithJoin>,
     /// Why this machine cannot become a member, in words; set when a server or the log says so for good.
     pub(crate) refused: Option<String>,
     /// The latest entries in words; at most [`LOG_LINES`], the oldest dropped.
@@ -349,7 +346,6 @@ impl Node {
             sealer,
             opener,
             lease_check: Some(now + LEASE_CHECK),
-            shields: None,
             refused: None,
             log: VecDeque::new(),
             greeter: Greeter::default(),

@@ -1,14 +1,14 @@
 //! What a node keeps in the state folder, and its encoding.
 //!
-//! A version byte, 4, then the fields below in postcard's encoding. The shell adds a checksum and writes atomically.
+//! A version byte, 5, then the fields below in postcard's encoding. The shell adds a checksum and writes atomically.
 //!
 //! | field | meaning |
 //! |---|---|
 //! | reserve | TAI64N label that no sent initiation has passed |
 //! | shields | whether connections that peers open are refused |
-//! | networks | at most 16, in the order in which they were joined; of each: its id, servers (addresses, keys), the member's Ed25519 seed, the X25519 secret, the admin's Ed25519 seed if held, the stage (founding with token and genesis; joining with the invite's seed; member), the wished name, the switch, revocations that are not ordered yet, the token that founded it, the last direct endpoints of members, Unix seconds that have certainly passed, the keys to follow the present ones, the network's name on this machine where another one has its own, whether its IPv4 addresses are used, what the own clock said when those seconds had passed, the length of the longest log that was verified and the hash of its last entry |
+//! | networks | at most 16, in the order in which they were joined; of each: its id, servers (addresses, keys), the member's Ed25519 seed, the X25519 secret, the admin's Ed25519 seed if held, the stage (founding with token and genesis; joining with the invite's seed; member), the wished name, the switch, revocations that are not ordered yet, the token that founded it, the last direct endpoints of members, Unix seconds that have certainly passed, the keys to follow the present ones, the network's name on this machine where another one has its own, whether its IPv4 addresses are used, what the own clock said when those seconds had passed, the length of the longest log that was verified and the hash of its last entry, whether the shields go down once a join comes through |
 //!
-//! Versions before are read: 3 ended with the use of IPv4; 1 and 2 have one network or none, with its shields before the revocations; 2 ended with the
+//! Versions before are read: 4 ended with the hash; 3 ended with the use of IPv4; 1 and 2 have one network or none, with its shields before the revocations; 2 ended with the
 //! endpoints, 1 with the revocations.
 
 use ginnel_membership::{NetworkId, Server, SigningKey};
@@ -68,6 +68,7 @@ pub(crate) struct SavedNetwork {
     pub(crate) floor_wall: u64,
     /// The end of the longest log that was verified: its length, and the hash of its last entry.
     pub(crate) head: (u64, [u8; 32]),
+    pub(crate) after_join: AfterJoin,
 }
 
 /// The keys that follow the present ones.
@@ -79,12 +80,20 @@ pub(crate) struct NewSecrets {
     pub(crate) tunnel: Secret,
 }
 
-/// The whole of it as version 3 wrote it.
+/// The whole of it as versions 3 and 4 wrote it, which differ in the network.
 #[derive(Deserialize)]
-struct SavedV3 {
+struct SavedBefore<N> {
     reserve: [u8; 12],
     shields: SavedShields,
-    networks: Vec<SavedNetworkV3>,
+    networks: Vec<N>,
+}
+
+/// [`SavedNetwork`] as version 4 wrote it.
+#[derive(Deserialize)]
+struct SavedNetworkV4 {
+    first: SavedNetworkV3,
+    floor_wall: u64,
+    head: (u64, [u8; 32]),
 }
 
 /// [`SavedNetwork`] as version 3 wrote it.
@@ -108,7 +117,15 @@ struct SavedNetworkV3 {
 }
 
 impl From<SavedNetworkV3> for SavedNetwork {
-    fn from(old: SavedNetworkV3) -> Self {
+    fn from(first: SavedNetworkV3) -> Self {
+        // The floor was raised only where the own clock agreed.
+        let floor_wall = first.time_floor;
+        SavedNetworkV4 { first, floor_wall, head: (0, [0; 32]) }.into()
+    }
+}
+
+impl From<SavedNetworkV4> for SavedNetwork {
+    fn from(SavedNetworkV4 { first: old, floor_wall, head }: SavedNetworkV4) -> Self {
         Self {
             id: old.id,
             servers: old.servers,
@@ -125,16 +142,16 @@ impl From<SavedNetworkV3> for SavedNetwork {
             next_keys: old.next_keys,
             alias: old.alias,
             ipv4: old.ipv4,
-            // The floor was raised only where the own clock agreed.
-            floor_wall: old.time_floor,
-            head: (0, [0; 32]),
+            floor_wall,
+            head,
+            after_join: AfterJoin::ShieldsStay,
         }
     }
 }
 
-impl From<SavedV3> for Saved {
-    fn from(old: SavedV3) -> Self {
-        let networks = old.networks.into_iter().map(SavedNetwork::from).collect();
+impl<N: Into<SavedNetwork>> From<SavedBefore<N>> for Saved {
+    fn from(old: SavedBefore<N>) -> Self {
+        let networks = old.networks.into_iter().map(N::into).collect();
         Self { reserve: old.reserve, shields: old.shields, networks }
     }
 }
@@ -262,6 +279,15 @@ pub(crate) enum SavedShields {
     Down,
 }
 
+/// What becomes of the shields with the end of a join. A join that fails never changes them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) enum AfterJoin {
+    #[default]
+    ShieldsStay,
+    /// They go down when it comes through: they are the whole machine's.
+    ShieldsDown,
+}
+
 /// 32 secret bytes, wiped when dropped.
 #[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 pub(crate) struct Secret([u8; 32]);
@@ -312,7 +338,8 @@ impl Saved {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadState> {
         match bytes.split_first() {
             Some((&VERSION, body)) => whole(body),
-            Some((&3, body)) => whole::<SavedV3>(body).map(Self::from),
+            Some((&4, body)) => whole::<SavedBefore<SavedNetworkV4>>(body).map(Self::from),
+            Some((&3, body)) => whole::<SavedBefore<SavedNetworkV3>>(body).map(Self::from),
             Some((&2, body)) => whole::<OldSaved<SavedNetworkV2>>(body).map(Self::from),
             Some((&1, body)) => whole::<OldSaved<SavedNetworkV1>>(body).map(Self::from),
             Some((&version, _)) if version > VERSION => Err(BadState::Newer(version)),
@@ -328,7 +355,7 @@ fn whole<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, BadState> {
     }
 }
 
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 
 #[cfg(test)]
 mod tests {
@@ -358,13 +385,14 @@ mod tests {
             ipv4: Ipv4Use::On,
             floor_wall: 6,
             head: (7, [12; 32]),
+            after_join: AfterJoin::ShieldsStay,
         }
     }
 
     #[test]
     fn golden_state_without_network() {
         let saved = Saved::new(Tai64n::from_bytes([9; 12]), SavedShields::Down, Vec::new());
-        assert_eq!(saved.encode(), [4, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 1, 0]);
+        assert_eq!(saved.encode(), [5, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 1, 0]);
     }
 
     #[test]
@@ -373,6 +401,7 @@ mod tests {
         saved.recent.note(MemberKey::from_bytes([6; 32]), "203.0.113.9:4000".parse().expect("literal"));
         saved.alias = Some("home-2".into());
         saved.ipv4 = Ipv4Use::Off;
+        saved.after_join = AfterJoin::ShieldsDown;
         let bytes = Saved::new(Tai64n::from_bytes([9; 12]), SavedShields::Up, vec![saved]).encode();
         let first = [
             [1; 32].as_slice(),
@@ -394,7 +423,12 @@ mod tests {
         let of_3 =
             [[9; 12].as_slice(), &[0, 1], &first, &revocations, &founded, &recent, &rest, &[1, 6], b"home-2", &[1]];
         let of_3 = of_3.concat();
-        assert_eq!(bytes, [[4].as_slice(), &of_3, &[6, 7], &[12; 32]].concat());
+        let of_4 = [of_3.as_slice(), &[6, 7], &[12; 32]].concat();
+        assert_eq!(bytes, [[5].as_slice(), &of_4, &[1]].concat());
+        let of_4 = Saved::decode(&[[4].as_slice(), &of_4].concat()).expect("older versions are read");
+        let [network] = of_4.networks.as_slice() else { panic!("one network") };
+        assert_eq!((network.floor_wall, network.head), (6, (7, [12; 32])));
+        assert_eq!(network.after_join, AfterJoin::ShieldsStay);
         let of_3 = Saved::decode(&[[3].as_slice(), &of_3].concat()).expect("older versions are read");
         let [network] = of_3.networks.as_slice() else { panic!("one network") };
         assert_eq!((network.alias.as_deref(), network.ipv4), (Some("home-2"), Ipv4Use::Off));
@@ -433,7 +467,7 @@ mod tests {
 
     #[test]
     fn newer_versions_are_told_apart_from_broken_ones() {
-        assert_eq!(Saved::decode(&[5, 0]).err(), Some(BadState::Newer(5)));
+        assert_eq!(Saved::decode(&[6, 0]).err(), Some(BadState::Newer(6)));
         assert_eq!(Saved::decode(&[0, 0]).err(), Some(BadState::Broken));
     }
 }

@@ -12,24 +12,8 @@ use crate::io::{Failure, FailureCode, Reply, RequestId, UpOutcome, UpReport};
 use crate::networks::{Ipv4Use, MAX_NETWORKS, NetworkNumber, is_reserved_title, not_joined};
 use crate::node::Node;
 use crate::recent::Recent;
-use crate::saved::{SavedNetwork, SavedShields, Secret, Stage, Switch};
+use crate::saved::{AfterJoin, SavedNetwork, SavedShields, Secret, Stage, Switch};
 use crate::waiting::Wish;
-
-/// What a join that is under way does to the shields.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WithJoin {
-    /// They went up with it.
-    Raised,
-    /// They are to go down with its end.
-    ToLower,
-}
-
-/// How a join ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum JoinEnd {
-    CameThrough,
-    Failed,
-}
 
 /// What an `up` sets.
 pub(crate) struct UpSettings {
@@ -173,40 +157,27 @@ impl Node {
             Shields::Down => SavedShields::Down,
         };
         // A later word counts, whatever becomes of joins under way.
-        self.networks.iter_mut().for_each(|network| network.shields = None);
+        self.networks.iter_mut().for_each(|network| network.saved.after_join = AfterJoin::ShieldsStay);
         self.set_shields();
     }
 
     /// Notes what is wished for the shields together with a join. They go up at once, so that nobody gets in meanwhile, and
-    /// down only when the join has come through: they are the whole machine's.
+    /// stay up whatever becomes of it; they go down only when it has come through.
     fn wish_shields(&mut self, at: NetworkNumber, shields: Option<Shields>) {
-        let wished = match (shields, self.shields) {
-            (Some(Shields::Up), SavedShields::Down) => WithJoin::Raised,
-            (Some(Shields::Down), SavedShields::Up) => WithJoin::ToLower,
-            // They are so already, perhaps for the sake of another join: from here on they are so by this word.
-            (Some(Shields::Up), SavedShields::Up) | (Some(Shields::Down), SavedShields::Down) => {
-                return self.note_shields(shields);
-            }
-            (None, _) => return,
-        };
-        if wished == WithJoin::Raised {
-            self.note_shields(shields);
+        if (shields, self.shields) != (Some(Shields::Down), SavedShields::Up) {
+            return self.note_shields(shields);
         }
         if let Some(network) = self.networks.get_mut(at) {
-            network.shields = Some(wished);
+            network.saved.after_join = AfterJoin::ShieldsDown;
         }
     }
 
-    /// A join is over, and with it what was wished for the shields.
-    pub(crate) fn settle_shields(&mut self, at: NetworkNumber, end: JoinEnd) {
-        let wished = self.networks.get_mut(at).and_then(|network| network.shields.take());
-        match (wished, end) {
-            (Some(WithJoin::ToLower), JoinEnd::CameThrough) | (Some(WithJoin::Raised), JoinEnd::Failed) => {
-                self.note_shields(Some(Shields::Down));
-                self.persist();
-            }
-            (Some(WithJoin::ToLower), JoinEnd::Failed) | (Some(WithJoin::Raised), JoinEnd::CameThrough) | (None, _) => {
-            }
+    /// A join has come through, and with it what was wished for the shields.
+    pub(crate) fn settle_shields(&mut self, at: NetworkNumber) {
+        let wished = self.networks.get_mut(at).map(|network| std::mem::take(&mut network.saved.after_join));
+        if wished == Some(AfterJoin::ShieldsDown) {
+            self.note_shields(Some(Shields::Down));
+            self.persist();
         }
     }
 
@@ -249,7 +220,7 @@ impl Node {
             let text = format!("this machine is in {MAX_NETWORKS} networks, and no more fit");
             return Err(Failure::new(FailureCode::Usage, text, "`ginnel leave --network NAME` makes room"));
         }
-        let saved = match pasted {
+        let mut saved = match pasted {
             Pasted::Invite(_) if settings.title.is_some() => {
                 let text = "this is an invite to a network that has its name: --network-name is for founding one";
                 return Err(Failure::new(FailureCode::Usage, text, "leave --network-name out"));
@@ -258,16 +229,12 @@ impl Node {
             Pasted::Invite(invite) => self.joining(&invite, settings)?,
             Pasted::Founding(founding) => self.founding(&founding, settings)?,
         };
-        let mut wished = None;
-        if let Some(at) = known {
+        if let Some(before) = known.and_then(|at| self.networks.get(at)) {
             // A join that has not come through gives way to a newer invite to the same network.
-            wished = self.networks.get_mut(at).and_then(|network| network.shields.take());
-            self.forget_network(at);
+            saved.after_join = before.saved.after_join;
+            self.forget_network(before.number);
         }
         let at = self.enter_network(now, saved);
-        if let Some(network) = self.networks.get_mut(at) {
-            network.shields = wished;
-        }
         self.refresh_refused();
         Ok(at)
     }
@@ -296,6 +263,7 @@ impl Node {
         })
     }
 
+            after_join: AfterJoin::ShieldsStay,
     fn founding(&mut self, founding: &Founding, settings: &UpSettings) -> Result<SavedNetwork, Failure> {
         let name = Name::new(settings.title.as_deref().unwrap_or(DEFAULT_TITLE)).map_err(|error| {
             Failure::new(FailureCode::Usage, format!("the network's name cannot be used: {error}"), "choose another")
@@ -342,6 +310,7 @@ impl Node {
         })
     }
 
+            after_join: AfterJoin::ShieldsStay,
     fn host_name(&self) -> String {
         Name::from_hostname(&self.hostname).as_str().to_owned()
     }

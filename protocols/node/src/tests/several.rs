@@ -345,16 +345,9 @@ fn shields_are_not_lowered_with_a_join_after_a_later_word() {
 }
 
 #[test]
-fn shields_that_were_wished_with_a_join_go_with_it() {
+fn shields_go_down_with_a_join_that_comes_through_alone() {
     let mut world = founded(["home", "work"], [None, None]);
     join(&mut world, HOME).expect("the invite is good");
-    let ticket = spoilt(&mut world);
-    let raised = world.request(BOTH, None, with(ticket, Shields::Up));
-    assert_eq!(world.machines[BOTH].shields, Some(Shields::Up), "before anybody can get in");
-    world.pass(secs(20));
-    assert!(world.machines[BOTH].replies.get(&raised).is_some_and(Result::is_err));
-    assert_eq!(world.machines[BOTH].shields, Some(Shields::Down), "as before the join");
-    // Raised on their own account, they are not lowered by a join that fails, and by one that comes through.
     let mut raise = start();
     if let Request::Up { shields, .. } = &mut raise {
         *shields = Some(Shields::Up);
@@ -373,6 +366,45 @@ fn a_networks_range_is_no_path_only_where_its_members_are() {
     let mut world = founded(["home", "work"], [Some("100.70.0.0/16"), Some("10.20.0.0/16")]);
     for founder in [HOME, WORK] {
         join(&mut world, founder).expect("the invite is good");
+#[test]
+fn shields_that_went_up_with_a_join_are_not_lowered_by_its_failure() {
+    let mut world = founded(["home", "work"], [None, None]);
+    join(&mut world, HOME).expect("the invite is good");
+    let ticket = spoilt(&mut world);
+    world.stop_host(1);
+    let raised = world.request(BOTH, None, with(ticket, Shields::Up));
+    assert_eq!(world.machines[BOTH].shields, Some(Shields::Up), "before anybody can get in");
+    world.pass(secs(20));
+    assert!(world.machines[BOTH].replies.get(&raised).is_some_and(Result::is_err));
+    // The user has long gone when a server answers.
+    world.start_host(1);
+    world.pass(secs(60));
+    assert_eq!(world.status(BOTH).networks.len(), 1, "the join is over: {:?}", world.status(BOTH).networks);
+    assert_eq!(world.machines[BOTH].shields, Some(Shields::Up));
+    world.stop(BOTH);
+    world.start(BOTH);
+    assert_eq!(world.machines[BOTH].shields, Some(Shields::Up));
+}
+
+#[test]
+fn what_is_wished_for_the_shields_with_a_join_outlives_a_restart() {
+    let mut world = founded(["home", "work"], [None, None]);
+    let (home, work) = (world.invite(HOME), world.invite(WORK));
+    assert!(world.ask(BOTH, with(home, Shields::Up)).is_ok());
+    world.stop_host(1);
+    let lowered = world.request(BOTH, None, with(work, Shields::Down));
+    world.pass(secs(20));
+    assert!(world.machines[BOTH].replies.get(&lowered).is_some_and(Result::is_err));
+    assert_eq!(world.machines[BOTH].shields, Some(Shields::Up), "not before it has come through");
+    world.stop(BOTH);
+    world.start(BOTH);
+    assert_eq!(world.machines[BOTH].shields, Some(Shields::Up));
+    world.start_host(1);
+    world.pass(secs(60));
+    assert_eq!(network(&world, BOTH, "work").map(|network| network.state), Some(NetworkState::Running));
+    assert_eq!(world.machines[BOTH].shields, Some(Shields::Down));
+}
+
     }
     world.pass(secs(3));
     assert!(reaches(&mut world, "home", HOME));
