@@ -12,7 +12,7 @@
 //! | questions under way | one for missing entries and one for the proof of another history, each for 2 s; the next goes to whoever was asked in vain least often and longest ago, and four in vain give a peer a rest of a minute |
 //! | peers told of a new head at a time | [`MAX_TOLD`], the rest [`TOLD_PACE`] later |
 //! | revocations that cannot be judged yet | 8 from one peer, 64 in all |
-//! | repeats for a peer that has not shown that it heard | [`REPEATS`], [`REPEAT`] apart |
+//! | repeats of a head for a peer that has not shown that it heard, and of revocations, which nobody acknowledges | [`REPEATS`], [`REPEAT`] apart |
 
 mod asking;
 mod message;
@@ -252,22 +252,26 @@ impl Node {
         let Some(network) = self.networks.get_mut(at).filter(|network| network.state.head().0 > 0) else { return };
         let head = network.state.head();
         let listening = |id: &PeerId| self.peers.get(id).is_some_and(is_listening);
-        let lacks = |talk: &Talk| {
-            (talk.told != Some(head) && talk.theirs != Some(head)) || talk.lacks_revocations(&network.state)
-        };
-        let lacking: Vec<PeerId> = network
+        let knows_head = |talk: &Talk| talk.told == Some(head) || talk.theirs == Some(head);
+        let lacks = |talk: &Talk| !knows_head(talk) || talk.lacks_revocations(&network.state);
+        let lacking: Vec<(PeerId, bool)> = network
             .gossip
             .talks
             .iter()
             .filter(|(id, talk)| lacks(talk) && listening(id))
-            .map(|(id, _)| *id)
+            .map(|(id, talk)| (*id, knows_head(talk)))
             .take(MAX_TOLD)
             .collect();
         if lacking.len() == MAX_TOLD {
             network.gossip.announce = Some(now + TOLD_PACE);
         }
-        for id in lacking {
-            self.begin_talk(id);
+        for (id, knows_head) in lacking {
+            if knows_head {
+                // The rest of what did not fit at once is repeated with what did.
+                self.tell(id);
+            } else {
+                self.begin_talk(id);
+            }
         }
     }
 
