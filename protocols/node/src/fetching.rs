@@ -8,6 +8,7 @@ use ginnel_signal_proto::{ClientMessage, Head};
 use ginnel_time::Instant;
 
 use crate::Discard;
+use crate::guise::Guise;
 use crate::io::ServerId;
 use crate::link::{LinkStatus, ServerLog};
 use crate::network::Network;
@@ -203,7 +204,8 @@ impl Node {
     pub(crate) fn refill_timeout(&mut self, now: Instant, at: NetworkNumber) {
         let Some(network) = self.networks.get_mut(at) else { return };
         let own = network.state.head().0;
-        for link in network.links.values_mut() {
+        let mut vain = Vec::new();
+        for (id, link) in &mut network.links {
             if link.refill.take_if(|at| *at <= now).is_none() || link.status != LinkStatus::Up {
                 continue;
             }
@@ -212,10 +214,18 @@ impl Node {
                 link.trouble = Some(format!("the server has lost entries: it shows {first} of {own}"));
                 continue;
             };
+            link.vain_refills = if link.refilled == Some(first) { link.vain_refills.saturating_add(1) } else { 0 };
+            if link.guise == Guise::Admin && link.vain_refills >= MAX_REFILLS {
+                vain.push(*id);
+                continue;
+            }
             tracing::info!(first, entries = entries.len(), "handing a server what it lacks");
             link.refilled = Some(first);
             link.refill = Some(now + REFILL_AGAIN);
             link.say(now, ClientMessage::Refill { first, entries });
+        }
+        for id in vain {
+            self.give_up_as_admin(now, id);
         }
     }
 }
@@ -250,3 +260,5 @@ const STRIDE_TIME: Duration = Duration::from_secs(10);
 const REFILL_AFTER: Duration = Duration::from_secs(3);
 /// Between two handfuls without an answer.
 const REFILL_AGAIN: Duration = Duration::from_secs(15);
+/// So often one handful is handed to a server that knows this machine by its bare key alone.
+const MAX_REFILLS: u8 = 4;

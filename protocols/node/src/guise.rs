@@ -11,7 +11,7 @@ use ginnel_membership::SigningKey;
 use ginnel_time::Instant;
 
 use crate::io::{Output, ServerId};
-use crate::link::Link;
+use crate::link::{CROWDED, Link};
 use crate::network::Network;
 use crate::node::Node;
 use crate::saved::Secret;
@@ -54,6 +54,17 @@ impl Node {
         let Some(link) = self.networks.link_mut(id).filter(|link| link.guise == Guise::Admin) else { return };
         link.guise = Guise::Member;
         link.close(now, Some(Duration::ZERO));
+        self.outputs.push_back(Output::DisconnectServer(id));
+    }
+}
+
+impl Node {
+    /// A server that this machine has come in at as an admin takes nothing of what it lacks: it is left for a while, and
+    /// may know members when this machine comes back.
+    pub(crate) fn give_up_as_admin(&mut self, now: Instant, id: ServerId) {
+        let Some(link) = self.networks.link_mut(id).filter(|link| link.guise == Guise::Admin) else { return };
+        link.guise = Guise::Member;
+        link.close(now, Some(CROWDED));
         self.outputs.push_back(Output::DisconnectServer(id));
     }
 }

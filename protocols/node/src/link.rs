@@ -58,6 +58,8 @@ pub(crate) struct Link {
     pub(crate) refill: Option<Instant>,
     /// The sequence from which on it was handed entries last.
     pub(crate) refilled: Option<u64>,
+    /// How often it was handed those without a sign of having taken them.
+    pub(crate) vain_refills: u8,
     /// When records that the server could not take are sent again.
     pub(crate) append_again: Option<Instant>,
     /// As whom this machine comes in next, or has come in.
@@ -138,6 +140,7 @@ impl Link {
             head: None,
             refill: None,
             refilled: None,
+            vain_refills: 0,
             append_again: None,
             guise: Guise::Member,
         }
@@ -221,6 +224,7 @@ impl Link {
         self.download = None;
         self.refill = None;
         self.refilled = None;
+        self.vain_refills = 0;
         self.append_again = None;
         self.head = None;
         self.retry = again.map(|pause| now + pause);
@@ -323,7 +327,8 @@ impl Node {
         let Some(link) = network.links.get_mut(&id) else { return };
         link.status = LinkStatus::Up;
         link.up_since = Some(now);
-        link.trouble = None;
+        // One that knows the bare key alone is in trouble until it has all of the log.
+        link.trouble = (link.guise == Guise::Admin).then(|| LOST_ENTRIES.to_owned());
         link.hopeless = None;
         let (server, serves) = (link.name(), link.serves());
         if recruit {

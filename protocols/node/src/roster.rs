@@ -3,7 +3,6 @@
 use ginnel_membership::record::{Freshness, Rights};
 use ginnel_membership::{MemberKey, SigningKey};
 
-use crate::link::LinkStatus;
 use crate::network::Network;
 use crate::networks::NetworkNumber;
 use crate::node::Node;
@@ -103,7 +102,7 @@ impl Network {
                 },
                 report: link.map(|link| ServerReport {
                     address: link.server.addresses.first().cloned().unwrap_or_default(),
-                    connected: link.status == LinkStatus::Up,
+                    connected: link.serves(),
                     last_contact: link.last_contact,
                     trouble: link.trouble.clone(),
                 }),

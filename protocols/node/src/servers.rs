@@ -89,7 +89,7 @@ impl Node {
         let key = keys.into_iter().next().ok_or_else(crate::networks::not_joined)?;
         let server = founding.server().clone();
         let is_listed = network.state.servers().iter().any(|known| known.keys == server.keys);
-        let serves = |link: &Link| link.server.keys == server.keys && link.status == LinkStatus::Up;
+        let serves = |link: &Link| link.server.keys == server.keys && link.serves();
         if is_listed && network.links.values().any(serves) {
             return Err(Failure::new(FailureCode::Usage, "the network has this server already", ""));
         }

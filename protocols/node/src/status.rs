@@ -10,7 +10,6 @@ use ginnel_path::{CandidateKind, Local, Path};
 use ginnel_time::Instant;
 
 use crate::io::Failure;
-use crate::link::LinkStatus;
 use crate::network::Network;
 use crate::networks::{Ipv4Use, NetworkNumber};
 use crate::node::Node;
@@ -133,7 +132,7 @@ impl Network {
                 .filter(|(id, _)| !self.is_recruit(**id))
                 .map(|(_, link)| ServerReport {
                     address: link.server.addresses.first().cloned().unwrap_or_default(),
-                    connected: link.status == LinkStatus::Up,
+                    connected: link.serves(),
                     last_contact: link.last_contact,
                     trouble: link.trouble.clone(),
                 })

@@ -107,6 +107,31 @@ fn member_that_a_server_has_forgotten_is_told_to_wait_and_not_to_leave() {
 }
 
 #[test]
+fn server_that_takes_nothing_of_what_it_lacks_counts_as_none() {
+    let mut world = World::linked(2, 1);
+    let full = on_disk(&world);
+    lose(&mut world, 0, full.len() - 1);
+    world.hosts[0].is_stuck = true;
+    world.start_host(0);
+    world.pass(secs(20));
+    let status = world.status(0);
+    assert_eq!(status.networks.first().map(|network| network.state), Some(NetworkState::NoServer));
+    let health: Vec<_> = status.health.iter().map(|item| (item.code, item.text.contains("lost entries"))).collect();
+    assert_eq!(health, [("no-server", true)], "{:?}", status.health);
+    assert!(!world.is_connected(0), "{:?}", status.networks);
+    // It is left alone after a while, and tried again.
+    let before = world.machines[0].opened;
+    world.pass(secs(150));
+    assert!(world.machines[0].opened > before);
+    world.stop_host(0);
+    world.hosts[0].is_stuck = false;
+    world.start_host(0);
+    world.pass(secs(80));
+    assert!(on_disk(&world) == full && world.is_connected(0), "{:?}", world.status(0));
+    no_alarms(&world);
+}
+
+#[test]
 fn one_handful_follows_the_other() {
     let mut world = World::linked(1, 1);
     for _ in 0..250 {

@@ -204,6 +204,7 @@ impl World {
                 lines: BTreeMap::new(),
                 links: BTreeMap::new(),
                 starts: 0,
+                is_stuck: false,
                 ahead: 0,
                 sees_lan: false,
                 relay: None,
@@ -860,6 +861,7 @@ impl World {
                     }
                 }
                 SignalOutput::Witness { .. } => {}
+                SignalOutput::Store { .. } if self.hosts[number].is_stuck => {}
                 SignalOutput::Store { ticket, change } => {
                     self.hosts[number].keep(change);
                     self.tell_host(number, SignalInput::Stored { ticket, outcome: Outcome::Durable });

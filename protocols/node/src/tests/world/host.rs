@@ -28,6 +28,8 @@ pub(crate) struct Host {
     /// Links to fellow servers: which one, and the number of the connection there.
     pub(super) links: BTreeMap<u64, (usize, u64)>,
     pub(super) starts: u8,
+    /// Whether its disk never says that it has written anything.
+    pub(crate) is_stuck: bool,
     /// Seconds by which the wall clock is wrong.
     pub(crate) ahead: i64,
     /// Whether it sees machines by their addresses behind the NATs.
