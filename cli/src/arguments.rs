@@ -361,6 +361,17 @@ mod tests {
     }
 
     #[test]
+    fn what_health_advises_can_be_typed() {
+        for text in [
+            "ginnel leave --network work",
+            "ginnel server promote SERVER --network work",
+            "ginnel server remove 203.0.113.2:4433 --network work",
+        ] {
+            assert!(Arguments::try_parse_from(text.split(' ')).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
     fn shields_stay_unless_named() {
         let shields = |arguments: &[&str]| {
             let Verb::Up(up) = Arguments::try_parse_from(arguments).unwrap().verb else { panic!("{arguments:?}") };

@@ -43,7 +43,8 @@ impl Items<'_> {
         self.items.push(HealthReport { network: Some(self.network.number), code, text, fix });
     }
 
-    /// A command as it is to be typed: with the network's name where it would otherwise be asked for.
+    /// A command as it is to be typed, a word in capitals where the user has to choose; with the network's name where it would
+    /// otherwise be asked for.
     fn command(&self, verb: &str) -> String {
         let of = if self.several { format!(" --network {}", self.network.title()) } else { String::new() };
         format!("`ginnel {verb}{of}`")
@@ -53,20 +54,19 @@ impl Items<'_> {
     fn about_history(&mut self) {
         let network = self.network;
         if let Some(fork) = &network.fork {
-            let fix = format!("move the network to a server you trust: {}", self.command("server promote"));
+            let fix = format!("move the network to a server you trust: {}", self.command("server promote SERVER"));
             self.add("forked-log", &format!("{fork}; this machine keeps to the one it saw first"), fix);
         }
         if let Some(forged) = &network.forged {
-            let promote = self.command("server promote");
+            let promote = self.command("server promote SERVER");
             let fix = format!("it has no effect; {promote} makes a server you trust the sequencer");
             self.add("forged-entry", forged, fix);
         }
         for link in network.links.values() {
             let Some(accused) = &link.accused else { continue };
             let address = link.server.addresses.first().map_or("a server", String::as_str);
-            let remove = self.command("server remove");
-            let fix =
-                format!("this machine keeps to the log that it has verified; {remove} takes a server off the list");
+            let remove = self.command(&format!("server remove {}", link.name()));
+            let fix = format!("this machine keeps to the log that it has verified; {remove} takes it off the list");
             self.add("dishonest-server", &format!("{address}: {accused}"), fix);
         }
     }

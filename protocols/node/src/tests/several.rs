@@ -225,6 +225,11 @@ fn what_is_wrong_with_one_of_two_networks_is_told_with_its_name() {
         let commands: Vec<&str> = item.fix.split('`').filter(|part| part.starts_with("ginnel ")).collect();
         assert!(!commands.is_empty() && commands.iter().all(|text| text.ends_with(" --network work")), "{item:?}");
     }
+    let fixes = health.iter().flat_map(|item| item.fix.split('`'));
+    let of_servers: Vec<&str> = fixes.filter(|part| part.starts_with("ginnel server ")).collect();
+    let [promote, remove] =
+        ["promote SERVER", "remove 203.0.113.2:4433"].map(|what| format!("ginnel server {what} --network work"));
+    assert_eq!(of_servers, [&promote, &promote, &remove], "as they are to be typed");
     let told = |notice: &Notice| matches!(notice, Notice::Alarm { text } if text == "work: something is wrong");
     assert!(world.machines[BOTH].notices.iter().any(told));
     // Where there is one network alone, nobody has to name it.
