@@ -213,8 +213,11 @@ impl Control {
     }
 
     async fn tell_interfaces(&mut self) -> Result<()> {
-        match self.netlink.candidate_addresses(self.tun.name()).await {
-            Ok(addresses) => self.tell(Input::Interfaces(addresses)).await,
+        match self.netlink.interface_addresses().await {
+            Ok(entries) => {
+                self.tell(Input::Addresses(netlink::in_use(&entries, self.tun.name()))).await?;
+                self.tell(Input::Interfaces(netlink::candidates(&entries, self.tun.name()))).await
+            }
             Err(error) => {
                 tracing::warn!("cannot list this machine's addresses: {error:#}");
                 Ok(())

@@ -140,8 +140,7 @@ impl Netlink {
     /// # Errors
     /// The kernel's.
     pub async fn candidate_addresses(&self, own: &str) -> anyhow::Result<Vec<IpAddr>> {
-        let addresses = self.interface_addresses().await?;
-        Ok(addresses.into_iter().filter(|entry| entry.is_candidate(own)).map(|entry| entry.address).collect())
+        Ok(candidates(&self.interface_addresses().await?, own))
     }
 
     /// The routes of the main table.
@@ -226,6 +225,17 @@ pub enum LinkKind {
     Bridge,
     /// Anything else: Ethernet, Wi-Fi, mobile, a container's own end.
     Other,
+}
+
+/// The addresses by which peers may reach this machine, see [`Netlink::candidate_addresses`].
+pub fn candidates(entries: &[InterfaceAddress], own: &str) -> Vec<IpAddr> {
+    entries.iter().filter(|entry| entry.is_candidate(own)).map(|entry| entry.address).collect()
+}
+
+/// The addresses of every interface but `own`, other tunnels and bridges of containers included: what no network may have.
+pub fn in_use(entries: &[InterfaceAddress], own: &str) -> Vec<IpAddr> {
+    let others = entries.iter().filter(|entry| entry.interface != own && !entry.address.is_loopback());
+    others.map(|entry| entry.address).collect()
 }
 
 impl InterfaceAddress {
@@ -441,6 +451,26 @@ mod tests {
         ] {
             assert_eq!(candidate.is_candidate("ginnel0"), expected, "{candidate:?}");
         }
+    }
+
+    #[test]
+    fn what_other_tunnels_and_container_bridges_have_is_in_use() {
+        let entry = |interface: &str, kind, address: &str| InterfaceAddress {
+            interface: interface.to_owned(),
+            kind,
+            address: address.parse().unwrap(),
+            prefix: 16,
+        };
+        let entries = [
+            entry("lo", LinkKind::Loopback, "127.0.0.1"),
+            entry("eth0", LinkKind::Other, "192.168.1.2"),
+            entry("tailscale0", LinkKind::Tunnel, "100.101.2.3"),
+            entry("docker0", LinkKind::Bridge, "172.17.0.1"),
+            entry("ginnel0", LinkKind::Tunnel, "100.70.0.1"),
+        ];
+        let expected: Vec<IpAddr> =
+            ["192.168.1.2", "100.101.2.3", "172.17.0.1"].map(|text| text.parse().unwrap()).to_vec();
+        assert_eq!(in_use(&entries, "ginnel0"), expected);
     }
 
     #[test]

@@ -27,6 +27,9 @@ pub enum Input {
     Wall(Tai64n),
     /// The machine's own addresses, tunnels and container bridges left out. The whole set.
     Interfaces(Vec<IpAddr>),
+    /// Every address of this machine but those of the tunnels' own interface: no network's range may hold one, also where no
+    /// peer can be reached at it. The whole set.
+    Addresses(Vec<IpAddr>),
     /// A socket asked for by [`Output::OpenSocket`] is bound to `local`.
     SocketOpened {
         /// The socket.

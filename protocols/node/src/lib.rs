@@ -40,8 +40,9 @@
 //! two networks, the second allocation is asked for from a socket of its own. Peers of the configuration file are in no
 //! network and have no relay. With a network or a server of it go its allocation and its words.
 //!
-//! IPv4 ranges may overlap, since 64 /16 ranges are few. A founder takes a range that is free on its machine: none of
-//! another network, of the configuration file, or around an address of the machine's own. A join whose range is taken is
+//! IPv4 ranges may overlap, since 64 /16 ranges are few. A founder takes a range that is free on its machine, inside
+//! 100.64.0.0/10 if there is one: none of another network, of the configuration file, or around an address of the machine's
+//! own, that of another VPN or a container bridge included. A join whose range is taken is
 //! refused before this machine writes itself into the log, unless it goes by IPv6 alone ([`Ipv4Use::Off`]); an address
 //! that a carrier gave out (100.64.0.0/10) does not count there. What a network does not route stays a path for others:
 //! only its members' own addresses are refused as candidates, and the whole range where there are more than 1,000. A network whose name another one has already gets a number at its end (`home-2`), on this machine

@@ -144,6 +144,8 @@ pub struct Node {
     policy: ginnel_path::Policy,
     pub(crate) names: Vec<(String, Vec<IpAddr>)>,
     pub(crate) config_addresses: Vec<(IpAddr, u8)>,
+    /// Every address of this machine but those of the tunnels' own interface.
+    pub(crate) addresses: Vec<IpAddr>,
     pub(crate) sockets: BTreeMap<SocketId, Family>,
     /// Sockets opened for the punching of one peer.
     pub(crate) fresh: BTreeMap<SocketId, Fresh>,
@@ -194,6 +196,7 @@ impl Node {
             policy: config.debug.paths,
             names: Vec::new(),
             config_addresses: config.addresses,
+            addresses: Vec::new(),
             sockets: BTreeMap::new(),
             fresh: BTreeMap::new(),
             refused: Arc::default(),
@@ -305,6 +308,7 @@ impl Node {
                     self.drain_links(now);
                 }
             }
+            Input::Addresses(addresses) => self.addresses = addresses,
             Input::SocketOpened { socket, local } => {
                 // It may have been closed again meanwhile.
                 if self.sockets.contains_key(&socket) {

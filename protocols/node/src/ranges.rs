@@ -84,8 +84,9 @@ impl Node {
         }
         // A carrier's own range holds those of most networks, and members' single addresses leave its gateway alone.
         let counts = |ip: &&IpAddr| wanted == For::Founding || reach(**ip) != Reach::SharedCgn;
-        let own = self.gather.interfaces_known().iter().filter(counts).find(|ip| is_within(**ip, start, length))?;
-        Some(format!("this machine's own address {own} lies"))
+        let known = self.gather.interfaces_known().iter().chain(&self.addresses);
+        let own = { known }.filter(counts).find(|ip| is_within(**ip, start, length))?;
+        Some(format!("this machine's own address {own} lies in it"))
     }
 
     /// Whether a network that is founded here cannot have this range.

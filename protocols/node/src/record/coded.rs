@@ -295,6 +295,7 @@ cases! {
         7 ServerBytes { server, bytes },
         8 ServerClosed { server, reason },
         9 Request { id, network, request },
+        10 Addresses(addresses),
     }
     Event {
         0 Confirmed { peer, index },

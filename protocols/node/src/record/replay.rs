@@ -169,6 +169,7 @@ fn told(input: &Input) -> String {
         Input::Request { id, .. } => format!("Request({id:?})"),
         Input::Wall(_)
         | Input::Interfaces(_)
+        | Input::Addresses(_)
         | Input::SocketOpened { .. }
         | Input::SocketLost { .. }
         | Input::SendFailed { .. }

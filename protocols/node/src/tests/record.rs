@@ -156,6 +156,7 @@ fn a_changed_input_is_noticed_and_the_first_difference_is_named() {
             }
             Input::Wall(_)
             | Input::Interfaces(_)
+            | Input::Addresses(_)
             | Input::SocketOpened { .. }
             | Input::SocketLost { .. }
             | Input::SendFailed { .. }
@@ -203,6 +204,7 @@ fn every_input_is_read_as_it_was_written() {
     let inputs = [
         Input::Wall(Tai64n::from_unix(5, 6)),
         Input::Interfaces(vec![path.remote.ip(), own.remote.ip()]),
+        Input::Addresses(vec![path.remote.ip()]),
         Input::SocketOpened { socket, local: own.remote },
         Input::SocketLost { socket },
         Input::SendFailed { path },
@@ -299,6 +301,8 @@ fn golden_recording() {
     let now = Instant::from_nanos(515);
     let lost = record::input(now, &Input::SocketLost { socket: SocketId(1) });
     assert_eq!(*lost, [0, 0, 0, 12, 1, 0, 0, 0, 0, 0, 0, 2, 3, 3, 0, 1]);
+    let addresses = record::input(now, &Input::Addresses(vec![[10, 0, 0, 1].into()]));
+    assert_eq!(*addresses, [0, 0, 0, 19, 1, 0, 0, 0, 0, 0, 0, 2, 3, 10, 0, 0, 0, 1, 4, 10, 0, 0, 1]);
     assert_eq!(deadlines(now), [0, 0, 0, 9, 2, 0, 0, 0, 0, 0, 0, 2, 3]);
     let closed = OutputDigest::of(&Output::CloseSocket(SocketId(1)));
     let kept = OutputDigest::of(&Output::Persist(b"a".to_vec()));

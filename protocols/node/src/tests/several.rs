@@ -452,6 +452,11 @@ fn a_range_around_an_address_of_this_machine_is_no_networks() {
     let failure = world.ask(0, founding(ticket.clone(), "home", range)).expect_err("this machine is at 192.168.1.2");
     assert_eq!(failure.code, FailureCode::Usage);
     assert!(failure.message.contains("192.168.1.2") && failure.hint.contains("--range 100."), "{failure:?}");
+    // So is one that only another program's tunnel or a bridge has.
+    world.input(0, Input::Addresses(vec![IpAddr::from([172, 17, 0, 1])]));
+    let bridge = founding(ticket.clone(), "home", Some("172.17.0.0/16"));
+    let failure = world.ask(0, bridge).expect_err("the bridge is at 172.17.0.1");
+    assert!(failure.code == FailureCode::Usage && failure.message.contains("172.17.0.1"), "{failure:?}");
     world.input(0, Input::Interfaces(vec![IpAddr::from([10, 1, 1, 1])]));
     assert!(world.ask(0, founding(ticket, "home", range)).is_ok());
     world.pass(secs(2));
