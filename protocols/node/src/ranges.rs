@@ -16,8 +16,8 @@ use crate::peer::Peer;
 enum For {
     /// A network that is founded here and may have another one.
     Founding,
-    /// A network that has it already.
-    Joining,
+    /// This network, which has it already.
+    Joining(NetworkNumber),
 }
 
 impl Node {
@@ -54,15 +54,30 @@ impl Node {
         }
         let name = network.state.name().map_or_else(|| network.title(), |name| name.as_str().to_owned());
         let range = network.ipv4_range().filter(|_| network.saved.ipv4 == Ipv4Use::On)?;
+        self.taken(&name, range, For::Joining(at))
+    }
+
+    /// Why a network's IPv4 addresses cannot be used here as well, if this machine has others in its range.
+    pub(crate) fn overlap4(&self, at: NetworkNumber) -> Option<String> {
+        let network = self.networks.get(at)?;
+        self.taken(&network.title(), network.ipv4_range()?, For::Joining(at))
+    }
+
+    fn taken(&self, name: &str, range: Ipv4Range, wanted: For) -> Option<String> {
         let address = range.network_address();
-        if let Some(other) = self.networks.clash(Some(at), range) {
-            let other = other.title();
-            return Some(format!(
-                "the network {name} has the IPv4 range {address}/16, as the network {other} has, which this machine is in"
-            ));
+        self.holder(range, wanted).map(|who| format!("the network {name} has the IPv4 range {address}/16, but {who}"))
+    }
+
+    /// Who has addresses of a range on this machine already, in words.
+    fn holder(&self, range: Ipv4Range, wanted: For) -> Option<String> {
+        let own = match wanted {
+            For::Founding => None,
+            For::Joining(at) => Some(at),
+        };
+        match self.networks.clash(own, range) {
+            Some(other) => Some(format!("the network {}, which this machine is in, has its addresses", other.title())),
+            None => self.user_of(range, wanted),
         }
-        let user = self.user_of(range, For::Joining)?;
-        Some(format!("the network {name} has the IPv4 range {address}/16, where {user}"))
     }
 
     /// Who beside networks has addresses of a range on this machine, in words.
@@ -91,13 +106,16 @@ impl Node {
 
     /// Whether a network that is founded here cannot have this range.
     fn is_taken(&self, range: Ipv4Range) -> bool {
-        self.networks.clash(None, range).is_some() || self.user_of(range, For::Founding).is_some()
+        self.holder(range, For::Founding).is_some()
     }
 
-    /// A range inside 100.64.0.0/10 that nothing on this machine uses, `first` if it is free.
+    /// A range that nothing on this machine uses: `first` if it is free, then others inside 100.64.0.0/10, then any.
     fn free_range(&self, first: Ipv4Range) -> Option<Ipv4Range> {
         let [_, start] = first.prefix();
-        let others = (0..64).filter_map(|step| Ipv4Range::new(100, 64 | (start.wrapping_add(step) & 63)));
+        let near = (0..64).map(|step| (100, 64 | (start.wrapping_add(step) & 63)));
+        let far = (0..=255).map(|step| (10, start.wrapping_add(step)));
+        let further = (16..32).map(|second| (172, second)).chain([(192, 168)]);
+        let others = near.chain(far).chain(further).filter_map(|(a, b)| Ipv4Range::new(a, b));
         std::iter::once(first).chain(others).find(|range| !self.is_taken(*range))
     }
 
@@ -111,8 +129,11 @@ impl Node {
         if charter.ipv4_range.is_some() || ipv4 == Ipv4Use::Off || !self.is_taken(chosen) {
             return Ok(founded);
         }
-        let range = self.free_range(chosen);
-        found(&mut self.rng, Charter { ipv4_range: range, ..charter }).map_err(|error| unusable(&error))
+        let range = self.free_range(chosen).ok_or_else(|| {
+            let text = "every IPv4 range that a network can have is used on this machine already";
+            Failure::new(FailureCode::Usage, text, "found it with `--no-ipv4`, which reaches its members by IPv6 alone")
+        })?;
+        found(&mut self.rng, Charter { ipv4_range: Some(range), ..charter }).map_err(|error| unusable(&error))
     }
 
     /// The range that a user asks for, when nothing else on this machine has it.
@@ -122,12 +143,12 @@ impl Node {
                 "write it as 100.72.0.0/16; it lies in 100.64.0.0/10, 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16";
             Failure::new(FailureCode::Usage, format!("{text} is no range for a network"), hint)
         })?;
-        let taken = match self.networks.clash(None, range) {
-            _ if ipv4 == Ipv4Use::Off => None,
-            Some(other) => Some(format!("the network {} on this machine uses the IPv4 range {text}", other.title())),
-            None => self.user_of(range, For::Founding).map(|user| format!("in the IPv4 range {text} {user}")),
+        let holder = match ipv4 {
+            Ipv4Use::On => self.holder(range, For::Founding),
+            Ipv4Use::Off => None,
         };
-        let Some(taken) = taken else { return Ok(range) };
+        let Some(holder) = holder else { return Ok(range) };
+        let taken = format!("the IPv4 range {text} is taken: {holder}");
         let hint = match self.free_range(Ipv4Range::new(100, 72).unwrap_or(range)) {
             Some(free) => {
                 format!("--range {}/16 is free, and without --range a free one is chosen", free.network_address())

@@ -184,10 +184,13 @@ impl Node {
     /// Changes whether a network's IPv4 addresses are used here.
     fn use_ipv4(&mut self, at: NetworkNumber, ipv4: Ipv4Use) -> Result<(), Failure> {
         let Some(network) = self.networks.get(at) else { return Err(not_joined()) };
-        let range = network.ipv4_range().filter(|_| ipv4 == Ipv4Use::On);
-        if let Some((range, other)) = range.and_then(|range| Some((range, self.networks.clash(Some(at), range)?))) {
-            let text = format!("the network {} uses the IPv4 range {}/16", other.title(), range.network_address());
-            return Err(Failure::new(FailureCode::Usage, text, "leave that network, or take its IPv4 off, first"));
+        if network.saved.ipv4 == ipv4 {
+            return Ok(());
+        }
+        if let Some(text) = self.overlap4(at).filter(|_| ipv4 == Ipv4Use::On) {
+            let hint =
+                "free the range first: leave another network or take its IPv4 off, or change this machine's addresses";
+            return Err(Failure::new(FailureCode::Usage, text, hint));
         }
         if let Some(network) = self.networks.get_mut(at) {
             network.saved.ipv4 = ipv4;
@@ -260,10 +263,10 @@ impl Node {
             next_keys: None,
             floor_wall: 0,
             head: (0, [0; 32]),
+            after_join: AfterJoin::ShieldsStay,
         })
     }
 
-            after_join: AfterJoin::ShieldsStay,
     fn founding(&mut self, founding: &Founding, settings: &UpSettings) -> Result<SavedNetwork, Failure> {
         let name = Name::new(settings.title.as_deref().unwrap_or(DEFAULT_TITLE)).map_err(|error| {
             Failure::new(FailureCode::Usage, format!("the network's name cannot be used: {error}"), "choose another")
@@ -307,10 +310,10 @@ impl Node {
             next_keys: None,
             floor_wall: 0,
             head: (0, [0; 32]),
+            after_join: AfterJoin::ShieldsStay,
         })
     }
 
-            after_join: AfterJoin::ShieldsStay,
     fn host_name(&self) -> String {
         Name::from_hostname(&self.hostname).as_str().to_owned()
     }

@@ -367,11 +367,6 @@ fn shields_go_down_with_a_join_that_comes_through_alone() {
 }
 
 #[test]
-fn a_networks_range_is_no_path_only_where_its_members_are() {
-    let mut world = founded(["home", "work"], [Some("100.70.0.0/16"), Some("10.20.0.0/16")]);
-    for founder in [HOME, WORK] {
-        join(&mut world, founder).expect("the invite is good");
-#[test]
 fn shields_that_went_up_with_a_join_are_not_lowered_by_its_failure() {
     let mut world = founded(["home", "work"], [None, None]);
     join(&mut world, HOME).expect("the invite is good");
@@ -410,6 +405,11 @@ fn what_is_wished_for_the_shields_with_a_join_outlives_a_restart() {
     assert_eq!(world.machines[BOTH].shields, Some(Shields::Down));
 }
 
+#[test]
+fn a_networks_range_is_no_path_only_where_its_members_are() {
+    let mut world = founded(["home", "work"], [Some("100.70.0.0/16"), Some("10.20.0.0/16")]);
+    for founder in [HOME, WORK] {
+        join(&mut world, founder).expect("the invite is good");
     }
     world.pass(secs(3));
     assert!(reaches(&mut world, "home", HOME));
@@ -466,6 +466,34 @@ fn a_range_around_an_address_of_this_machine_is_no_networks() {
     let ipv4 = Some(Ipv4Use::Off);
     let by_v6 = Request::Up { ticket, name: Some("both".into()), network: None, shields: None, range: None, ipv4 };
     assert!(world.ask(1, by_v6).is_ok());
+    // Nor afterwards.
+    world.pass(secs(2));
+    let use4 =
+        |ipv4| Request::Up { ticket: None, name: None, network: None, shields: None, range: None, ipv4: Some(ipv4) };
+    let failure = world.ask(1, use4(Ipv4Use::On)).expect_err("it is still there");
+    assert!(failure.code == FailureCode::Usage && failure.message.contains("192.168.1.2"), "{failure:?}");
+    world.input(1, Input::Interfaces(vec![IpAddr::from([10, 1, 1, 1])]));
+    for _ in 0..2 {
+        assert!(world.ask(1, use4(Ipv4Use::On)).is_ok());
+    }
+}
+
+#[test]
+fn a_founder_takes_any_free_range_where_none_of_the_usual_ones_is() {
+    let mut world = World::new(1, 1);
+    let ticket = world.founding(0);
+    let node = world.machines[0].node.as_mut().expect("it runs");
+    // The machine itself is at 192.168.1.2.
+    node.config_addresses = [([100, 64, 0, 1], 10), ([10, 0, 0, 1], 8), ([172, 16, 0, 1], 12)]
+        .map(|(ip, prefix)| (IpAddr::from(ip), prefix))
+        .to_vec();
+    let failure = world.ask(0, founding(ticket.clone(), "home", None)).expect_err("nothing is free");
+    assert!(failure.code == FailureCode::Usage && failure.hint.contains("--no-ipv4"), "{failure:?}");
+    world.machines[0].node.as_mut().expect("it runs").config_addresses.pop();
+    assert!(world.ask(0, founding(ticket, "home", None)).is_ok());
+    world.pass(secs(2));
+    let range = network(&world, 0, "home").and_then(|network| network.range4);
+    assert_eq!(range, Some((IpAddr::from([172, 16, 0, 0]), 16)));
 }
 
 #[test]
