@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::world::{World, secs};
+use super::world::{World, Writes, secs};
 use crate::io::{Reply, Request};
 use crate::notice::Notice;
 use crate::report::NetworkState;
@@ -111,7 +111,7 @@ fn server_that_takes_nothing_of_what_it_lacks_counts_as_none() {
     let mut world = World::linked(2, 1);
     let full = on_disk(&world);
     lose(&mut world, 0, full.len() - 1);
-    world.hosts[0].is_stuck = true;
+    world.hosts[0].writes = Writes::Unanswered;
     world.start_host(0);
     world.pass(secs(20));
     let status = world.status(0);
@@ -124,7 +124,7 @@ fn server_that_takes_nothing_of_what_it_lacks_counts_as_none() {
     world.pass(secs(150));
     assert!(world.machines[0].opened > before);
     world.stop_host(0);
-    world.hosts[0].is_stuck = false;
+    world.hosts[0].writes = Writes::Durable;
     world.start_host(0);
     world.pass(secs(80));
     assert!(on_disk(&world) == full && world.is_connected(0), "{:?}", world.status(0));

@@ -21,6 +21,7 @@ use ginnel_signal_proto::{FoundingToken, Server as Signal};
 use ginnel_time::{Instant, Tai64n};
 use ginnel_tunnel::{MessageKind, StaticSecret, Suite};
 
+pub(crate) use host::Writes;
 use host::{End, Host};
 pub(crate) use relay::Relay;
 
@@ -204,7 +205,7 @@ impl World {
                 lines: BTreeMap::new(),
                 links: BTreeMap::new(),
                 starts: 0,
-                is_stuck: false,
+                writes: Writes::Durable,
                 ahead: 0,
                 sees_lan: false,
                 relay: None,
@@ -861,7 +862,7 @@ impl World {
                     }
                 }
                 SignalOutput::Witness { .. } => {}
-                SignalOutput::Store { .. } if self.hosts[number].is_stuck => {}
+                SignalOutput::Store { .. } if self.hosts[number].writes == Writes::Unanswered => {}
                 SignalOutput::Store { ticket, change } => {
                     self.hosts[number].keep(change);
                     self.tell_host(number, SignalInput::Stored { ticket, outcome: Outcome::Durable });

@@ -17,6 +17,14 @@ pub(super) enum End {
     Host(usize, LinkId),
 }
 
+/// What a server's disk says of what it is to write.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writes {
+    Durable,
+    /// Nothing, ever.
+    Unanswered,
+}
+
 pub(crate) struct Host {
     pub(super) signal: Option<Signal>,
     pub(crate) key: SigningKey,
@@ -28,8 +36,7 @@ pub(crate) struct Host {
     /// Links to fellow servers: which one, and the number of the connection there.
     pub(super) links: BTreeMap<u64, (usize, u64)>,
     pub(super) starts: u8,
-    /// Whether its disk never says that it has written anything.
-    pub(crate) is_stuck: bool,
+    pub(crate) writes: Writes,
     /// Seconds by which the wall clock is wrong.
     pub(crate) ahead: i64,
     /// Whether it sees machines by their addresses behind the NATs.
