@@ -6,13 +6,13 @@ use std::time::Duration;
 use ginnel_time::Instant;
 
 use crate::calm::{Concern, Promise, REBUILT, STALLED, Servers};
-use crate::ledger::{Flow, is_tunnel, seconds};
+use crate::ledger::{Flow, UNLIKELY_LOST, is_tunnel, seconds};
 use crate::machine::Life;
 use crate::oracle::{Theory, Verdict, is_forgetful};
 use crate::scenario::Weather;
 use crate::script::Step;
 use crate::station::Service;
-use crate::verdict::FOUND_OUT;
+use crate::verdict::{FOUND_OUT, Owed};
 use crate::world::World;
 
 /// How often each verdict was given.
@@ -131,7 +131,7 @@ impl World {
     }
 
     pub(crate) fn check_first(&mut self, index: usize) {
-        let Flow { from, to, start, end, first, sent, .. } = self.ledger.flows[index];
+        let Flow { from, to, start, end, first, .. } = self.ledger.flows[index];
         // Without a relay every packet of a short conversation may go the way of a path that died in silence.
         if !self.has_relays() && end < self.now {
             return;
@@ -142,7 +142,7 @@ impl World {
             return;
         }
         // A line that loses may lose a few packets in a row.
-        if first.is_none() && (self.weather == Weather::Clear || sent >= UNLIKELY_LOST) {
+        if first.is_none() && (self.weather == Weather::Clear || self.ledger.flows[index].said.len() >= UNLIKELY_LOST) {
             let limit = self.patience().first;
             let text = format!("flow {index}, begun at {:.3} s, has delivered nothing after {limit:?}", seconds(start));
             self.complain(&text, from, to);
@@ -341,7 +341,9 @@ impl World {
 
     /// Looks again whether a conversation is direct, if it still must be.
     pub(crate) fn look_again(&mut self, index: usize) {
-        if self.now < self.ledger.flows[index].end && self.verdict(index) == Verdict::Direct {
+        let entitled = self.direct_since(index).is_some_and(|since| since <= self.now);
+        let Flow { from, to, end, parted, .. } = self.ledger.flows[index];
+        if self.now < end && entitled && parted.is_none() && self.severed_since(from, to).is_none() {
             self.check_direct(index);
         }
     }
@@ -369,9 +371,12 @@ impl World {
     }
 
     fn check_linked(&mut self, index: usize) {
-        let Flow { from, to, first, sent, .. } = self.ledger.flows[index];
-        if first.is_none() && sent >= UNLIKELY_LOST {
-            self.complain(&format!("flow {index} has delivered nothing of {sent} packets"), from, to);
+        let Flow { from, to, heard, .. } = self.ledger.flows[index];
+        let Some(Owed { since, said }) = self.owed(index) else { return };
+        if heard.is_none_or(|heard| heard < since) {
+            let silent = self.now.saturating_duration_since(since);
+            let text = format!("flow {index} has delivered nothing of {said} or more packets in the last {silent:?}");
+            self.complain(&text, from, to);
         }
     }
 
@@ -408,12 +413,14 @@ impl World {
         }
     }
 
-    /// Whether a verdict that nothing gets through says nothing: nobody held a path when the pair was severed and no packet
-    /// goes either way, or this severance was counted before.
+    /// Whether a verdict that nothing gets through says nothing: nobody said anything to one that is no member, nobody held a
+    /// path when the pair was severed and no packet goes either way, or this severance was counted before.
     fn is_idle(&mut self, index: usize) -> bool {
         let Flow { from, to, parted, .. } = self.ledger.flows[index];
-        let never = self.theory(from, to) == Theory::Never && !self.has_relays();
-        !never && parted.is_none() && !self.severed.is_telling(from, to)
+        match parted {
+            Some(_) => self.ledger.flows[index].said_since(self.now - AGAIN) == 0,
+            None => !self.severed.is_telling(from, to),
+        }
     }
 
     /// Complains of ends of a conversation that have not learnt that nothing goes between them.
@@ -447,9 +454,55 @@ const MOST_ALLOCATIONS: usize = 8;
 const MOST_TROUBLE: u64 = 5;
 /// Probes that go out without a pause, from each of up to three places that a machine is in.
 const TROUBLE_AT_ONCE: u64 = 360;
-/// So many packets are not lost in a row.
-pub(crate) const UNLIKELY_LOST: u32 = 10;
 /// Between two looks at one path.
-const SECOND_LOOK: Duration = Duration::from_secs(5);
+pub(crate) const SECOND_LOOK: Duration = Duration::from_secs(5);
 /// Between two verdicts on one conversation.
 const AGAIN: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Answers;
+    use crate::trace::Telling;
+
+    /// A world without loss in which two machines need a relay, have one, and have talked for a minute.
+    fn talked() -> World {
+        let worlds = (0..).map(|seed| World::new(seed, Telling::Quiet));
+        let mut fit = worlds.filter(|world| world.has_relays() && world.theory(0, 1) == Theory::Never);
+        let mut world = fit.next().expect("there are such");
+        world.weather = Weather::Clear;
+        let start = world.now;
+        let lasts = (start, start + Duration::from_secs(100));
+        world.add_flow(0, 1, lasts, Duration::from_millis(500), ginnel_node::Family::V6, Answers::None);
+        world.now = start + Duration::from_secs(60);
+        let flow = &mut world.ledger.flows[0];
+        (flow.first, flow.heard) = (Some(Duration::ZERO), Some(start + Duration::from_secs(10)));
+        world
+    }
+
+    #[test]
+    fn who_was_linked_once_must_be_linked_still() {
+        let mut world = talked();
+        for ago in [3, 2, 1] {
+            let said = world.now - Duration::from_secs(ago);
+            world.ledger.flows[0].say(said);
+        }
+        world.judge(0);
+        assert_eq!((world.shares.linked, world.ledger.violations().len()), (1, 1));
+        world.ledger.flows[0].heard = Some(world.now - Duration::from_secs(1));
+        world.judge(0);
+        assert_eq!((world.shares.linked, world.ledger.violations().len()), (2, 1));
+    }
+
+    #[test]
+    fn a_verdict_that_cannot_fail_is_none() {
+        let mut world = talked();
+        world.judge(0);
+        assert_eq!((world.shares.linked, world.shares.may), (0, 1));
+        world.services = vec![Service::StunOnly];
+        world.survey();
+        world.now += Duration::from_secs(60);
+        world.judge(0);
+        assert_eq!((world.shares.cannot, world.shares.idle), (0, 1));
+    }
+}

@@ -1,6 +1,6 @@
 //! What was sent, what arrived, and what must not happen: the judge of a world.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ pub(crate) struct Flow {
     pub(crate) answers: Answers,
     pub(crate) longest: usize,
     pub(crate) sent: u32,
+    /// When the last [`UNLIKELY_LOST`] packets were sent.
+    pub(crate) said: VecDeque<Instant>,
     pub(crate) delivered: u32,
     /// When it last got on: its start, or a packet that arrived.
     pub(crate) progress: Instant,
@@ -31,6 +33,22 @@ pub(crate) struct Flow {
     pub(crate) heard: Option<Instant>,
     /// What had arrived when one of its machines was known for no member by the other.
     pub(crate) parted: Option<u32>,
+}
+
+impl Flow {
+    /// Notes that a packet is sent.
+    pub(crate) fn say(&mut self, now: Instant) {
+        self.sent += 1;
+        if self.said.len() == UNLIKELY_LOST {
+            self.said.pop_front();
+        }
+        self.said.push_back(now);
+    }
+
+    /// How many packets were sent since then, up to [`UNLIKELY_LOST`].
+    pub(crate) fn said_since(&self, since: Instant) -> usize {
+        self.said.iter().filter(|at| **at >= since).count()
+    }
 }
 
 /// What the other machine of a flow does.
@@ -263,3 +281,5 @@ pub(crate) fn seconds(at: Instant) -> f64 {
 const UDP: u8 = 17;
 const PORT: u16 = 7777;
 const MAX_VIOLATIONS: usize = 20;
+/// So many packets are not lost in a row.
+pub(crate) const UNLIKELY_LOST: usize = 10;

@@ -101,9 +101,12 @@
 //! loses a path looks for another.
 //!
 //! The oracle gives its verdict on every conversation when it is old enough and every 20 s: it must be direct, must be
-//! linked, cannot be, or may; the shares are in the report. A pair that something has severed counts once for each time, and
-//! only where somebody could have gone wrong: who held a path then, or whom packets still reach one way; the rest is
-//! `idle_cannot` and in no share. With `--why` the reasons for each that may.
+//! linked, cannot be, or may; the shares are in the report. What is counted is what is checked there and then: who must be
+//! linked must have delivered something of at least three packets sent in the last 5 s, of ten in the last 15 s in rough
+//! weather, or in the last 20 s where no more is promised; where fewer were sent, it is no verdict. A pair that something has
+//! severed, or that no path can join, counts once for each time, and only where somebody could have gone wrong: who held a
+//! path then, or whom packets still reach one way; the rest is `idle_cannot` and in no share. With `--why` the reasons for
+//! each that may.
 //!
 //! A run of one seed is the same each time: the hash over everything sent, written and delivered is equal.
 #![forbid(unsafe_code)]

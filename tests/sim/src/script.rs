@@ -408,6 +408,7 @@ impl World {
             answers,
             longest,
             sent: 0,
+            said: std::collections::VecDeque::new(),
             delivered: 0,
             progress: start,
             gap: Duration::ZERO,
@@ -428,7 +429,7 @@ impl World {
         }
         self.check_gap(index);
         if self.machines[from].life == Life::Awake {
-            self.ledger.flows[index].sent += 1;
+            self.ledger.flows[index].say(self.now);
             self.emit(index, from, to, family);
         }
         self.step_at(self.now + interval, Step::Send(index));

@@ -5,8 +5,8 @@ use std::time::Duration;
 use ginnel_time::Instant;
 
 use crate::calm::{Concern, Promise, REBUILT, STALLED, Servers, Talk};
-use crate::judge::UNLIKELY_LOST;
-use crate::ledger::Flow;
+use crate::judge::SECOND_LOOK;
+use crate::ledger::{Flow, UNLIKELY_LOST};
 use crate::machine::Life;
 use crate::nat::Behaviour;
 use crate::oracle::{Theory, Verdict, is_easy, is_forgetful, is_open, minds, theory};
@@ -70,13 +70,27 @@ impl World {
     }
 
     pub(crate) fn verdict(&self, index: usize) -> Verdict {
-        let Flow { from, to, first: arrived, sent, .. } = self.ledger.flows[index];
-        let theory = self.theory(from, to);
-        if (theory == Theory::Never && !self.has_relays()) || self.ledger.flows[index].parted.is_some() {
+        let Flow { from, to, .. } = self.ledger.flows[index];
+        if (self.theory(from, to) == Theory::Never && !self.has_relays()) || self.ledger.flows[index].parted.is_some() {
             return Verdict::Cannot;
         }
         if self.severed_since(from, to).is_some() {
             return if self.learnt(index).is_empty() { Verdict::May } else { Verdict::Cannot };
+        }
+        if let Some(since) = self.direct_since(index)
+            && since <= self.now
+            && (self.weather == Weather::Clear || self.now + SECOND_LOOK < self.ledger.flows[index].end)
+        {
+            return Verdict::Direct;
+        }
+        if self.owed(index).is_some_and(|owed| owed.said >= self.telling()) { Verdict::Linked } else { Verdict::May }
+    }
+
+    /// From when on a conversation is entitled to a direct path, if it is.
+    pub(crate) fn direct_since(&self, index: usize) -> Option<Instant> {
+        let Flow { from, to, .. } = self.ledger.flows[index];
+        if !self.must_link(from, to) || self.theory(from, to) != Theory::Meet {
+            return None;
         }
         let minds = minds(&self.chain(from), &self.chain(to));
         // Those who met before first try what they remember, which their NATs may have forgotten in silence.
@@ -84,24 +98,38 @@ impl World {
             flow.first.is_some() && ((flow.from, flow.to) == (from, to) || (flow.from, flow.to) == (to, from))
         });
         let direct = self.patience().direct + if minds || met { ROUNDS } else { Duration::ZERO };
+        match self.promise(index) {
+            Promise::Full(since) => Some(since + direct),
+            Promise::Shaken(since) => Some(since + REBUILT),
+            Promise::Linked(_) | Promise::Nothing => None,
+        }
+    }
+
+    /// What a conversation must have delivered something of, once it must have.
+    pub(crate) fn owed(&self, index: usize) -> Option<Owed> {
+        let Flow { from, to, .. } = self.ledger.flows[index];
+        let open = self.is_open_pair(from, to);
+        if !open && !self.must_link(from, to) {
+            return None;
+        }
+        let gap = self.weather.patience().gap;
         // A path that a NAT has forgotten in silence is left only once it has been asked in vain.
         let forgotten = is_forgetful(&self.chain(from), &self.chain(to));
-        let first = if forgotten { STALLED } else { self.patience().first };
-        let patience = Patience { direct, first, ..self.patience() };
-        match self.promise(index) {
-            Promise::Full(since) | Promise::Shaken(since)
-                if self.is_open_pair(from, to) && since + STALLED <= self.now && sent >= UNLIKELY_LOST =>
-            {
-                Verdict::Linked
-            }
-            _ if !self.must_link(from, to) => Verdict::May,
-            // So few may all be lost, and nobody complains.
-            Promise::Shaken(_) | Promise::Linked(_) if arrived.is_none() && sent < UNLIKELY_LOST => Verdict::May,
-            Promise::Full(since) if theory == Theory::Meet && since + patience.direct <= self.now => Verdict::Direct,
-            Promise::Shaken(since) if theory == Theory::Meet && since + REBUILT <= self.now => Verdict::Direct,
-            Promise::Full(since) if since + patience.first <= self.now => Verdict::Linked,
-            Promise::Shaken(since) | Promise::Linked(since) if since + STALLED <= self.now => Verdict::Linked,
-            Promise::Full(_) | Promise::Shaken(_) | Promise::Linked(_) | Promise::Nothing => Verdict::May,
+        let (since, first, gap) = match self.promise(index) {
+            Promise::Nothing => return None,
+            Promise::Full(since) if !open => (since, if forgotten { gap } else { self.patience().first }, gap),
+            Promise::Full(since) | Promise::Shaken(since) | Promise::Linked(since) => (since, STALLED, STALLED),
+        };
+        let begun = since + first <= self.now;
+        let since = since.max(self.now - gap);
+        begun.then(|| Owed { since, said: self.ledger.flows[index].said_since(since) })
+    }
+
+    /// So many packets are not lost in a row. Where no line loses any, some may go the way of a path that died in silence.
+    pub(crate) const fn telling(&self) -> usize {
+        match self.weather {
+            Weather::Clear => 3,
+            Weather::Rough => UNLIKELY_LOST,
         }
     }
 
@@ -126,8 +154,20 @@ impl World {
         if !self.must_link(from, to) {
             return "no relay for a hard pair".to_owned();
         }
+        if self.owed(index).is_some() {
+            return "too little said to tell".to_owned();
+        }
         self.calm.reason(self.now, &self.concern(index))
     }
+}
+
+/// What must have arrived of a conversation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owed {
+    /// A packet at least since then.
+    pub(crate) since: Instant,
+    /// So many were sent since then, as far as is remembered.
+    pub(crate) said: usize,
 }
 
 /// Since when two machines have been talking with no pause in which a path between them may have been forgotten.
