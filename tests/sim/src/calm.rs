@@ -132,7 +132,7 @@ impl Calm {
         self.marks[id.0].until = Some(now);
     }
 
-    /// Notes that it is no more than how things are from here on: who is at rest stays so.
+    /// Notes that it is no more than how things are from here on: who is at rest stays so, unless it is named.
     pub(crate) fn settle(&mut self, id: MarkId) {
         self.marks[id.0].settled = true;
     }
@@ -150,9 +150,17 @@ impl Calm {
         self.marks.iter().filter(|mark| !mark.settled).all(well)
     }
 
-    /// How often something has befallen a machine that ended after `since`, or what it shares with all.
+    /// Likewise, for a machine that nothing singles out for good.
+    pub(crate) fn is_well(&self, now: Instant, machine: usize) -> bool {
+        let named = |mark: &Mark| matches!(&mark.scope, Scope::Machines(machines) if machines.contains(&machine));
+        self.is_quiet(now) && !self.marks.iter().any(|mark| mark.settled && mark.until.is_none() && named(mark))
+    }
+
+    /// How often something has befallen a machine that ended after `since`, or what it shares with all. What is settled ends
+    /// as it begins.
     pub(crate) fn disturbances(&self, machine: usize, since: Instant) -> usize {
-        let recent = self.marks.iter().filter(|mark| mark.until.is_none_or(|until| until >= since));
+        let ended = |mark: &Mark| mark.until.or(mark.settled.then_some(mark.from));
+        let recent = self.marks.iter().filter(|mark| ended(mark).is_none_or(|until| until >= since));
         let concerned = recent.filter(|mark| match &mark.scope {
             Scope::Machines(machines) => machines.contains(&machine),
             Scope::Between(a, b) => a.contains(&machine) || b.contains(&machine),
@@ -390,6 +398,11 @@ mod tests {
         let concern = talk(0, 1, at(190));
         assert_eq!(calm.promise(at(200), &concern), Promise::Nothing);
         assert_eq!(calm.without(&[odd]).promise(at(200), &concern), Promise::Full(at(190)));
+        let gone = calm.begin(at(200), "revoked", Scope::Machines([1].into()), RECOVERY);
+        assert!(!calm.is_well(at(900), 0));
+        calm.settle(gone);
+        assert_eq!([0, 1].map(|machine| calm.is_well(at(900), machine)), [true, false]);
+        assert_eq!([at(200), at(201)].map(|since| calm.disturbances(1, since)), [1, 0]);
         let _ = calm.begin(at(200), "a crash", Scope::Machines([1].into()), RECOVERY);
         assert!(!calm.is_quiet(at(900)));
     }

@@ -120,12 +120,12 @@ impl World {
     pub(crate) fn check_wire(&mut self, machine: usize, bytes: &[u8]) {
         let overdue = self.ledger.wire(self.now, machine, bytes);
         let late = overdue > REPLACED && self.weather == Weather::Clear && self.has_relays();
-        if late && self.calm.is_quiet(self.now) {
+        if late && self.calm.is_well(self.now, machine) {
             let text = format!("node{machine} has sealed for {overdue:?} with a key that was to be replaced");
             self.ledger.violate(self.now, &text);
         }
         let silent = self.script.silent.is_some_and(|since| self.now >= since) && is_tunnel(bytes);
-        if silent && self.is_at_rest() {
+        if silent && self.is_at_rest() && self.calm.is_well(self.now, machine) {
             self.ledger.violate(self.now, &format!("node{machine} sends to peers though nobody talks"));
         }
     }
@@ -216,9 +216,11 @@ impl World {
     fn leftovers(&mut self) -> Vec<String> {
         let mut left = Vec::new();
         let members = self.machines.len();
+        let living = members - self.script.revoked.values().flatten().count();
         let quiet = self.is_at_rest();
         for (index, machine) in self.machines.iter().enumerate() {
             let (sockets, peers) = (machine.sockets.len(), machine.paths.len());
+            let quiet = quiet && self.calm.is_well(self.now, index);
             if sockets > MOST_SOCKETS || (quiet && machine.life == Life::Awake && sockets != 1) {
                 left.push(format!("node{index} holds {sockets} sockets of one family"));
             }
@@ -226,6 +228,7 @@ impl World {
             if quiet && paths > 0 {
                 left.push(format!("node{index} holds {paths} paths"));
             }
+            let members = if self.knows_all(index) { living } else { members };
             if peers >= members {
                 left.push(format!("node{index} holds {peers} peers in a network of {members}"));
             }
@@ -262,6 +265,13 @@ impl World {
         left.extend(self.unreported());
         left.extend(self.troubled());
         left
+    }
+
+    /// Whether a machine is a member and must know by now who is one.
+    fn knows_all(&self, machine: usize) -> bool {
+        let served = self.machines[machine].log(self.now).is_some_and(|(_, served)| served);
+        let calm = matches!(self.calm.promise(self.now, &self.informed(machine, self.now)), Promise::Full(_));
+        served && calm && self.machines[machine].life == Life::Awake && !self.script.revoked.contains_key(&machine)
     }
 
     /// Whether everything is well and stays so: a NAT that forgets an allocation makes its owner search anew.

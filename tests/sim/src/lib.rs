@@ -93,9 +93,9 @@
 //! | no key serves for longer than 180 s | always |
 //! | a key in use is replaced once it has served for 120 s | within 20 s, in clear weather, undisturbed, with a relay |
 //! | nothing passes between a machine and one that it has learnt to be no member | always |
-//! | each machine holds one socket, no path, and at most one allocation, beside one for each thing that befell it in the last ten minutes | after 340 s of silence, undisturbed |
-//! | peers are no more than members, streams no more than one for each machine and server with each server | after 340 s of silence |
-//! | nothing is sent but what keeps mappings, allocations and streams | in the last 25 s of silence, undisturbed |
+//! | each machine holds one socket, no path, and at most one allocation, beside one for each thing that befell it in the last ten minutes | after 340 s of silence, undisturbed but for somebody else's revocation or bad will |
+//! | peers are no more than members, of those that know who is one no more than such as live, streams no more than one for each machine and server with each server | after 340 s of silence |
+//! | nothing is sent but what keeps mappings, allocations and streams | in the last 25 s of silence, undisturbed likewise |
 //!
 //! The last two leave out worlds with a NAT that forgets a mapping before it is refreshed: it loses allocations, and who
 //! loses a path looks for another.

@@ -339,7 +339,8 @@ impl World {
         }
         self.script.revoked.insert(machine, None);
         let never = Recovery { back: Duration::ZERO, shaken: Duration::ZERO };
-        let _ = self.calm.begin(self.now, "revoked", Scope::Machines([machine].into()), never);
+        let mark = self.calm.begin(self.now, "revoked", Scope::Machines([machine].into()), never);
+        self.calm.settle(mark);
         let peer = self.machines[machine].setup.name.clone();
         self.ask(0, Request::Revoke { peer }, Wanted::Revocation(machine));
     }

@@ -33,13 +33,23 @@ impl World {
                 self.stop_server(number, self.script.sequencer);
                 self.give_chores([Chore::Promote(host)]);
             }
-            Trouble::Revoke(machine) => self.revoke(machine),
-            Trouble::Ambush(machine) => self.lie_in_wait(machine),
+            Trouble::Revoke(machine) => {
+                self.calm.settle(mark);
+                self.revoke(machine);
+            }
+            Trouble::Ambush(machine) => {
+                self.calm.settle(mark);
+                self.lie_in_wait(machine);
+            }
             Trouble::Silence(_) => self.begin_silence(number),
-            Trouble::Turncoat(machine) => self.turn(machine),
+            Trouble::Turncoat(machine) => {
+                self.calm.settle(mark);
+                self.turn(machine);
+            }
             Trouble::HostileRelay(station) => self.corrupt_relay(station),
             Trouble::LyingServer(host, seconds) => self.begin_lies(host, seconds),
             Trouble::TwoFaces => {
+                self.calm.settle(mark);
                 self.script.company = Company { nodes: Manners::Hostile, servers: Manners::Hostile };
                 self.grow_faces();
             }
