@@ -42,9 +42,6 @@ impl World {
     /// Lets the server that orders the log hide from half of the world, until it has two stories to tell.
     pub(crate) fn grow_faces(&mut self) {
         let honest = self.script.sequencer;
-        if self.script.faces.is_some() || !self.hosts[honest].is_up() || self.machines[0].life != Life::Awake {
-            return;
-        }
         let false_face = self.hosts.len();
         let twin = self.hosts[honest].twin();
         self.hosts.push(twin);
@@ -77,6 +74,12 @@ impl World {
         }
         self.settle_host(false_face);
         self.drills.withheld += 1;
+    }
+
+    /// Whether the server that orders the log can show another one, and somebody is there to write what the two differ by.
+    pub(crate) fn can_grow_faces(&self) -> bool {
+        let orders = self.hosts[self.script.sequencer].is_up();
+        orders && self.script.faces.is_none() && self.machines[0].life == Life::Awake
     }
 
     /// Whether a server is a mirror with nothing to hide yet.

@@ -250,7 +250,6 @@ impl Trouble {
             Self::Wiped(_) => (125, 200),
             Self::Revoke(_)
             | Self::Promote(_)
-            | Self::Ambush(_)
             | Self::Turncoat(_)
             | Self::TwoFaces
             | Self::Intruder(_)
@@ -260,7 +259,7 @@ impl Trouble {
             Self::ServerDiskFull(_) | Self::DiskFull(_) => (5, 10),
             // Who still holds a session with a daemon that restarted, and has been silent since, learns of it only by
             // talking.
-            Self::Crash(_) | Self::Doomed(..) => (20, 300),
+            Self::Crash(_) | Self::Doomed(..) | Self::Ambush(_) => (20, 300),
             // Its servers are asked at once, and given up when they have not answered for 8 s.
             Self::Moves(_) => (15, 75),
             // As for the server; and a peer that data waits for is called every 10 s.

@@ -56,6 +56,8 @@ pub(crate) enum Step {
     Intrude,
     /// A machine is revoked in the middle of a handshake.
     Ambush(usize),
+    /// Was a machine that should be no member spared?
+    Spared(usize),
     /// A fault of the scenario strikes.
     Strike(usize),
     /// It is over.
@@ -77,6 +79,8 @@ pub(crate) struct Script {
     pub(crate) quality: Lines,
     /// Machines that were revoked, and when the admin's own machine said so.
     pub(crate) revoked: BTreeMap<usize, Option<Instant>>,
+    /// What it costs them.
+    pub(crate) ousted: BTreeMap<usize, MarkId>,
     /// The address that each machine had in the network when all had joined.
     pub(crate) addresses: Vec<Option<IpAddr>>,
     /// When a machine last moved.
@@ -136,6 +140,7 @@ impl Script {
             joined: None,
             quality: Lines::Sound,
             revoked: BTreeMap::new(),
+            ousted: BTreeMap::new(),
             addresses: Vec::new(),
             moved: None,
             chores: Chores::default(),
@@ -217,6 +222,7 @@ impl World {
                 self.drills.ambushes += 1;
                 self.revoke(machine);
             }
+            Step::Spared(machine) => self.spare(machine),
             Step::Strike(fault) => self.strike(fault),
             Step::Mend(fault) => self.mend(fault),
             Step::End => self.over = true,
@@ -259,7 +265,7 @@ impl World {
                 self.script.revoked.insert(gone, Some(self.now));
                 self.step_at(self.now + self.weather.patience().gap, Step::Gone(gone));
             }
-            // Without a server nobody is told, or it was not in force yet; the machine stays in doubt.
+            // Without a server nobody is told, or it was not in force yet; the machine stays in doubt until it is spared.
             (Wanted::Revocation(_), Err(_)) => {}
             (wanted, reply) => {
                 let text = format!("node{machine} answers {wanted:?} with {reply:?}");
@@ -334,15 +340,43 @@ impl World {
 
     /// Lets the founder revoke a machine; from now on nothing is promised to it.
     pub(crate) fn revoke(&mut self, machine: usize) {
-        if self.machines[0].life != Life::Awake || self.script.revoked.contains_key(&machine) {
+        if !self.can_revoke(machine) {
             return;
         }
         self.script.revoked.insert(machine, None);
         let never = Recovery { back: Duration::ZERO, shaken: Duration::ZERO };
         let mark = self.calm.begin(self.now, "revoked", Scope::Machines([machine].into()), never);
         self.calm.settle(mark);
+        self.script.ousted.insert(machine, mark);
+        self.step_at(self.now + DOUBTED, Step::Spared(machine));
         let peer = self.machines[machine].setup.name.clone();
         self.ask(0, Request::Revoke { peer }, Wanted::Revocation(machine));
+    }
+
+    pub(crate) fn can_revoke(&self, machine: usize) -> bool {
+        self.machines[0].life == Life::Awake && !self.script.revoked.contains_key(&machine)
+    }
+
+    /// Takes a machine for a member again whose revocation nobody confirmed, once it is certain that there is none: every
+    /// server lives and has the founder's log, the founder waits for no answer, and has it for a member.
+    fn spare(&mut self, machine: usize) {
+        if self.script.revoked.get(&machine) != Some(&None) {
+            return;
+        }
+        let founder = &self.machines[0];
+        let length = founder.log(self.now).map(|(length, _)| length);
+        let same = self.hosts.iter().take(self.servers).all(|host| host.is_up() && Some(host.log_length()) == length);
+        let address = self.script.addresses.get(machine).copied().flatten();
+        let member = founder.life == Life::Awake && address.is_some_and(|address| founder.knows(address));
+        let asked = self.script.wanted.values().any(|wanted| *wanted == Wanted::Revocation(machine));
+        if !same || !member || asked {
+            return self.step_at(self.now + DOUBTED, Step::Spared(machine));
+        }
+        self.trace.tell(self.now, || format!("node{machine} is a member still"));
+        self.script.revoked.remove(&machine);
+        if let Some(mark) = self.script.ousted.remove(&machine) {
+            self.calm.end(self.now, mark);
+        }
     }
 
     /// Revokes a machine that lies in wait for it, in the middle of a handshake.
@@ -480,6 +514,8 @@ const TAKING_ON: Duration = Duration::from_secs(30);
 const SILENCE: Duration = Duration::from_secs(340);
 /// In so much of it nothing is sent but what keeps mappings and allocations.
 const LAST_OF_SILENCE: Duration = Duration::from_secs(25);
+/// After so long it is asked whether a revocation has failed.
+const DOUBTED: Duration = Duration::from_secs(30);
 /// Between two tellings of the wall clock.
 const WALL: Duration = Duration::from_secs(30);
 /// Between two looks at who has joined.

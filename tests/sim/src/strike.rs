@@ -19,7 +19,7 @@ impl World {
     /// Lets something go wrong.
     pub(crate) fn strike(&mut self, number: usize) {
         let fault = self.script.faults[number].clone();
-        if matches!(fault.what, Trouble::Withholds(host) if !self.can_withhold(host)) {
+        if self.is_idle_fault(&fault.what) {
             return;
         }
         let mark = self.end_calm(number, &fault);
@@ -34,11 +34,12 @@ impl World {
                 self.give_chores([Chore::Promote(host)]);
             }
             Trouble::Revoke(machine) => {
-                self.calm.settle(mark);
+                // What it costs begins with the deed.
+                self.calm.end(self.now, mark);
                 self.revoke(machine);
             }
             Trouble::Ambush(machine) => {
-                self.calm.settle(mark);
+                self.calm.end(self.now, mark);
                 self.lie_in_wait(machine);
             }
             Trouble::Silence(_) => self.begin_silence(number),
@@ -97,6 +98,13 @@ impl World {
             self.step_at(now + fault.lasts, Step::Mend(number));
         }
         mark
+    }
+
+    /// Whether a fault cannot come about as things are, so that it excuses nothing.
+    fn is_idle_fault(&self, what: &Trouble) -> bool {
+        matches!(what, Trouble::Withholds(host) if !self.can_withhold(*host))
+            || matches!(what, Trouble::Revoke(machine) if !self.can_revoke(*machine))
+            || (matches!(what, Trouble::TwoFaces) && !self.can_grow_faces())
     }
 
     /// Undoes what can be undone, and lets the time of recovery begin.
@@ -443,6 +451,28 @@ mod tests {
     use crate::fault::Undo;
     use crate::machine::Doom;
     use crate::trace::Telling;
+
+    fn facing(what: Trouble) -> World {
+        let mut world = World::new(3, Telling::Quiet);
+        world.script.faults = vec![Fault { at: Duration::ZERO, lasts: Duration::MAX, what }];
+        world.script.undo = vec![Undo::default()];
+        world
+    }
+
+    #[test]
+    fn what_cannot_come_about_excuses_nothing() {
+        for what in [Trouble::TwoFaces, Trouble::Revoke(1), Trouble::Withholds(0)] {
+            let mut world = facing(what.clone());
+            world.kill(0);
+            world.strike(0);
+            let company = world.script.company.servers;
+            assert!(world.calm.is_quiet(world.now) && company == Manners::Honest, "{what:?}");
+            assert!(world.calm.is_well(world.now, 1), "{what:?}");
+        }
+        let mut world = facing(Trouble::Revoke(1));
+        world.strike(0);
+        assert_eq!([0, 1].map(|machine| world.calm.is_well(world.now, machine)), [true, false]);
+    }
 
     #[test]
     fn a_doom_ends_with_its_fault_whatever_the_machine_does_meanwhile() {
