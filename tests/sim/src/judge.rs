@@ -1,6 +1,7 @@
 //! The judge: whether conversations get on as they are entitled to, and what is left at the end.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ginnel_time::Instant;
@@ -10,7 +11,7 @@ use crate::ledger::{Flow, UNLIKELY_LOST, is_tunnel, seconds};
 use crate::machine::Life;
 use crate::oracle::{Theory, Verdict, is_forgetful};
 use crate::scenario::Weather;
-use crate::script::Step;
+use crate::script::{Step, Troubler};
 use crate::station::Service;
 use crate::verdict::{FOUND_OUT, Owed};
 use crate::world::World;
@@ -263,7 +264,6 @@ impl World {
         left.extend(self.script.unanswered());
         left.extend(self.behind());
         left.extend(self.unreported());
-        left.extend(self.troubled());
         left
     }
 
@@ -337,16 +337,22 @@ impl World {
         members.chain(hosts).collect()
     }
 
-    /// Machines that have sent more to somebody who has nothing to do with it than probes at the pace of probes.
-    fn troubled(&self) -> Vec<String> {
-        let lasted = self
-            .script
-            .mischief_until
-            .map_or(0, |until| until.saturating_duration_since(self.script.joined.unwrap_or(until)).as_secs());
-        let senders = self.script.troubled.iter().filter(|(machine, _)| !self.script.hostile.contains(machine));
-        let many = senders.filter(|(_, count)| **count > MOST_TROUBLE * lasted + TROUBLE_AT_ONCE);
-        many.map(|(machine, count)| format!("node{machine} sent {count} packets to somebody who asked for none"))
-            .collect()
+    /// Notes that something goes to an address. Somebody who has nothing to do with it may be sent probes and handshakes, at
+    /// their pace, by each machine and through each relay.
+    pub(crate) fn note_trouble(&mut self, by: Troubler, to: IpAddr) {
+        if to != self.net.bystander() {
+            return;
+        }
+        let (share, honest, text) = match by {
+            Troubler::Machine(machine) => (1, !self.script.hostile.contains(&machine), format!("node{machine}")),
+            Troubler::Relay(station) => {
+                let members = u32::try_from(self.machines.len()).expect("few machines");
+                (members, !self.stations[station].is_hostile(), format!("relay {station}"))
+            }
+        };
+        if honest && self.script.troubled.entry(by).or_default().spend(self.now, share) {
+            self.ledger.violate(self.now, &format!("{text} sends too much to somebody who asked for nothing"));
+        }
     }
 
     /// Looks again whether a conversation is direct, if it still must be.
@@ -458,12 +464,6 @@ const REPLACED: Duration = Duration::from_secs(20);
 const MOST_SOCKETS: usize = 16;
 /// Allocations that a relay may hold for each member: one that lives, and what is left of others for ten minutes.
 const MOST_ALLOCATIONS: usize = 8;
-/// Packets that a machine may send, each second, to somebody who asked for none. Whoever believes members' candidates
-/// probes them once in two seconds in the long run, however many members there are. A handshake message goes out on at most
-/// 8 paths, again after 5 s at the soonest, and is answered likewise: 4 a second.
-const MOST_TROUBLE: u64 = 5;
-/// Probes that go out without a pause, from each of up to three places that a machine is in.
-const TROUBLE_AT_ONCE: u64 = 360;
 /// Between two looks at one path.
 pub(crate) const SECOND_LOOK: Duration = Duration::from_secs(5);
 /// Between two verdicts on one conversation.

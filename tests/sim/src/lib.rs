@@ -88,7 +88,7 @@
 //! | no two machines or servers hold different entries for one place of the log, unless a server has signed both; then a member says so, if members of both halves have talked for 60 s | at the end |
 //! | whatever a data plane seals is for a session of one of its peers, and no session is with anybody else | always |
 //! | with all servers dead, what a member knew of the log, and whom the founder revoked, all know who are linked with it, over others too | 60 s |
-//! | a machine sends a third party that a member has named for a candidate no more than probes and handshakes | 5 packets a second in the long run, 360 more at once |
+//! | a machine sends a third party that a member has named for a candidate no more than probes and handshakes | 5 packets a second in the long run, 360 at once; through each relay that is honest, so much for each member |
 //! | what the admin does about servers is done | 40 tries, 15 s apart |
 //! | no key serves for longer than 180 s | always |
 //! | a key in use is replaced once it has served for 120 s | within 20 s, in clear weather, undisturbed, with a relay |
@@ -111,6 +111,7 @@
 //! A run of one seed is the same each time: the hash over everything sent, written and delivered is equal.
 #![forbid(unsafe_code)]
 
+mod budget;
 mod calm;
 mod chores;
 #[cfg(test)]

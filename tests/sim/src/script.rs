@@ -7,6 +7,7 @@ use std::time::Duration;
 use ginnel_node::{Family, Reply, Request, RequestId};
 use ginnel_time::Instant;
 
+use crate::budget::Budget;
 use crate::calm::{MarkId, Recovery, Scope};
 use crate::chores::{Chore, Chores};
 use crate::faces::Faces;
@@ -65,6 +66,13 @@ pub(crate) enum Step {
     End,
 }
 
+/// Who sends something to somebody who has nothing to do with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Troubler {
+    Machine(usize),
+    Relay(usize),
+}
+
 pub(crate) struct Script {
     pub(crate) began: Instant,
     pub(crate) faults: Vec<Fault>,
@@ -94,8 +102,8 @@ pub(crate) struct Script {
     pub(crate) hostile: BTreeSet<usize>,
     pub(crate) mischief_until: Option<Instant>,
     pub(crate) company: Company,
-    /// Packets of each machine to somebody who has nothing to do with it.
-    pub(crate) troubled: BTreeMap<usize, u64>,
+    /// What each machine, and each relay for all of them, may still send to somebody who has nothing to do with it.
+    pub(crate) troubled: BTreeMap<Troubler, Budget>,
     /// A machine that is revoked as soon as it shakes hands.
     pub(crate) ambush: Option<usize>,
     /// What was known when all servers died, by the fault.

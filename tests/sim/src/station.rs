@@ -124,6 +124,11 @@ impl Station {
         }
     }
 
+    /// Whether it means harm.
+    pub(crate) const fn is_hostile(&self) -> bool {
+        self.malice.is_some()
+    }
+
     /// Lets it mean harm, or be as it was.
     pub(crate) fn set_malice(&mut self, malice: Option<Malice>) {
         self.malice = malice;

@@ -18,7 +18,7 @@ use crate::machine::{self, Life, Machine};
 use crate::net::{Arrival, Holder, Net, Packet, Realm};
 use crate::reach::Severed;
 use crate::scenario::{Scenario, Weather};
-use crate::script::{Script, Step};
+use crate::script::{Script, Step, Troubler};
 use crate::server::{self, Server};
 use crate::station::{self, Service, Station};
 use crate::stream::{Caller, End, Streams};
@@ -325,9 +325,7 @@ impl World {
                     let Some(port) = self.machines[machine].sockets.get(&socket).copied() else { continue };
                     self.check_wire(machine, &bytes);
                     self.note_handshake(machine, &bytes);
-                    if to.ip() == self.net.bystander() {
-                        *self.script.troubled.entry(machine).or_default() += 1;
-                    }
+                    self.note_trouble(Troubler::Machine(machine), to.ip());
                     self.trace.note(self.now, 1, &bytes);
                     self.trace.tell(self.now, || format!("node{machine} :{port} -> {to} ttl {ttl:?} {}", name(&bytes)));
                     let setup = &self.machines[machine].setup;
@@ -379,6 +377,7 @@ impl World {
     pub(crate) fn settle_station(&mut self, station: usize) {
         for packet in self.stations[station].sent() {
             self.trace.note(self.now, 2, &packet.bytes);
+            self.note_trouble(Troubler::Relay(station), packet.to.ip());
             self.transmit(Realm::INTERNET, packet);
         }
         for text in self.stations[station].broken() {
