@@ -7,7 +7,7 @@ use std::time::Duration;
 use ginnel_time::Instant;
 
 use crate::calm::{Concern, Promise, REBUILT, STALLED, Servers};
-use crate::ledger::{Flow, UNLIKELY_LOST, is_tunnel, seconds};
+use crate::ledger::{Answers, Flow, UNLIKELY_LOST, is_tunnel, seconds};
 use crate::machine::Life;
 use crate::oracle::{Theory, Verdict, is_forgetful};
 use crate::scenario::Weather;
@@ -96,23 +96,31 @@ impl Shares {
 }
 
 impl World {
-    /// Complains when a conversation has stood still for longer than it may.
+    /// Complains when a conversation, or what answers it, has stood still for longer than it may.
     pub(crate) fn check_gap(&mut self, index: usize) {
-        let Flow { from, to, progress, .. } = self.ledger.flows[index];
+        let Flow { from, to, progress, answered, answers, .. } = self.ledger.flows[index];
         let (since, limit) = match self.promise(index) {
             Promise::Nothing => {
-                self.ledger.flows[index].progress = self.now;
+                let flow = &mut self.ledger.flows[index];
+                (flow.progress, flow.answered) = (self.now, self.now);
                 return;
             }
             Promise::Full(since) => (since, self.weather.patience().gap),
             Promise::Shaken(since) | Promise::Linked(since) => (since, STALLED),
         };
-        let since = since.max(progress);
         let limit = if self.is_open_pair(from, to) { STALLED } else { limit };
-        if self.now > since + limit && (self.must_link(from, to) || self.is_open_pair(from, to)) {
-            let silent = self.now.saturating_duration_since(since);
-            self.complain(&format!("flow {index} has delivered nothing for {silent:?}"), from, to);
-            self.ledger.flows[index].progress = self.now;
+        if !self.must_link(from, to) && !self.is_open_pair(from, to) {
+            return;
+        }
+        let now = self.now;
+        let silent = |progress: Instant| now.saturating_duration_since(since.max(progress));
+        if silent(progress) > limit {
+            self.complain(&format!("flow {index} has delivered nothing for {:?}", silent(progress)), from, to);
+            self.ledger.flows[index].progress = now;
+        }
+        if answers == Answers::Each && silent(answered) > limit {
+            self.complain(&format!("flow {index} has had no answer for {:?}", silent(answered)), from, to);
+            self.ledger.flows[index].answered = now;
         }
     }
 
@@ -472,7 +480,6 @@ const AGAIN: Duration = Duration::from_secs(20);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::Answers;
     use crate::trace::Telling;
 
     /// A world without loss in which two machines need a relay, have one, and have talked for a minute.
@@ -502,6 +509,18 @@ mod tests {
         world.ledger.flows[0].heard = Some(world.now - Duration::from_secs(1));
         world.judge(0);
         assert_eq!((world.shares.linked, world.ledger.violations().len()), (2, 1));
+    }
+
+    #[test]
+    fn answers_that_are_lost_are_missed() {
+        let mut world = talked();
+        world.ledger.flows[0].progress = world.now;
+        world.check_gap(0);
+        assert_eq!(world.ledger.violations().len(), 0, "nobody answers");
+        world.ledger.flows[0].answers = Answers::Each;
+        world.check_gap(0);
+        world.check_gap(0);
+        assert_eq!(world.ledger.violations().len(), 1, "said once");
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub(crate) struct Flow {
     pub(crate) first: Option<Duration>,
     /// When the last packet arrived.
     pub(crate) heard: Option<Instant>,
+    /// When answers last got on: the flow's start, or an answer that arrived.
+    pub(crate) answered: Instant,
     /// What had arrived when one of its machines was known for no member by the other.
     pub(crate) parted: Option<u32>,
 }
@@ -169,6 +171,8 @@ impl Ledger {
             flow.progress = now;
             flow.heard = Some(now);
             flow.first.get_or_insert(now.saturating_duration_since(flow.start));
+        } else {
+            flow.answered = now;
         }
         Some(Delivery { flow: number, forth })
     }

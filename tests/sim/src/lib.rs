@@ -75,7 +75,7 @@
 //! | no counter is used twice under one key for two packets | always |
 //! | everybody joins | 30 s, in rough weather 90 s |
 //! | a conversation's first packet arrives | 1 s, in rough weather 10 s; without a relay 4 s more, if it lasts that long |
-//! | a conversation goes on | no gap above 5 s, in rough weather 15 s |
+//! | a conversation goes on, and so do its answers | no gap above 5 s, in rough weather 15 s |
 //! | a pair that the theory of NATs entitles to it is direct, both ways | 3 s after a conversation began, 6 s with a NAT that minds early packets, rough: 60 s and at one of two looks |
 //! | a pair that no path can join is not linked | always |
 //! | between machines of which one sleeps or is dead, or that no line and no relay that lives joins both ways, nothing arrives, and neither takes a path to the other for alive | 15 s for who sends, 60 s for who listened when it began |

@@ -457,6 +457,7 @@ impl World {
             gap: Duration::ZERO,
             first: None,
             heard: None,
+            answered: start,
             parted: None,
         });
         self.step_at(start, Step::Send(index));
