@@ -1,7 +1,7 @@
 //! The judge: whether conversations get on as they are entitled to, and what is left at the end.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ginnel_time::Instant;
@@ -12,8 +12,9 @@ use crate::machine::Life;
 use crate::oracle::{Theory, Verdict, is_forgetful};
 use crate::scenario::Weather;
 use crate::script::{Step, Troubler};
-use crate::station::Service;
+use crate::station::{STUN_PORT, Service};
 use crate::verdict::{FOUND_OUT, Owed};
+use crate::wire::{Toward, is_odd};
 use crate::world::World;
 
 /// How often each verdict was given.
@@ -124,9 +125,18 @@ impl World {
         }
     }
 
-    /// Looks at a datagram that leaves a machine: in undisturbed use a key is replaced in time, and in silence nothing is
-    /// said.
-    pub(crate) fn check_wire(&mut self, machine: usize, bytes: &[u8]) {
+    /// Looks at a datagram that leaves a machine: it is of a class that goes there, and says nothing in the clear; in
+    /// undisturbed use a key is replaced in time, and in silence nothing is said.
+    pub(crate) fn check_wire(&mut self, machine: usize, to: SocketAddr, bytes: &[u8]) {
+        let toward = if self.is_relay(to) { Toward::Relay } else { Toward::Elsewhere };
+        if is_odd(bytes, toward) {
+            let beginning = &bytes[..bytes.len().min(12)];
+            let text = format!("node{machine} sends {} bytes of no class to {to}: {beginning:02x?}", bytes.len());
+            self.ledger.violate(self.now, &text);
+        }
+        if self.ledger.is_readable(bytes) {
+            self.ledger.violate(self.now, &format!("node{machine} sends {to} a program's packet that can be read"));
+        }
         let overdue = self.ledger.wire(self.now, machine, bytes);
         let late = overdue > REPLACED && self.weather == Weather::Clear && self.has_relays();
         if late && self.calm.is_well(self.now, machine) {
@@ -137,6 +147,13 @@ impl World {
         if silent && self.is_at_rest() && self.calm.is_well(self.now, machine) {
             self.ledger.violate(self.now, &format!("node{machine} sends to peers though nobody talks"));
         }
+    }
+
+    /// Whether a relay serves its clients at an address.
+    fn is_relay(&self, to: SocketAddr) -> bool {
+        let mut services = self.stations.iter().zip(&self.services);
+        to.port() == STUN_PORT
+            && services.any(|(station, service)| station.address == to.ip() && *service != Service::StunOnly)
     }
 
     pub(crate) fn check_first(&mut self, index: usize) {

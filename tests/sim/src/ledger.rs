@@ -8,6 +8,8 @@ use ginnel_time::Instant;
 use ginnel_tunnel::timers::{KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_AFTER_TIME};
 
 use crate::trace::digest;
+use crate::watch::inner;
+use crate::wire;
 
 /// A stream of packets between two machines for a while.
 #[derive(Clone, Debug)]
@@ -177,10 +179,15 @@ impl Ledger {
         Some(Delivery { flow: number, forth })
     }
 
+    /// Whether somebody who sees a datagram could read a packet that a program has sent, or a part of one.
+    pub(crate) fn is_readable(&self, bytes: &[u8]) -> bool {
+        wire::counts_up(bytes) || wire::readable_numbers(bytes, PORT).any(|number| self.sent.contains_key(&number))
+    }
+
     /// Looks at a datagram on the wire: no two sealed under one key may have one counter, unless they are the same, and no
     /// key serves longer than it may. Tells for how long its key has served although it was to be replaced.
     pub(crate) fn wire(&mut self, now: Instant, from: usize, bytes: &[u8]) -> Duration {
-        let datagram = unwrapped(bytes);
+        let datagram = inner(bytes);
         let Some((head, _)) = datagram.split_first_chunk::<12>() else { return Duration::ZERO };
         let [0xC3 | 0xC7, counter @ .., a, b, c, d] = *head else { return Duration::ZERO };
         let counter = counter.iter().fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
@@ -206,14 +213,9 @@ impl Ledger {
     }
 }
 
-/// A datagram without what a relay's channel adds to it.
-fn unwrapped(bytes: &[u8]) -> &[u8] {
-    if matches!(bytes.first(), Some(0x40..=0x4F)) { bytes.get(4..).unwrap_or_default() } else { bytes }
-}
-
 /// Whether a datagram is of the tunnel, and not one that keeps a mapping or an allocation.
 pub(crate) fn is_tunnel(bytes: &[u8]) -> bool {
-    matches!(unwrapped(bytes).first(), Some(0xC0..=0xC7))
+    matches!(inner(bytes).first(), Some(0xC0..=0xC7))
 }
 
 /// An IP packet with a UDP datagram that holds its number and bytes made of it.
@@ -283,7 +285,7 @@ pub(crate) fn seconds(at: Instant) -> f64 {
 }
 
 const UDP: u8 = 17;
-const PORT: u16 = 7777;
+pub(crate) const PORT: u16 = 7777;
 const MAX_VIOLATIONS: usize = 20;
 /// So many packets are not lost in a row.
 pub(crate) const UNLIKELY_LOST: usize = 10;

@@ -73,6 +73,8 @@
 //! | a packet arrives at most once, unchanged, only where it was sent, and never at one its sender knows for no member | always |
 //! | who is in no network is not let in by a server | always |
 //! | no counter is used twice under one key for two packets | always |
+//! | whatever leaves a machine is a handshake message, a sealed packet or STUN, or to a relay one of the first two in a channel, of a fitting length | always |
+//! | no datagram holds a piece of 15 bytes of what a program sends, or the head of its packet, in the clear | always |
 //! | everybody joins | 30 s, in rough weather 90 s |
 //! | a conversation's first packet arrives | 1 s, in rough weather 10 s; without a relay 4 s more, if it lasts that long |
 //! | a conversation goes on, and so do its answers | no gap above 5 s, in rough weather 15 s |
@@ -142,6 +144,7 @@ mod trace;
 mod turncoat;
 mod verdict;
 mod watch;
+mod wire;
 mod world;
 
 use std::ops::Range;

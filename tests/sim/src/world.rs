@@ -323,7 +323,7 @@ impl World {
                 }
                 machine::Effect::Datagram { socket, to, ttl, bytes } => {
                     let Some(port) = self.machines[machine].sockets.get(&socket).copied() else { continue };
-                    self.check_wire(machine, &bytes);
+                    self.check_wire(machine, to, &bytes);
                     self.note_handshake(machine, &bytes);
                     self.note_trouble(Troubler::Machine(machine), to.ip());
                     self.trace.note(self.now, 1, &bytes);
