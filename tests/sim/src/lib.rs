@@ -207,9 +207,23 @@ pub struct Failure {
     pub replay: String,
 }
 
-/// Runs the world of one seed.
+/// Runs the world of one seed. A machine that panics is a violation of it.
 pub fn run_seed(seed: u64, telling: Telling) -> Outcome {
-    world::World::new(seed, telling).run(seed)
+    let run = AssertUnwindSafe(|| world::World::new(seed, telling).run(seed));
+    catch_unwind(run).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
+        let violations = vec![format!("panic: {text}")];
+        let (shares, drills) = (Shares::default(), Drills::default());
+        Outcome { seed, hash: 0, virtual_time: Duration::ZERO, packets: 0, shares, drills, violations }
+    })
+}
+
+/// Runs a world once more and tells everything that happens; that it is another than before is a violation.
+pub fn run_again(before: &Outcome) -> Outcome {
+    let mut outcome = run_seed(before.seed, Telling::Lines);
+    outcome.compare(before);
+    outcome
 }
 
 /// When a run of many worlds ends.
@@ -222,8 +236,6 @@ pub enum Stop {
 }
 
 /// Runs the worlds of `seeds` on two threads; every fiftieth twice, to see that it is the same again.
-///
-/// A machine that panics is a violation of its world.
 pub fn run(seeds: Range<u64>, stop: Stop) -> Report {
     let began = std::time::Instant::now();
     let next = AtomicU64::new(seeds.start);
@@ -256,24 +268,30 @@ pub fn run(seeds: Range<u64>, stop: Stop) -> Report {
 
 /// Runs one world, and every fiftieth again.
 fn judged(seed: u64) -> Outcome {
-    let mut outcome = caught(seed);
+    let mut outcome = run_seed(seed, Telling::Quiet);
     if seed.is_multiple_of(REPEATED) {
-        let again = caught(seed);
-        if again.hash != outcome.hash {
-            outcome.violations.push("the same seed gave another run".to_owned());
-        }
+        let again = run_seed(seed, Telling::Quiet);
+        outcome.compare(&again);
     }
     outcome
 }
 
-fn caught(seed: u64) -> Outcome {
-    catch_unwind(AssertUnwindSafe(|| run_seed(seed, Telling::Quiet))).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
-        let violations = vec![format!("panic: {text}")];
-        let (shares, drills) = (Shares::default(), Drills::default());
-        Outcome { seed, hash: 0, virtual_time: Duration::ZERO, packets: 0, shares, drills, violations }
-    })
+impl Outcome {
+    /// Complains if the same seed gave another outcome in whatever it holds.
+    fn compare(&mut self, again: &Self) {
+        let differ = [
+            ("what happened", self.hash != again.hash),
+            ("its time", self.virtual_time != again.virtual_time),
+            ("packets that arrived", self.packets != again.packets),
+            ("verdicts", self.shares != again.shares),
+            ("occasions of rules", self.drills != again.drills),
+            ("violations", self.violations != again.violations),
+        ];
+        let differ: Vec<&str> = differ.into_iter().filter_map(|(what, differs)| differs.then_some(what)).collect();
+        if !differ.is_empty() {
+            self.violations.push(format!("the same seed gave another run; not the same: {}", differ.join(", ")));
+        }
+    }
 }
 
 impl Report {
@@ -349,6 +367,35 @@ mod tests {
         let had = [ambushes, whispers, outcasts, forks, deeds, intrusions, withheld];
         assert!(report.failed.is_empty(), "{:#?}", report.failed);
         assert!(had.iter().all(|count| *count > 0), "{:?}", report.drills);
+    }
+
+    #[test]
+    fn two_runs_of_one_seed_that_differ_in_anything_are_told() {
+        let outcome = Outcome {
+            seed: 1,
+            hash: 2,
+            virtual_time: Duration::ZERO,
+            packets: 3,
+            shares: Shares::default(),
+            drills: Drills::default(),
+            violations: Vec::new(),
+        };
+        let others = [
+            Outcome { hash: 9, ..outcome.clone() },
+            Outcome { virtual_time: Duration::from_secs(9), ..outcome.clone() },
+            Outcome { packets: 9, ..outcome.clone() },
+            Outcome { shares: Shares { may: 9, ..Shares::default() }, ..outcome.clone() },
+            Outcome { drills: Drills { deeds: 9, ..Drills::default() }, ..outcome.clone() },
+            Outcome { violations: vec!["other".to_owned()], ..outcome.clone() },
+        ];
+        for other in others {
+            let mut compared = outcome.clone();
+            compared.compare(&other);
+            assert!(compared.violations.len() == 1 && compared.violations[0].contains("another run"), "{other:?}");
+        }
+        let mut compared = outcome.clone();
+        compared.compare(&outcome);
+        assert_eq!(compared, outcome);
     }
 
     #[test]

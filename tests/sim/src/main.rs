@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use ginnel_sim::{Stop, Telling, replay, run, run_seed};
+use ginnel_sim::{Outcome, Stop, Telling, replay, run, run_again, run_seed};
 
 /// Runs simulated worlds, one for each seed.
 #[derive(Parser)]
@@ -19,7 +19,7 @@ struct Arguments {
     /// The first seed.
     #[arg(long, default_value_t = 0)]
     from: u64,
-    /// Tells everything that happens; meant for one seed.
+    /// Tells everything that happens, and runs each world again to see that it is the same; meant for one seed.
     #[arg(long)]
     trace: bool,
     /// Stops at the first world in which something goes wrong.
@@ -37,6 +37,9 @@ fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     let seeds = arguments.from..arguments.from.saturating_add(arguments.seeds);
     let mut out = std::io::stdout();
+    // Before anybody listens to what machines tell.
+    let worlds = if arguments.trace && arguments.replay.is_none() { seeds.clone() } else { 0..0 };
+    let before: Vec<Outcome> = worlds.map(|seed| run_seed(seed, Telling::Quiet)).collect();
     if arguments.trace {
         tracing_subscriber::fmt()
             .without_time()
@@ -51,8 +54,9 @@ fn main() -> Result<ExitCode> {
     }
     if arguments.trace {
         let mut violations = 0;
-        for seed in seeds {
-            let outcome = run_seed(seed, Telling::Lines);
+        for before in &before {
+            let outcome = run_again(before);
+            let seed = outcome.seed;
             for violation in &outcome.violations {
                 writeln!(out, "seed {seed}: {violation}")?;
             }

@@ -17,7 +17,7 @@ pub(crate) struct Worlds {
     /// The first seed.
     #[arg(long, default_value_t = 0)]
     from: u64,
-    /// Tells everything that happens; meant for one seed.
+    /// Tells everything that happens, and runs each world again to see that it is the same; meant for one seed.
     #[arg(long)]
     trace: bool,
     /// Stops at the first world in which something goes wrong.
