@@ -2,17 +2,23 @@
 //!
 //! All go into one copy of the tree, each behind a switch that exists in the copy alone, so that one build serves all.
 //! The copy's simulator is told by `--planted N` which of them is in force.
+//!
+//! A fault is found when a world with it breaks the rule that is there for it; the same world without it must break none.
+//! `cargo xtask test` looks at each fault in the one world that its row names, this programme in as many as it is asked to.
 
 mod edit;
 mod rows;
 
-use std::path::PathBuf;
+use std::fmt::{self, Display, Formatter};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
 
 use crate::cargo::{root, say, tell};
 use crate::duplicate;
+use crate::tally::Tally;
 use edit::Harm;
 use rows::{FAULTS, Fault};
 
@@ -38,22 +44,96 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         bail!("no fault has this number; there are 1 to {}", FAULTS.len());
     }
     let simulator = build()?;
-    let unharmed = worlds(&simulator, 0, 0, UNHARMED)?;
-    if let Some((seed, what)) = unharmed {
-        bail!("with no fault in force, seed {seed} shows: {what}");
-    }
     let mut missed = 0;
     for fault in &chosen {
-        let found = worlds(&simulator, fault.number, arguments.from, arguments.seeds)?;
-        missed += usize::from(found.is_none());
-        let account = found.map_or_else(
-            || format!("NOT FOUND in {} worlds", arguments.seeds),
-            |(seed, what)| format!("seed {seed}: {}", shortened(&what)),
-        );
-        tell(&format!("{:>2} {:<9} {}\n   {account}", fault.number, fault.package, fault.what));
+        let finding = search(&simulator, fault, arguments.from, arguments.seeds)?;
+        missed += usize::from(!matches!(finding, Finding::Found { .. }));
+        tell(&format!("{:>2} {:<9} {}\n   {finding}", fault.number, fault.package, fault.what));
     }
     tell(&format!("{} faults planted, {missed} not found", chosen.len()));
     Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Looks for each fault in the one world that is known to show it, and where that has changed, in some more.
+pub(crate) fn count(tally: &mut Tally) {
+    let simulator = match build() {
+        Ok(simulator) => simulator,
+        Err(error) => return tally.count("planted mistakes", Err(format!("{error:#}"))),
+    };
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut findings = Vec::new();
+        while let Some(fault) = FAULTS.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let known = search(&simulator, fault, fault.seed, 1);
+            let finding = match known {
+                Ok(Finding::Missed { .. }) => search(&simulator, fault, 0, MOVED),
+                known => known,
+            };
+            findings.push((fault, finding));
+        }
+        findings
+    };
+    let mut findings = std::thread::scope(|scope| {
+        let other = scope.spawn(work);
+        let mut findings = work();
+        findings.extend(other.join().expect("looking for a fault does not panic"));
+        findings
+    });
+    findings.sort_by_key(|(fault, _)| fault.number);
+    for (fault, finding) in findings {
+        let outcome = match finding {
+            Ok(found @ Finding::Found { seed, .. }) if seed != fault.seed => Ok(format!("{found}; not the known seed")),
+            Ok(found @ Finding::Found { .. }) => Ok(found.to_string()),
+            Ok(other) => Err(other.to_string()),
+            Err(error) => Err(format!("{error:#}")),
+        };
+        tally.count(&format!("planted mistake {}, {}", fault.number, fault.what), outcome);
+    }
+}
+
+/// What came of looking for a fault.
+#[derive(Debug)]
+enum Finding {
+    /// A world breaks its rule with the fault, and none without.
+    Found { seed: u64, what: String },
+    /// No world breaks its rule; perhaps one breaks another.
+    Missed { worlds: u64, other: Option<String> },
+    /// The world breaks a rule without the fault, too.
+    Unsound { seed: u64, what: String },
+}
+
+impl Display for Finding {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Found { seed, what } => write!(f, "seed {seed}: {what}"),
+            Self::Missed { worlds, other: None } => write!(f, "NOT FOUND in {worlds} worlds"),
+            Self::Missed { worlds, other: Some(other) } => {
+                write!(f, "NOT FOUND by its rule in {worlds} worlds, only: {other}")
+            }
+            Self::Unsound { seed, what } => write!(f, "PROVES NOTHING, seed {seed} without it: {what}"),
+        }
+    }
+}
+
+/// Looks for a world that breaks a fault's rule with it, and no rule without it.
+fn search(simulator: &Path, fault: &Fault, from: u64, seeds: u64) -> Result<Finding> {
+    let mut other = None;
+    let (mut next, end) = (from, from.saturating_add(seeds));
+    while next < end {
+        let Some(broken) = worlds(simulator, fault.number, next, end - next)? else { break };
+        let by_rule = broken.violations.iter().find(|what| what.contains(fault.rule));
+        if let Some(what) = by_rule {
+            let (seed, what) = (broken.seed, shortened(what));
+            return Ok(match worlds(simulator, 0, seed, 1)? {
+                None => Finding::Found { seed, what },
+                Some(unsound) => Finding::Unsound { seed, what: shortened(&unsound.violations.concat()) },
+            });
+        }
+        let first = broken.violations.first().map(|what| format!("seed {}: {}", broken.seed, shortened(what)));
+        other = other.or(first);
+        next = broken.seed + 1;
+    }
+    Ok(Finding::Missed { worlds: seeds, other })
 }
 
 /// Whether every fault fits the tree as it is; builds nothing.
@@ -61,6 +141,8 @@ pub(crate) fn fits() -> Result<String, String> {
     let mut wrong: Vec<String> = Harm::of_tree().misfits();
     let numbered = FAULTS.iter().zip(1..).filter(|(fault, number)| fault.number != *number);
     wrong.extend(numbered.map(|(fault, number)| format!("fault {} stands at place {number}", fault.number)));
+    let ruleless = FAULTS.iter().filter(|fault| fault.rule.is_empty());
+    wrong.extend(ruleless.map(|fault| format!("fault {} names no rule", fault.number)));
     if wrong.is_empty() { Ok(format!("{} faults", FAULTS.len())) } else { Err(wrong.join("\n")) }
 }
 
@@ -88,8 +170,15 @@ fn build() -> Result<PathBuf> {
     Ok(target.join("ci/ginnel-sim"))
 }
 
-/// Runs worlds with one fault in force; answers the first seed that shows it, and its first violation.
-fn worlds(simulator: &PathBuf, fault: u32, from: u64, seeds: u64) -> Result<Option<(u64, String)>> {
+/// A world that breaks rules.
+#[derive(Debug, PartialEq, Eq)]
+struct Broken {
+    seed: u64,
+    violations: Vec<String>,
+}
+
+/// Runs worlds with one fault in force, or none, until one breaks a rule.
+fn worlds(simulator: &Path, fault: u32, from: u64, seeds: u64) -> Result<Option<Broken>> {
     let done = Command::new(simulator)
         .args(["--planted", &fault.to_string(), "--from", &from.to_string(), "--seeds", &seeds.to_string()])
         .arg("--stop-at-first")
@@ -98,14 +187,23 @@ fn worlds(simulator: &PathBuf, fault: u32, from: u64, seeds: u64) -> Result<Opti
         .output()
         .context("run the simulator")?;
     let output = String::from_utf8_lossy(&done.stdout);
-    let found = output.lines().find_map(|line| {
-        let (seed, what) = line.strip_prefix("seed ")?.split_once(": ")?;
-        Some((seed.parse().ok()?, what.to_owned()))
-    });
+    let found = broken(&output);
     if found.is_none() && !output.lines().any(|line| line.starts_with("seeds=")) {
         bail!("the simulator ended early with fault {fault}");
     }
     Ok(found)
+}
+
+/// The first world that a run of the simulator names, with all its violations.
+fn broken(output: &str) -> Option<Broken> {
+    let told = output.lines().filter_map(|line| {
+        let (seed, what) = line.strip_prefix("seed ")?.split_once(": ")?;
+        Some((seed.parse::<u64>().ok()?, what.to_owned()))
+    });
+    let told: Vec<(u64, String)> = told.collect();
+    let seed = told.first()?.0;
+    let violations = told.into_iter().filter(|(other, _)| *other == seed).map(|(_, what)| what).collect();
+    Some(Broken { seed, violations })
 }
 
 /// A violation without the description of its pair.
@@ -117,8 +215,8 @@ fn shortened(what: &str) -> String {
     what.chars().take(MOST_SHOWN).collect()
 }
 
-/// Worlds that must show nothing while no fault is in force.
-const UNHARMED: u64 = 20;
+/// Worlds in which a fault is looked for whose known one shows it no longer.
+const MOVED: u64 = 100;
 const MOST_SHOWN: usize = 160;
 
 #[cfg(test)]
@@ -128,6 +226,14 @@ mod tests {
     #[test]
     fn every_fault_fits_the_tree() {
         assert_eq!(fits(), Ok(format!("{} faults", FAULTS.len())));
+    }
+
+    #[test]
+    fn the_first_broken_world_is_read_with_all_that_it_breaks() {
+        let output = "12.0 told\nseed 7: 1.0 s: one\nseed 7: 2.0 s: two: three\n    cargo\nseed 9: other\nseeds=9 x\n";
+        let violations = vec!["1.0 s: one".to_owned(), "2.0 s: two: three".to_owned()];
+        assert_eq!(broken(output), Some(Broken { seed: 7, violations }));
+        assert_eq!(broken("seeds=9 violations=0\n"), None);
     }
 
     #[test]

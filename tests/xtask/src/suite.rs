@@ -24,6 +24,9 @@ pub(crate) fn run(extent: Extent) -> Result<ExitCode> {
     check::run(&mut tally);
     unit(&mut tally)?;
     simulate(&mut tally, extent);
+    if extent == Extent::Full {
+        crate::planted::count(&mut tally);
+    }
     laboratory::count(&mut tally, extent)?;
     rooted(&mut tally)?;
     Ok(if tally.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

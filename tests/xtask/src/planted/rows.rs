@@ -9,6 +9,10 @@ pub(super) struct Fault {
     pub(super) package: &'static str,
     /// What goes wrong.
     pub(super) what: &'static str,
+    /// Words of the violation that must come of it.
+    pub(super) rule: &'static str,
+    /// A world that shows it.
+    pub(super) seed: u64,
     pub(super) edits: &'static [Edit],
 }
 
@@ -41,6 +45,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 1,
         package: "tunnel",
         what: "the replay window accepts what it has seen",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/tunnel/src/replay.rs",
             old: "        if *word & bit != 0 {",
@@ -51,6 +57,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 2,
         package: "tunnel",
         what: "an empty packet uses up no counter",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/tunnel/src/transport.rs",
             old: "        self.counter += 1;\n",
@@ -61,6 +69,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 3,
         package: "forward",
         what: "a key serves ten times as long as it may",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/forward/src/config.rs",
             old: "            reject_after_time: timers::REJECT_AFTER_TIME,",
@@ -71,6 +81,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 4,
         package: "forward",
         what: "an old key is not replaced while it still serves",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/forward/src/egress/peer.rs",
             old: "        if now >= self.rekey_quiet_until {",
@@ -81,6 +93,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 5,
         package: "path",
         what: "data goes by a path that nobody has tried",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/path/src/selection.rs",
             old: "            (None, best) => best,\n        };\n        let other",
@@ -91,6 +105,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 6,
         package: "node",
         what: "nobody keeps the mappings of NATs open",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/node/src/gather.rs",
             old: ".then(|| now + MAPPING_KEPT);",
@@ -101,6 +117,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 7,
         package: "path",
         what: "relayed paths are not tried while a direct one may work",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/path/src/agent.rs",
             old: "        for pair in self.checklist.iter_mut() {\n            let delay",
@@ -111,6 +129,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 8,
         package: "turn",
         what: "channels are not refreshed",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/turn/src/client.rs",
             old: "        for (peer, channel) in self.bindings.take_due(self.now) {\n",
@@ -121,6 +141,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 9,
         package: "path",
         what: "a path that died in silence stays the primary",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/path/src/agent/drive.rs",
             old: "            Watch::Primary | Watch::Backup => pair.demotion(),\n            Watch::Not => None,",
@@ -131,6 +153,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 10,
         package: "node",
         what: "candidates that came by mailbox are told to another peer",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/node/src/exchange.rs",
             old: "        if let Some(agent) = self.peers.get_mut(&id).and_then(|peer| peer.agent()) {\n            let _ = agent.handle_input(now, PathInput::RemoteCandidates(candidates.to_vec()));",
@@ -141,6 +165,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 11,
         package: "node",
         what: "labels of handshakes follow the clock wherever it jumps",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/node/src/stamp.rs",
             old: "        let label = if believable && wall > self.last {",
@@ -151,6 +177,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 12,
         package: "node",
         what: "who is revoked stays a peer of the data plane",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/node/src/node.rs",
             old: "        self.forward(Command::RemovePeer { peer: id });\n",
@@ -161,6 +189,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 13,
         package: "signal",
         what: "new entries are not pushed to members that are there",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/signal/src/server/append.rs",
             old: "            if saw {\n                pushes",
@@ -171,6 +201,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 14,
         package: "node",
         what: "a server is not given back the entries that it has lost",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/node/src/fetching.rs",
             old: "        if !behind || !member {",
@@ -181,6 +213,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 15,
         package: "node",
         what: "an initiation is dropped while one's own is under way",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/node/src/peer.rs",
             old: "        if !self.initiations.take(now) {\n            return Err(Discard::TooManyInitiations);\n        }\n        self.greatest",
@@ -191,6 +225,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 16,
         package: "node",
         what: "sockets of earlier rounds of punching stay open",
+        rule: "",
+        seed: 0,
         edits: &[
             Edit {
                 file: "protocols/node/src/fresh.rs",
@@ -208,6 +244,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 17,
         package: "turn",
         what: "two peers are bound to one channel",
+        rule: "",
+        seed: 0,
         edits: &[
             Edit {
                 file: "protocols/turn/src/client/peers.rs",
@@ -225,6 +263,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 18,
         package: "forward",
         what: "copies on the backup path have counters of their own",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/forward/src/egress/peer.rs",
             old: "                Ok(()) => return,\n",
@@ -235,6 +275,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 19,
         package: "path",
         what: "a peer is not told of new candidates",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/path/src/agent.rs",
             old: "        } else {\n            self.telling.changed(self.ends.told(self.config.policy));\n        }\n        self.begin(&added);",
@@ -245,6 +287,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 20,
         package: "node",
         what: "a server whose connection broke is not tried again",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/node/src/link.rs",
             old: "            link.close(now, again.then_some(pause));",
@@ -255,6 +299,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 21,
         package: "node",
         what: "a relay that refuses credentials is not offered others",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/node/src/node.rs",
             old: "            Found::CredentialsRefused(network) => self.ask_for_credentials(now, network),",
@@ -265,6 +311,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 22,
         package: "path",
         what: "a deadline that has come does not move",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/path/src/agent/drive.rs",
             old: "            self.retry = Some(now + interval);\n            let missing",
@@ -275,6 +323,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 23,
         package: "node",
         what: "chance comes from the process, not from the seed",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/node/src/exchange.rs",
             old: "        let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 334));",
@@ -285,6 +335,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 24,
         package: "node",
         what: "the answer to a handshake is not repeated for its copies",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/node/src/exchange.rs",
             old: "        let Some((id, answered)) = known else { return false };",
@@ -295,6 +347,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 25,
         package: "forward",
         what: "what waits for a path is sent again with the next path",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/forward/src/egress/peer.rs",
             old: "            self.send_data(now, &packet, cx, arena);\n            cx.spares.give(packet);\n",
@@ -305,6 +359,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 26,
         package: "signal",
         what: "an invite that somebody has joined with lets another one in",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/signal/src/server/network.rs",
             old: "                InviteStanding::Used(_) => InviteState::Used,\n",
@@ -315,6 +371,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 27,
         package: "node",
         what: "mail goes by one server alone",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/node/src/network.rs",
             old: "        for (_, link) in self.serving_mut() {\n            link.say(now, ClientMessage::Mail",
@@ -325,10 +383,163 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 28,
         package: "node",
         what: "a server that has lost everything is not given the log",
+        rule: "",
+        seed: 0,
         edits: &[Edit {
             file: "protocols/node/src/servers.rs",
             old: "        let message = match network.refill_from(0) {",
             new: "        let message = match network.refill_from(0).filter(|_| !ginnel_time::planted(28)) {",
+        }],
+    },
+    Fault {
+        number: 29,
+        package: "forward",
+        what: "a packet goes out as it is beside the sealed one",
+        rule: "of no class",
+        seed: 0,
+        edits: &[Edit {
+            file: "protocols/forward/src/egress/peer.rs",
+            old: "                Ok(()) => return,\n",
+            new: "                Ok(()) if ginnel_time::planted(29) => {\n                    let Ok(target) = cx.relays.target(path) else { return };\n                    let (start, room) = arena.room(LEAD + packet.len());\n                    room[LEAD..].copy_from_slice(packet);\n                    arena.keep(start + LEAD + packet.len());\n                    return transmit(arena, (path, target), None, start + LEAD, packet.len());\n                }\n                Ok(()) => return,\n",
+        }],
+    },
+    Fault {
+        number: 30,
+        package: "forward",
+        what: "a packet is taken under whatever inner source",
+        rule: "that nobody sent",
+        seed: 0,
+        edits: &[Edit {
+            file: "protocols/forward/src/ingress.rs",
+            old: "        if self.routes.owner(header.source) != Some(slot) {",
+            new: "        if self.routes.owner(header.source) != Some(slot) && !ginnel_time::planted(30) {",
+        }],
+    },
+    Fault {
+        number: 31,
+        package: "node",
+        what: "members do not tell each other how long the log is",
+        rule: "were known among those",
+        seed: 0,
+        edits: &[Edit {
+            file: "protocols/node/src/gossip.rs",
+            old: "        if talk.told != Some(head) {",
+            new: "        if talk.told != Some(head) && !ginnel_time::planted(31) {",
+        }],
+    },
+    Fault {
+        number: 32,
+        package: "node",
+        what: "two histories raise no alarm",
+        rule: "nobody says so",
+        seed: 0,
+        edits: &[Edit {
+            file: "protocols/node/src/changes.rs",
+            old: "        self.notice(Some(at), Notice::Alarm { text });",
+            new: "        if !ginnel_time::planted(32) {\n            self.notice(Some(at), Notice::Alarm { text });\n        }",
+        }],
+    },
+    Fault {
+        number: 33,
+        package: "node",
+        what: "the data plane is not told that a path is gone",
+        rule: " paths",
+        seed: 0,
+        edits: &[Edit {
+            file: "protocols/node/src/node.rs",
+            old: "                self.forward(Command::SetPath { peer: id, primary, backup, duplicate });\n",
+            new: "                if primary.is_some() || !ginnel_time::planted(33) {\n                    self.forward(Command::SetPath { peer: id, primary, backup, duplicate });\n                }\n",
+        }],
+    },
+    Fault {
+        number: 34,
+        package: "node",
+        what: "an allocation that nobody needs is not given back",
+        rule: "relays hold",
+        seed: 0,
+        edits: &[Edit {
+            file: "protocols/node/src/relays.rs",
+            old: "        if relay.client.handle_input(now, TurnInput::Close) == Err(Discard::QueueFull) {",
+            new: "        if ginnel_time::planted(34) || relay.client.handle_input(now, TurnInput::Close) == Err(Discard::QueueFull) {",
+        }],
+    },
+    Fault {
+        number: 35,
+        package: "path",
+        what: "who is silent is probed for ever",
+        rule: "nobody talks",
+        seed: 0,
+        edits: &[Edit {
+            file: "protocols/path/src/schedule.rs",
+            old: "        (due < self.last? + ACTIVE).then_some(due)",
+            new: "        (ginnel_time::planted(35) || due < self.last? + ACTIVE).then_some(due)",
+        }],
+    },
+    Fault {
+        number: 36,
+        package: "signal",
+        what: "a server forgets a connection and leaves its stream open",
+        rule: "connection",
+        seed: 0,
+        edits: &[Edit {
+            file: "protocols/signal/src/server/line.rs",
+            old: "        if self.forget(conn) {",
+            new: "        if self.forget(conn) && !ginnel_time::planted(36) {",
+        }],
+    },
+    Fault {
+        number: 37,
+        package: "path",
+        what: "addresses that a member has named are probed without a bound",
+        rule: "who asked for none",
+        seed: 0,
+        edits: &[
+            Edit {
+                file: "protocols/path/src/pace.rs",
+                old: "            Purpose::Search => self.rate.ready().max(self.volume.ready()),",
+                new: "            Purpose::Search if ginnel_time::planted(37) => self.rate.ready(),\n            Purpose::Search => self.rate.ready().max(self.volume.ready()),",
+            },
+            Edit {
+                file: "protocols/node/src/node.rs",
+                old: "                if probe && !self.strangers.may_probe(now, path.remote.ip()) {",
+                new: "                if probe && !ginnel_time::planted(37) && !self.strangers.may_probe(now, path.remote.ip()) {",
+            },
+        ],
+    },
+    Fault {
+        number: 38,
+        package: "node",
+        what: "members do not tell each other of a revocation that no log holds yet",
+        rule: "has not heard that",
+        seed: 0,
+        edits: &[Edit {
+            file: "protocols/node/src/gossip.rs",
+            old: "        for (member, record) in untold {\n            talk",
+            new: "        for (member, record) in untold.into_iter().filter(|_| !ginnel_time::planted(38)) {\n            talk",
+        }],
+    },
+    Fault {
+        number: 39,
+        package: "forward",
+        what: "packets go on to a peer that is removed",
+        rule: "with nobody",
+        seed: 0,
+        edits: &[Edit {
+            file: "protocols/forward/src/egress.rs",
+            old: "            EgressCommand::RemovePeer { peer } => {\n",
+            new: "            EgressCommand::RemovePeer { .. } if ginnel_time::planted(39) => {}\n            EgressCommand::RemovePeer { peer } => {\n",
+        }],
+    },
+    Fault {
+        number: 40,
+        package: "signal",
+        what: "a connection that proves nothing is borne for ever",
+        rule: "bears a connection",
+        seed: 0,
+        edits: &[Edit {
+            file: "protocols/signal/src/server/line.rs",
+            old: "        self.deadlines.insert((deadline, conn));\n        self.unproven += 1;",
+            new: "        if !ginnel_time::planted(40) {\n            self.deadlines.insert((deadline, conn));\n        }\n        self.unproven += 1;",
         }],
     },
 ];
