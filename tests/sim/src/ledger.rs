@@ -289,3 +289,6 @@ pub(crate) const PORT: u16 = 7777;
 const MAX_VIOLATIONS: usize = 20;
 /// So many packets are not lost in a row.
 pub(crate) const UNLIKELY_LOST: usize = 10;
+
+#[cfg(test)]
+mod tests;

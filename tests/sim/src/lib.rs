@@ -133,6 +133,8 @@ mod net;
 mod oracle;
 mod reach;
 mod replay;
+#[cfg(test)]
+mod rules;
 mod scenario;
 mod script;
 mod server;

@@ -62,3 +62,6 @@ pub(crate) fn inner(bytes: &[u8]) -> &[u8] {
         whole => whole,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! Rules that are kept by worlds as wholes, each broken by hand: the world must say so, and must not where it is kept.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ginnel_forward::PeerId;
+use ginnel_node::{Family, ServerId};
+use ginnel_path::{Local, Path, SocketId};
+
+use crate::ledger::{Answers, Known};
+use crate::stream::Caller;
+use crate::trace::Telling;
+use crate::world::World;
+
+/// What a world complains of at its end for what was done to it, and not without.
+fn told_for(deed: impl Fn(&mut World)) -> Vec<String> {
+    let told = |deed: &dyn Fn(&mut World)| {
+        let mut world = World::new(SOUND, Telling::Quiet);
+        deed(&mut world);
+        world.conclude();
+        world.ledger.violations()
+    };
+    let without = told(&|_| {});
+    told(&deed).into_iter().filter(|text| !without.contains(text)).collect()
+}
+
+fn path(world: &World) -> Path {
+    let socket = world.machines[0].sockets.keys().next().copied().unwrap_or(SocketId(0));
+    Path { local: Local::Socket(socket), remote: peer() }
+}
+
+fn peer() -> SocketAddr {
+    "45.84.0.9:4000".parse().expect("literal")
+}
+
+#[test]
+fn what_is_left_at_the_end_is_told() {
+    type Deed = fn(&mut World);
+    let rows: [(&str, Deed); 4] = [
+        ("node0 holds 1 paths", |world| {
+            let path = path(world);
+            world.machines[0].paths.insert(PeerId(1), Some(path));
+        }),
+        ("node0 holds 40 peers", |world| {
+            world.machines[0].paths.extend((0..40).map(|peer| (PeerId(peer), None)));
+        }),
+        ("node0 holds 4 sockets", |world| {
+            world.machines[0].sockets = (0..4).map(|socket| (SocketId(socket), 4000 + socket as u16)).collect();
+        }),
+        ("streams are open", |world| {
+            let addresses = [world.hosts[0].name()];
+            for server in 0..99 {
+                world.connect(Caller::Machine(0, ServerId(server)), &addresses);
+            }
+        }),
+    ];
+    for (of, deed) in rows {
+        let told = told_for(deed);
+        assert!(told.iter().any(|text| text.contains(of)), "{of}: {told:?}");
+    }
+    assert_eq!(told_for(|_| {}), [""; 0]);
+    let pathless = |world: &mut World| {
+        world.machines[0].paths.insert(PeerId(1), None);
+    };
+    assert_eq!(told_for(pathless), [""; 0]);
+}
+
+#[test]
+fn words_in_silence_are_told() {
+    let sealed = [&[0xC7, 0, 0, 0, 0, 0, 0, 1][..], &[5; 44]].concat();
+    let stun = [&[0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42][..], &[7; 12]].concat();
+    for (bytes, silent, wrong) in [(&sealed, true, true), (&sealed, false, false), (&stun, true, false)] {
+        let mut world = World::new(SOUND, Telling::Quiet);
+        world.script.silent = silent.then_some(world.now);
+        world.check_wire(0, peer(), bytes);
+        let told = world.ledger.violations();
+        assert_eq!(told.iter().any(|text| text.contains("though nobody talks")), wrong, "{told:?}");
+        assert_eq!(told.len(), usize::from(wrong), "{told:?}");
+    }
+}
+
+#[test]
+fn a_packet_of_a_strangers_inner_address_is_told() {
+    for knows in [true, false] {
+        let mut world = World::new(SOUND, Telling::Quiet);
+        let lasts = (world.now, world.now + Duration::from_secs(60));
+        world.add_flow(0, 1, lasts, Duration::from_secs(1), Family::V4, Answers::None);
+        let ends = ([100, 64, 0, 1].into(), [100, 64, 0, 2].into());
+        let packet = world.ledger.packet(0, 1, ends, 50, Known::Member);
+        if knows {
+            world.machines[1].owners.insert(ends.0, PeerId(7));
+        }
+        world.deliver(1, &packet);
+        let told = world.ledger.violations();
+        assert_eq!(told.iter().any(|text| text.contains("knows for no member")), !knows, "{told:?}");
+        assert_eq!(told.len(), usize::from(!knows), "{told:?}");
+    }
+}
+
+#[test]
+fn a_complaint_of_somebody_elses_packet_is_told() {
+    let returned = crate::ledger::udp([100, 64, 0, 9].into(), [100, 64, 0, 2].into(), 1, 8);
+    let mut icmp = crate::ledger::udp([100, 64, 0, 2].into(), [100, 64, 0, 1].into(), 1, 0);
+    icmp[9] = 1;
+    icmp.truncate(28);
+    icmp.extend(returned);
+    let mut world = World::new(SOUND, Telling::Quiet);
+    world.deliver(1, &icmp);
+    let told = world.ledger.violations();
+    assert!(told.len() == 1 && told[0].contains("a packet that is not its own"), "{told:?}");
+}
+
+/// A world in which no NAT forgets a mapping before it is refreshed.
+const SOUND: u64 = 1;
