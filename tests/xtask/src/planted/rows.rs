@@ -11,8 +11,8 @@ pub(super) struct Fault {
     pub(super) what: &'static str,
     /// Words of the violation that must come of it.
     pub(super) rule: &'static str,
-    /// A world that shows it.
-    pub(super) seed: u64,
+    /// The first world that shows it, where that is known.
+    pub(super) seed: Option<u64>,
     pub(super) edits: &'static [Edit],
 }
 
@@ -45,8 +45,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 1,
         package: "tunnel",
         what: "the replay window accepts what it has seen",
-        rule: "",
-        seed: 0,
+        rule: "twice",
+        seed: Some(0),
         edits: &[Edit {
             file: "protocols/tunnel/src/replay.rs",
             old: "        if *word & bit != 0 {",
@@ -57,8 +57,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 2,
         package: "tunnel",
         what: "an empty packet uses up no counter",
-        rule: "",
-        seed: 0,
+        rule: "under counter",
+        seed: Some(0),
         edits: &[Edit {
             file: "protocols/tunnel/src/transport.rs",
             old: "        self.counter += 1;\n",
@@ -69,8 +69,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 3,
         package: "forward",
         what: "a key serves ten times as long as it may",
-        rule: "",
-        seed: 0,
+        rule: "has served for",
+        seed: Some(0),
         edits: &[Edit {
             file: "protocols/forward/src/config.rs",
             old: "            reject_after_time: timers::REJECT_AFTER_TIME,",
@@ -81,8 +81,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 4,
         package: "forward",
         what: "an old key is not replaced while it still serves",
-        rule: "",
-        seed: 0,
+        rule: "was to be replaced",
+        seed: Some(1),
         edits: &[Edit {
             file: "protocols/forward/src/egress/peer.rs",
             old: "        if now >= self.rekey_quiet_until {",
@@ -93,8 +93,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 5,
         package: "path",
         what: "data goes by a path that nobody has tried",
-        rule: "",
-        seed: 0,
+        rule: "has delivered nothing",
+        seed: Some(3),
         edits: &[Edit {
             file: "protocols/path/src/selection.rs",
             old: "            (None, best) => best,\n        };\n        let other",
@@ -105,8 +105,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 6,
         package: "node",
         what: "nobody keeps the mappings of NATs open",
-        rule: "",
-        seed: 0,
+        rule: "has delivered nothing",
+        seed: Some(131),
         edits: &[Edit {
             file: "protocols/node/src/gather.rs",
             old: ".then(|| now + MAPPING_KEPT);",
@@ -117,8 +117,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 7,
         package: "path",
         what: "relayed paths are not tried while a direct one may work",
-        rule: "",
-        seed: 0,
+        rule: "has delivered nothing",
+        seed: Some(16),
         edits: &[Edit {
             file: "protocols/path/src/agent.rs",
             old: "        for pair in self.checklist.iter_mut() {\n            let delay",
@@ -129,8 +129,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 8,
         package: "turn",
         what: "channels are not refreshed",
-        rule: "",
-        seed: 0,
+        rule: "has delivered nothing",
+        seed: Some(16),
         edits: &[Edit {
             file: "protocols/turn/src/client.rs",
             old: "        for (peer, channel) in self.bindings.take_due(self.now) {\n",
@@ -141,8 +141,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 9,
         package: "path",
         what: "a path that died in silence stays the primary",
-        rule: "",
-        seed: 0,
+        rule: "has delivered nothing",
+        seed: Some(9),
         edits: &[Edit {
             file: "protocols/path/src/agent/drive.rs",
             old: "            Watch::Primary | Watch::Backup => pair.demotion(),\n            Watch::Not => None,",
@@ -153,8 +153,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 10,
         package: "node",
         what: "candidates that came by mailbox are told to another peer",
-        rule: "",
-        seed: 0,
+        rule: "has delivered nothing",
+        seed: Some(0),
         edits: &[Edit {
             file: "protocols/node/src/exchange.rs",
             old: "        if let Some(agent) = self.peers.get_mut(&id).and_then(|peer| peer.agent()) {\n            let _ = agent.handle_input(now, PathInput::RemoteCandidates(candidates.to_vec()));",
@@ -165,8 +165,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 11,
         package: "node",
         what: "labels of handshakes follow the clock wherever it jumps",
-        rule: "",
-        seed: 0,
+        rule: "was to be replaced",
+        seed: None,
         edits: &[Edit {
             file: "protocols/node/src/stamp.rs",
             old: "        let label = if believable && wall > self.last {",
@@ -177,8 +177,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 12,
         package: "node",
         what: "who is revoked stays a peer of the data plane",
-        rule: "",
-        seed: 0,
+        rule: "has not learnt that",
+        seed: Some(0),
         edits: &[Edit {
             file: "protocols/node/src/node.rs",
             old: "        self.forward(Command::RemovePeer { peer: id });\n",
@@ -189,8 +189,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 13,
         package: "signal",
         what: "new entries are not pushed to members that are there",
-        rule: "",
-        seed: 0,
+        rule: "not everybody has joined",
+        seed: Some(0),
         edits: &[Edit {
             file: "protocols/signal/src/server/append.rs",
             old: "            if saw {\n                pushes",
@@ -201,8 +201,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 14,
         package: "node",
         what: "a server is not given back the entries that it has lost",
-        rule: "",
-        seed: 0,
+        rule: "nobody talks",
+        seed: Some(14),
         edits: &[Edit {
             file: "protocols/node/src/fetching.rs",
             old: "        if !behind || !member {",
@@ -213,8 +213,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 15,
         package: "node",
         what: "an initiation is dropped while one's own is under way",
-        rule: "",
-        seed: 0,
+        rule: "has delivered nothing",
+        seed: Some(2),
         edits: &[Edit {
             file: "protocols/node/src/peer.rs",
             old: "        if !self.initiations.take(now) {\n            return Err(Discard::TooManyInitiations);\n        }\n        self.greatest",
@@ -225,8 +225,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 16,
         package: "node",
         what: "sockets of earlier rounds of punching stay open",
-        rule: "",
-        seed: 0,
+        rule: "sockets of one family",
+        seed: Some(1),
         edits: &[
             Edit {
                 file: "protocols/node/src/fresh.rs",
@@ -244,8 +244,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 17,
         package: "turn",
         what: "two peers are bound to one channel",
-        rule: "",
-        seed: 0,
+        rule: "has delivered nothing",
+        seed: Some(2),
         edits: &[
             Edit {
                 file: "protocols/turn/src/client/peers.rs",
@@ -263,8 +263,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 18,
         package: "forward",
         what: "copies on the backup path have counters of their own",
-        rule: "",
-        seed: 0,
+        rule: "twice",
+        seed: Some(2),
         edits: &[Edit {
             file: "protocols/forward/src/egress/peer.rs",
             old: "                Ok(()) => return,\n",
@@ -275,8 +275,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 19,
         package: "path",
         what: "a peer is not told of new candidates",
-        rule: "",
-        seed: 0,
+        rule: "has delivered nothing",
+        seed: None,
         edits: &[Edit {
             file: "protocols/path/src/agent.rs",
             old: "        } else {\n            self.telling.changed(self.ends.told(self.config.policy));\n        }\n        self.begin(&added);",
@@ -287,8 +287,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 20,
         package: "node",
         what: "a server whose connection broke is not tried again",
-        rule: "",
-        seed: 0,
+        rule: "was to be replaced",
+        seed: Some(1),
         edits: &[Edit {
             file: "protocols/node/src/link.rs",
             old: "            link.close(now, again.then_some(pause));",
@@ -299,8 +299,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 21,
         package: "node",
         what: "a relay that refuses credentials is not offered others",
-        rule: "",
-        seed: 0,
+        rule: "has delivered nothing",
+        seed: Some(21),
         edits: &[Edit {
             file: "protocols/node/src/node.rs",
             old: "            Found::CredentialsRefused(network) => self.ask_for_credentials(now, network),",
@@ -311,8 +311,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 22,
         package: "path",
         what: "a deadline that has come does not move",
-        rule: "",
-        seed: 0,
+        rule: "does not move",
+        seed: Some(0),
         edits: &[Edit {
             file: "protocols/path/src/agent/drive.rs",
             old: "            self.retry = Some(now + interval);\n            let missing",
@@ -323,8 +323,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 23,
         package: "node",
         what: "chance comes from the process, not from the seed",
-        rule: "",
-        seed: 0,
+        rule: "another run",
+        seed: Some(50),
         edits: &[Edit {
             file: "protocols/node/src/exchange.rs",
             old: "        let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 334));",
@@ -335,8 +335,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 24,
         package: "node",
         what: "the answer to a handshake is not repeated for its copies",
-        rule: "",
-        seed: 0,
+        rule: "has delivered nothing",
+        seed: None,
         edits: &[Edit {
             file: "protocols/node/src/exchange.rs",
             old: "        let Some((id, answered)) = known else { return false };",
@@ -347,8 +347,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 25,
         package: "forward",
         what: "what waits for a path is sent again with the next path",
-        rule: "",
-        seed: 0,
+        rule: "twice",
+        seed: Some(1),
         edits: &[Edit {
             file: "protocols/forward/src/egress/peer.rs",
             old: "            self.send_data(now, &packet, cx, arena);\n            cx.spares.give(packet);\n",
@@ -359,8 +359,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 26,
         package: "signal",
         what: "an invite that somebody has joined with lets another one in",
-        rule: "",
-        seed: 0,
+        rule: "was let in",
+        seed: None,
         edits: &[Edit {
             file: "protocols/signal/src/server/network.rs",
             old: "                InviteStanding::Used(_) => InviteState::Used,\n",
@@ -371,8 +371,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 27,
         package: "node",
         what: "mail goes by one server alone",
-        rule: "",
-        seed: 0,
+        rule: "has delivered nothing",
+        seed: None,
         edits: &[Edit {
             file: "protocols/node/src/network.rs",
             old: "        for (_, link) in self.serving_mut() {\n            link.say(now, ClientMessage::Mail",
@@ -383,8 +383,8 @@ pub(super) const FAULTS: &[Fault] = &[
         number: 28,
         package: "node",
         what: "a server that has lost everything is not given the log",
-        rule: "",
-        seed: 0,
+        rule: "the admin",
+        seed: None,
         edits: &[Edit {
             file: "protocols/node/src/servers.rs",
             old: "        let message = match network.refill_from(0) {",
@@ -396,7 +396,7 @@ pub(super) const FAULTS: &[Fault] = &[
         package: "forward",
         what: "a packet goes out as it is beside the sealed one",
         rule: "of no class",
-        seed: 0,
+        seed: Some(0),
         edits: &[Edit {
             file: "protocols/forward/src/egress/peer.rs",
             old: "                Ok(()) => return,\n",
@@ -408,7 +408,7 @@ pub(super) const FAULTS: &[Fault] = &[
         package: "forward",
         what: "a packet is taken under whatever inner source",
         rule: "that nobody sent",
-        seed: 0,
+        seed: None,
         edits: &[Edit {
             file: "protocols/forward/src/ingress.rs",
             old: "        if self.routes.owner(header.source) != Some(slot) {",
@@ -420,11 +420,11 @@ pub(super) const FAULTS: &[Fault] = &[
         package: "node",
         what: "members do not tell each other how long the log is",
         rule: "were known among those",
-        seed: 0,
+        seed: None,
         edits: &[Edit {
             file: "protocols/node/src/gossip.rs",
-            old: "        if talk.told != Some(head) {",
-            new: "        if talk.told != Some(head) && !ginnel_time::planted(31) {",
+            old: "a revocation good.\n        if talk.told != Some(head) {",
+            new: "a revocation good.\n        if talk.told != Some(head) && !ginnel_time::planted(31) {",
         }],
     },
     Fault {
@@ -432,7 +432,7 @@ pub(super) const FAULTS: &[Fault] = &[
         package: "node",
         what: "two histories raise no alarm",
         rule: "nobody says so",
-        seed: 0,
+        seed: None,
         edits: &[Edit {
             file: "protocols/node/src/changes.rs",
             old: "        self.notice(Some(at), Notice::Alarm { text });",
@@ -444,7 +444,7 @@ pub(super) const FAULTS: &[Fault] = &[
         package: "node",
         what: "the data plane is not told that a path is gone",
         rule: " paths",
-        seed: 0,
+        seed: None,
         edits: &[Edit {
             file: "protocols/node/src/node.rs",
             old: "                self.forward(Command::SetPath { peer: id, primary, backup, duplicate });\n",
@@ -456,7 +456,7 @@ pub(super) const FAULTS: &[Fault] = &[
         package: "node",
         what: "an allocation that nobody needs is not given back",
         rule: "relays hold",
-        seed: 0,
+        seed: None,
         edits: &[Edit {
             file: "protocols/node/src/relays.rs",
             old: "        if relay.client.handle_input(now, TurnInput::Close) == Err(Discard::QueueFull) {",
@@ -468,7 +468,7 @@ pub(super) const FAULTS: &[Fault] = &[
         package: "path",
         what: "who is silent is probed for ever",
         rule: "nobody talks",
-        seed: 0,
+        seed: None,
         edits: &[Edit {
             file: "protocols/path/src/schedule.rs",
             old: "        (due < self.last? + ACTIVE).then_some(due)",
@@ -480,7 +480,7 @@ pub(super) const FAULTS: &[Fault] = &[
         package: "signal",
         what: "a server forgets a connection and leaves its stream open",
         rule: "connection",
-        seed: 0,
+        seed: None,
         edits: &[Edit {
             file: "protocols/signal/src/server/line.rs",
             old: "        if self.forget(conn) {",
@@ -492,7 +492,7 @@ pub(super) const FAULTS: &[Fault] = &[
         package: "path",
         what: "addresses that a member has named are probed without a bound",
         rule: "who asked for none",
-        seed: 0,
+        seed: None,
         edits: &[
             Edit {
                 file: "protocols/path/src/pace.rs",
@@ -511,7 +511,7 @@ pub(super) const FAULTS: &[Fault] = &[
         package: "node",
         what: "members do not tell each other of a revocation that no log holds yet",
         rule: "has not heard that",
-        seed: 0,
+        seed: None,
         edits: &[Edit {
             file: "protocols/node/src/gossip.rs",
             old: "        for (member, record) in untold {\n            talk",
@@ -523,7 +523,7 @@ pub(super) const FAULTS: &[Fault] = &[
         package: "forward",
         what: "packets go on to a peer that is removed",
         rule: "with nobody",
-        seed: 0,
+        seed: None,
         edits: &[Edit {
             file: "protocols/forward/src/egress.rs",
             old: "            EgressCommand::RemovePeer { peer } => {\n",
@@ -535,7 +535,7 @@ pub(super) const FAULTS: &[Fault] = &[
         package: "signal",
         what: "a connection that proves nothing is borne for ever",
         rule: "bears a connection",
-        seed: 0,
+        seed: None,
         edits: &[Edit {
             file: "protocols/signal/src/server/line.rs",
             old: "        self.deadlines.insert((deadline, conn));\n        self.unproven += 1;",
