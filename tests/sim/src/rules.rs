@@ -45,7 +45,7 @@ fn what_is_left_at_the_end_is_told() {
             world.machines[0].paths.extend((0..40).map(|peer| (PeerId(peer), None)));
         }),
         ("node0 holds 4 sockets", |world| {
-            world.machines[0].sockets = (0..4).map(|socket| (SocketId(socket), 4000 + socket as u16)).collect();
+            world.machines[0].sockets = (0..4).map(|socket| (SocketId(socket), 4000 + socket)).collect();
         }),
         ("streams are open", |world| {
             let addresses = [world.hosts[0].name()];

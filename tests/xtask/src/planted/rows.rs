@@ -501,8 +501,8 @@ pub(super) const FAULTS: &[Fault] = &[
             },
             Edit {
                 file: "protocols/node/src/node.rs",
-                old: "                if probe && !self.strangers.may_probe(now, path.remote.ip()) {",
-                new: "                if probe && !ginnel_time::planted(37) && !self.strangers.may_probe(now, path.remote.ip()) {",
+                old: "                if probe && !self.strangers.may_probe(now, id, path) {",
+                new: "                if probe && !ginnel_time::planted(37) && !self.strangers.may_probe(now, id, path) {",
             },
         ],
     },
