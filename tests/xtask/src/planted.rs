@@ -226,7 +226,7 @@ fn shortened(what: &str) -> String {
 }
 
 /// Worlds in which a fault is looked for whose known one shows it no longer.
-const MOVED: u64 = 100;
+const MOVED: u64 = 300;
 const MOST_SHOWN: usize = 160;
 
 #[cfg(test)]
