@@ -2,35 +2,28 @@
 //! joined by a wire of 10 ms.
 
 mod host;
+mod machine;
 mod relay;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use ginnel_forward::{
-    Command, Config as ForwardConfig, Datagrams, Forward, PeerId, SendArena, Shields, TunBatch, WritePlan,
-};
-use ginnel_membership::invite::Token;
-use ginnel_membership::{Founding, NetworkId, ServerKeys, SigningKey};
-use ginnel_path::{Path, SocketId};
-use ginnel_signal_proto::server::{
-    Config as SignalConfig, ConnectionId, Input as SignalInput, Limits, LinkId, Outcome, Output as SignalOutput, Stored,
-};
-use ginnel_signal_proto::{FoundingToken, Server as Signal};
+use ginnel_forward::Command;
+use ginnel_signal_proto::Server as Signal;
+use ginnel_signal_proto::server::{ConnectionId, Input as SignalInput, LinkId};
 use ginnel_time::{Instant, Tai64n};
-use ginnel_tunnel::{MessageKind, StaticSecret, Suite};
+use ginnel_tunnel::MessageKind;
 
-pub(crate) use host::Writes;
 use host::{End, Host};
+pub(crate) use host::{Writes, host_address};
+use machine::Machine;
+pub(crate) use machine::Nat;
 pub(crate) use relay::Relay;
 
 use super::stored::length;
-use crate::io::{
-    Failure, Family, Input, Output, Port, Reply, Request, RequestId, ServerId, TunState, UpOutcome, UpReport,
-};
-use crate::node::{Config, Debug, Resume, StoredLog};
-use crate::notice::Notice;
+use crate::io::{Failure, Input, Output, Reply, Request, RequestId, ServerId, UpOutcome, UpReport};
+use crate::node::StoredLog;
 use crate::report::{PeerReport, Status};
 use crate::tests::record::{Recorded, Recording};
 
@@ -41,8 +34,6 @@ const SERVER_PORT: u16 = 4433;
 const STUN_PORT: u16 = 3478;
 /// Every machine's, behind its NAT.
 const LAN_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 1, 2));
-/// What a Linux NAT grants a flow that was never answered.
-const MAPPING: Duration = Duration::from_secs(30);
 
 pub(crate) struct World {
     pub(crate) now: Instant,
@@ -106,70 +97,12 @@ enum Item {
     },
 }
 
-pub(crate) struct Machine {
-    pub(crate) node: Option<Recorded>,
-    forward: Forward,
-    buffers: Buffers,
-    /// Seconds by which the wall clock is wrong.
-    pub(crate) ahead: i64,
-    port: u16,
-    sockets: BTreeMap<SocketId, u16>,
-    pub(crate) nat: Nat,
-    /// The outside port of each flow, where each has its own.
-    outside: BTreeMap<(u16, SocketAddr), u16>,
-    /// When a packet last left an outside port for a remote address, through the NAT.
-    flows: BTreeMap<(u16, SocketAddr), Instant>,
-    streams: BTreeMap<ServerId, (u64, usize)>,
-    /// Streams that were opened.
-    pub(crate) opened: u32,
-    pub(crate) state: Option<Vec<u8>>,
-    pub(crate) logs: Vec<StoredLog>,
-    pub(crate) tun: TunState,
-    pub(crate) names: Vec<(String, Vec<IpAddr>)>,
-    pub(crate) replies: BTreeMap<RequestId, Result<Reply, Failure>>,
-    pub(crate) delivered: Vec<Vec<u8>>,
-    pub(crate) notices: Vec<Notice>,
-    pub(crate) writes: u64,
-    /// What the data plane was last told about them.
-    pub(crate) shields: Option<Shields>,
-    /// Handshake initiations that reached it.
-    initiations: Vec<Vec<u8>>,
-    /// The path that the data plane was last given for each peer.
-    pub(crate) paths: BTreeMap<PeerId, Option<Path>>,
-    starts: u8,
-    /// Whether no datagram comes in.
-    pub(crate) deaf: bool,
-}
-
-/// How a machine's NAT maps and filters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Nat {
-    /// One outside port for each socket, open to the endpoints that were sent to.
-    PortRestricted,
-    /// One outside port for each socket, open to the addresses that were sent to.
-    AddressRestricted,
-    /// An outside port for each flow.
-    Symmetric,
-}
-
-#[derive(Default)]
-struct Buffers {
-    batch: TunBatch,
-    datagrams: Datagrams,
-    plan: WritePlan,
-    arena: SendArena,
-}
-
 pub(crate) fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
 pub(crate) fn public(machine: usize) -> IpAddr {
     IpAddr::from([198, 51, 100, 10 + machine as u8])
-}
-
-pub(crate) fn host_address(host: usize) -> IpAddr {
-    IpAddr::from([203, 0, 113, 1 + host as u8])
 }
 
 impl World {
@@ -192,53 +125,11 @@ impl World {
             astray: BTreeMap::new(),
         };
         for number in 0..hosts {
-            let key = SigningKey::from_bytes(&[100 + number as u8; 32]);
-            let token = [50 + number as u8; 16];
-            let tokens = vec![(FoundingToken(Token::from_bytes(token)), None)];
-            let disk = Stored { tokens, ..Stored::default() };
-            world.hosts.push(Host {
-                signal: None,
-                key,
-                noise: [120 + number as u8; 32],
-                token,
-                disk,
-                lines: BTreeMap::new(),
-                links: BTreeMap::new(),
-                starts: 0,
-                writes: Writes::Durable,
-                ahead: 0,
-                sees_lan: false,
-                relay: None,
-            });
+            world.hosts.push(Host::new(number));
             world.start_host(number);
         }
         for number in 0..machines {
-            world.machines.push(Machine {
-                node: None,
-                forward: Forward::new([0; 32], ForwardConfig::default()),
-                buffers: Buffers::default(),
-                ahead: 0,
-                port: 40_000 + number as u16,
-                sockets: BTreeMap::new(),
-                nat: Nat::PortRestricted,
-                outside: BTreeMap::new(),
-                flows: BTreeMap::new(),
-                streams: BTreeMap::new(),
-                opened: 0,
-                state: None,
-                logs: Vec::new(),
-                tun: TunState::default(),
-                names: Vec::new(),
-                replies: BTreeMap::new(),
-                delivered: Vec::new(),
-                notices: Vec::new(),
-                writes: 0,
-                shields: None,
-                initiations: Vec::new(),
-                paths: BTreeMap::new(),
-                starts: 0,
-                deaf: false,
-            });
+            world.machines.push(Machine::new(number));
             world.start(number);
         }
         world
@@ -301,57 +192,6 @@ impl World {
         assert!(matches!(up, Ok(Reply::Up(UpReport { outcome: UpOutcome::Joined, .. }))), "{up:?}");
     }
 
-    pub(crate) fn server(&self, host: usize) -> ginnel_membership::Server {
-        let host_keys = &self.hosts[host];
-        let noise = StaticSecret::from_bytes(host_keys.noise).public().to_bytes();
-        let keys = ServerKeys { signing: host_keys.key.sequencer_key().to_bytes(), noise };
-        ginnel_membership::Server {
-            addresses: vec![SocketAddr::new(host_address(host), SERVER_PORT).to_string()],
-            keys,
-        }
-    }
-
-    pub(crate) fn founding(&self, host: usize) -> String {
-        let token = Token::from_bytes(self.hosts[host].token);
-        Founding::new(self.server(host), token).expect("one address fits").to_string()
-    }
-
-    /// Takes a stopped server's disk away; its keys are kept, and it prints a fresh founding string.
-    pub(crate) fn wipe_host(&mut self, number: usize) {
-        let host = &mut self.hosts[number];
-        assert!(host.signal.is_none());
-        host.token[0] ^= 0x80;
-        let tokens = vec![(FoundingToken(Token::from_bytes(host.token)), None)];
-        host.disk = Stored { tokens, ..Stored::default() };
-    }
-
-    /// Gives a stopped server a fresh founding string beside the used one.
-    pub(crate) fn renew_founding(&mut self, number: usize) {
-        let host = &mut self.hosts[number];
-        assert!(host.signal.is_none());
-        host.token[1] ^= 0x80;
-        host.disk.tokens.push((FoundingToken(Token::from_bytes(host.token)), None));
-    }
-
-    /// Starts a server anew with a relay.
-    pub(crate) fn give_relay(&mut self, number: usize) {
-        self.stop_host(number);
-        self.hosts[number].relay = Some(Relay::new(SocketAddr::new(host_address(number), STUN_PORT)));
-        self.start_host(number);
-    }
-
-    pub(crate) fn stop_host(&mut self, number: usize) {
-        self.hosts[number].signal = None;
-        let lines = std::mem::take(&mut self.hosts[number].lines);
-        for end in lines.into_values() {
-            self.end(end, "connection lost");
-        }
-        for (fellow, serial) in std::mem::take(&mut self.hosts[number].links).into_values() {
-            self.hosts[fellow].lines.remove(&serial);
-            self.tell_host(fellow, SignalInput::Closed { conn: ConnectionId(serial) });
-        }
-    }
-
     /// Lets a machine through to a server again.
     pub(crate) fn mend(&mut self, machine: usize, host: usize) {
         self.cuts.remove(&(machine, host));
@@ -378,58 +218,14 @@ impl World {
         }
     }
 
-    fn end(&mut self, end: End, reason: &'static str) {
-        self.later(match end {
-            End::Machine(machine, server, serial) => Item::Closed { machine, server, serial, reason },
-            End::Host(host, link) => Item::LinkDown { host, link, news: None },
-        });
-    }
-
-    pub(crate) fn start_host(&mut self, number: usize) {
-        let host = &mut self.hosts[number];
-        host.starts += 1;
-        let config = SignalConfig {
-            noise: host.noise.into(),
-            sequencer: host.key.clone(),
-            stun_ports: vec![STUN_PORT],
-            relay: host.relay.as_ref().map(Relay::issuer),
-            limits: Limits { log_entries: 1 << 20, log_bytes: 1 << 30, ..Limits::default() },
-        };
-        let wall = wall(self.now, host.ahead);
-        let seed = [host.starts; 32];
-        let signal =
-            Signal::new(seed, config, host.disk.clone(), self.now, wall).expect("the disk holds what it wrote");
-        host.signal = Some(signal);
-    }
-
     pub(crate) fn stop(&mut self, number: usize) {
-        let machine = &mut self.machines[number];
-        machine.node = None;
-        machine.sockets.clear();
-        let streams = std::mem::take(&mut machine.streams);
-        for (serial, host) in streams.into_values() {
+        for (serial, host) in self.machines[number].stop() {
             self.hangup(host, serial);
         }
     }
 
     pub(crate) fn start(&mut self, number: usize) {
-        let now = self.now;
-        let machine = &mut self.machines[number];
-        machine.starts += 1;
-        machine.tun = TunState::default();
-        let seed = [machine.starts.wrapping_mul(31).wrapping_add(number as u8); 32];
-        machine.forward = Forward::new(seed, ForwardConfig::default());
-        let config = Config {
-            seed,
-            secret: None,
-            addresses: Vec::new(),
-            peers: Vec::new(),
-            suites: vec![Suite::AesGcm, Suite::ChaChaPoly],
-            hostname: format!("m{number}"),
-            debug: Debug::default(),
-        };
-        let resume = Resume { state: machine.state.clone(), logs: machine.logs.clone() };
-        machine.node = Some(Recorded::new(now, config, resume, self.recording));
+        self.machines[number].start(self.now, number, self.recording);
         self.drain(number);
         self.input(number, Input::Interfaces(vec![LAN_ADDRESS]));
         self.tell_wall(number);
@@ -488,14 +284,7 @@ impl World {
 
     /// A program on one machine sends another machine a packet.
     pub(crate) fn talk(&mut self, one: usize, other: usize) {
-        let own = |machine: &Machine| {
-            machine.tun.addresses.iter().find_map(|(ip, _)| match ip {
-                IpAddr::V6(ip) => Some(*ip),
-                IpAddr::V4(_) => None,
-            })
-        };
-        let from = own(&self.machines[one]).expect("a member has an address");
-        let to = own(&self.machines[other]).expect("a member has an address");
+        let [from, to] = [one, other].map(|number| self.machines[number].ipv6().expect("a member has an address"));
         self.send(one, from, to);
     }
 
@@ -505,17 +294,13 @@ impl World {
         packet.extend_from_slice(&from.octets());
         packet.extend_from_slice(&to.octets());
         packet.extend_from_slice(&[number as u8; 8]);
-        let now = self.now;
-        let machine = &mut self.machines[number];
-        assert!(machine.buffers.batch.push(&packet));
-        let buffers = &mut machine.buffers;
-        machine.forward.handle_tun(now, &mut buffers.batch, &mut buffers.plan, &mut buffers.arena);
+        self.machines[number].send_packet(self.now, &packet);
         self.flush(number);
     }
 
     /// Packets that a machine's data plane dropped for a reason.
     pub(crate) fn discarded(&self, number: usize, why: ginnel_forward::Discard) -> u64 {
-        self.machines[number].forward.counters().discarded(why)
+        self.machines[number].discarded(why)
     }
 
     /// Lets time pass; the wall clocks are told every 30 s.
@@ -524,11 +309,9 @@ impl World {
         let mut steps = 0_u32;
         loop {
             let wire = self.queue.keys().next().map(|(at, _)| *at);
-            let machines = self.machines.iter().filter(|machine| machine.node.is_some()).flat_map(|machine| {
-                [machine.node.as_ref().and_then(|node| node.poll_timeout()), machine.forward.poll_timeout()]
-            });
-            let hosts = self.hosts.iter().map(|host| host.signal.as_ref().and_then(Signal::poll_timeout));
-            let next = machines.chain(hosts).flatten().chain(wire).min();
+            let machines = self.machines.iter().filter_map(Machine::poll_timeout);
+            let hosts = self.hosts.iter().filter_map(|host| host.signal.as_ref().and_then(Signal::poll_timeout));
+            let next = machines.chain(hosts).chain(wire).min();
             let Some(next) = next.filter(|at| *at <= end) else { break };
             let tick = self.now.as_nanos() / 30_000_000_000 != next.max(self.now).as_nanos() / 30_000_000_000;
             self.now = self.now.max(next);
@@ -549,15 +332,12 @@ impl World {
             self.take(item);
         }
         for number in 0..self.machines.len() {
-            let machine = &mut self.machines[number];
-            let Some(node) = &mut machine.node else { continue };
+            let Some(node) = &mut self.machines[number].node else { continue };
             if node.poll_timeout().is_some_and(|at| at <= now) {
                 node.handle_timeout(now);
                 self.drain(number);
             }
-            let machine = &mut self.machines[number];
-            if machine.forward.poll_timeout().is_some_and(|at| at <= now) {
-                machine.forward.handle_timeout(now, &mut machine.buffers.arena);
+            if self.machines[number].fire_forward(now) {
                 self.flush(number);
             }
         }
@@ -632,25 +412,8 @@ impl World {
         }
     }
 
-    /// A server answers STUN, and relays if it has a relay.
-    fn host_datagram(&mut self, number: usize, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
-        let now = self.now;
-        let host = &mut self.hosts[number];
-        let seen = if host.sees_lan { SocketAddr::new(LAN_ADDRESS, from.port()) } else { from };
-        if host.signal.is_none() {
-            return;
-        }
-        if let Ok(bytes) = ginnel_stun::answer_binding(bytes, seen) {
-            self.later(Item::Datagram { from: to, to: from, bytes });
-        } else if let Some(relay) = &mut host.relay {
-            for (from, to, bytes) in relay.take(now, from, to, bytes) {
-                self.later(Item::Datagram { from, to, bytes });
-            }
-        }
-    }
-
     fn datagram(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
-        if let Some(number) = (0..self.hosts.len()).find(|number| host_address(*number) == to.ip()) {
+        if let Some(number) = self.host_at(to.ip()) {
             self.host_datagram(number, from, to, bytes);
             return;
         }
@@ -659,29 +422,10 @@ impl World {
             *self.astray.entry(to.ip()).or_default() += u64::from(sealed);
             return;
         };
-        let now = self.now;
-        let machine = &mut self.machines[number];
-        let fits = |remote: &SocketAddr| match machine.nat {
-            Nat::PortRestricted | Nat::Symmetric => *remote == from,
-            Nat::AddressRestricted => remote.ip() == from.ip(),
-        };
-        let live = |at: Instant| now.saturating_duration_since(at) < MAPPING;
-        let open = machine.flows.iter().any(|((port, remote), at)| *port == to.port() && fits(remote) && live(*at));
-        let inside = match machine.nat {
-            Nat::PortRestricted | Nat::AddressRestricted => Some(to.port()),
-            Nat::Symmetric => machine.outside.iter().find(|(_, port)| **port == to.port()).map(|((port, _), _)| *port),
-        };
-        let socket = machine.sockets.iter().find(|(_, port)| Some(**port) == inside).map(|(socket, _)| *socket);
-        let (true, false, Some(socket)) = (open, machine.deaf, socket) else { return };
-        machine.flows.insert((to.port(), from), now);
-        self.carried += 1;
-        if matches!(ginnel_tunnel::classify(bytes), Some((_, MessageKind::Initiation))) {
-            machine.initiations.push(bytes.to_vec());
+        if self.machines[number].receive(self.now, from, to.port(), bytes) {
+            self.carried += 1;
+            self.flush(number);
         }
-        let buffers = &mut machine.buffers;
-        assert!(buffers.datagrams.push(socket, from, bytes));
-        machine.forward.handle_datagrams(now, &mut buffers.datagrams, &mut buffers.plan, &mut buffers.arena);
-        self.flush(number);
     }
 
     pub(crate) fn input(&mut self, number: usize, input: Input) {
@@ -703,20 +447,10 @@ impl World {
         match output {
             Output::Forward(command) => self.command(number, command),
             Output::OpenSocket { socket, family, port } => {
-                let fresh = machine.sockets.values().max().copied().unwrap_or(50_000) + 100;
-                let port = if port == Port::Kept { machine.port } else { fresh };
-                let local = match family {
-                    Family::V4 => {
-                        machine.sockets.insert(socket, port);
-                        SocketAddr::from(([0, 0, 0, 0], port))
-                    }
-                    Family::V6 => SocketAddr::from(([0; 16], port)),
-                };
+                let local = machine.open_socket(socket, family, port);
                 self.input(number, Input::SocketOpened { socket, local });
             }
-            Output::CloseSocket(socket) => {
-                machine.sockets.remove(&socket);
-            }
+            Output::CloseSocket(socket) => machine.close_socket(socket),
             Output::ConnectServer { server, addresses } => self.connect(number, server, &addresses),
             Output::WriteServer { server, bytes } => {
                 if let Some((serial, _)) = machine.streams.get(&server).copied() {
@@ -751,8 +485,7 @@ impl World {
     fn connect(&mut self, number: usize, server: ServerId, addresses: &[String]) {
         self.order += 1;
         let serial = self.order;
-        let wanted: Option<SocketAddr> = addresses.first().and_then(|text| text.parse().ok());
-        let host = (0..self.hosts.len()).find(|host| wanted.is_some_and(|addr| addr.ip() == host_address(*host)));
+        let host = self.host_named(addresses);
         self.machines[number].streams.insert(server, (serial, host.unwrap_or(usize::MAX)));
         match host {
             Some(host) => self.later(Item::Opened { machine: number, server, serial, host }),
@@ -768,118 +501,19 @@ impl World {
 
     /// Gives a machine's data plane an order: its node's, or one behind the node's back, as in a changed daemon.
     pub(crate) fn command(&mut self, number: usize, command: Command) {
-        let now = self.now;
-        let machine = &mut self.machines[number];
-        if let Command::SetShields(shields) = command {
-            machine.shields = Some(shields);
-        }
-        if let Command::SetPath { peer, primary, .. } = &command {
-            machine.paths.insert(*peer, *primary);
-        }
-        machine.forward.handle_command(now, command, &mut machine.buffers.plan, &mut machine.buffers.arena);
+        self.machines[number].command(self.now, command);
         self.flush(number);
     }
 
     /// Sends what the data plane has made, and tells node what it has seen.
     fn flush(&mut self, number: usize) {
-        let now = self.now;
-        let machine = &mut self.machines[number];
-        let sent: Vec<_> = machine.buffers.arena.iter().map(|t| (t.socket, t.to, t.ttl, t.contents.to_vec())).collect();
-        machine.delivered.extend(machine.buffers.plan.iter().map(<[u8]>::to_vec));
-        machine.buffers.arena.clear();
-        machine.buffers.plan.clear();
-        for (socket, to, ttl, bytes) in sent {
-            let machine = &mut self.machines[number];
-            let Some(inside) = machine.sockets.get(&socket).copied() else { continue };
-            let port = match machine.nat {
-                Nat::PortRestricted | Nat::AddressRestricted => inside,
-                Nat::Symmetric => {
-                    let next = 20_000 + machine.outside.len() as u16;
-                    *machine.outside.entry((inside, to)).or_insert(next)
-                }
-            };
-            machine.flows.insert((port, to), now);
-            if ttl.is_none_or(|ttl| ttl > 10) {
-                let from = SocketAddr::new(public(number), port);
-                self.later(Item::Datagram { from, to, bytes });
-            }
+        for (port, to, bytes) in self.machines[number].leave(self.now) {
+            let from = SocketAddr::new(public(number), port);
+            self.later(Item::Datagram { from, to, bytes });
         }
-        while let Some(event) = self.machines[number].forward.poll_event() {
+        while let Some(event) = self.machines[number].poll_event() {
             self.input(number, Input::Forward(event));
         }
-    }
-
-    /// One server opens a stream to another.
-    fn dial(&mut self, number: usize, link: LinkId, addresses: &[String]) {
-        let wanted: Option<SocketAddr> = addresses.first().and_then(|text| text.parse().ok());
-        let fellow = (0..self.hosts.len()).find(|host| wanted.is_some_and(|addr| addr.ip() == host_address(*host)));
-        match fellow.filter(|fellow| self.hosts[*fellow].signal.is_some()) {
-            Some(fellow) => {
-                self.order += 1;
-                let serial = self.order;
-                self.hosts[number].links.insert(link.0, (fellow, serial));
-                self.hosts[fellow].lines.insert(serial, End::Host(number, link));
-                let from = SocketAddr::new(host_address(number), 6000);
-                self.tell_host(fellow, SignalInput::Opened { conn: ConnectionId(serial), from });
-                self.later(Item::LinkDown { host: number, link, news: Some(Vec::new()) });
-            }
-            None => self.later(Item::LinkDown { host: number, link, news: None }),
-        }
-    }
-
-    fn tell_host(&mut self, number: usize, input: SignalInput) {
-        let now = self.now;
-        if let Some(signal) = &mut self.hosts[number].signal {
-            let _ = signal.handle_input(now, input);
-            self.serve(number);
-        }
-    }
-
-    fn serve(&mut self, number: usize) {
-        while let Some(output) = self.hosts[number].signal.as_mut().and_then(Signal::poll_output) {
-            match output {
-                SignalOutput::Write { conn, bytes } => {
-                    let length = bytes.len();
-                    let item = match self.hosts[number].lines.get(&conn.0).copied() {
-                        Some(End::Machine(machine, server, serial)) => Item::Down { machine, server, serial, bytes },
-                        Some(End::Host(host, link)) => Item::LinkDown { host, link, news: Some(bytes) },
-                        None => continue,
-                    };
-                    self.later(item);
-                    self.tell_host(number, SignalInput::Flushed { conn, bytes: length });
-                }
-                SignalOutput::Close { conn } => {
-                    if let Some(end) = self.hosts[number].lines.remove(&conn.0) {
-                        self.end(end, "the server closed");
-                    }
-                }
-                SignalOutput::Dial { link, addresses } => self.dial(number, link, &addresses),
-                SignalOutput::LinkWrite { link, bytes } => self.later(Item::LinkUp { host: number, link, bytes }),
-                SignalOutput::LinkClose { link } => {
-                    if let Some((fellow, serial)) = self.hosts[number].links.remove(&link.0) {
-                        self.hosts[fellow].lines.remove(&serial);
-                        self.tell_host(fellow, SignalInput::Closed { conn: ConnectionId(serial) });
-                    }
-                }
-                SignalOutput::Witness { .. } => {}
-                SignalOutput::Store { .. } if self.hosts[number].writes == Writes::Unanswered => {}
-                SignalOutput::Store { ticket, change } => {
-                    self.hosts[number].keep(change);
-                    self.tell_host(number, SignalInput::Stored { ticket, outcome: Outcome::Durable });
-                }
-            }
-        }
-    }
-}
-
-impl Machine {
-    /// What is stored of a network's log.
-    fn log(&mut self, network: NetworkId) -> &mut StoredLog {
-        let place = self.logs.iter().position(|log| log.network == network).unwrap_or_else(|| {
-            self.logs.push(StoredLog { network, snapshot: None, entries: Vec::new() });
-            self.logs.len() - 1
-        });
-        &mut self.logs[place]
     }
 }
 
