@@ -6,6 +6,8 @@
 //!   start at once.
 //! - A relay that does not answer for [`DOUBT`] is doubted: the others are raced while it is still asked, and whoever
 //!   answers first is used.
+//! - What one server offers for a relay and the relay refuses is not shown to it again while another server offers the same
+//!   relay: that one's credentials are shown at once. Only when all are refused are fresh ones asked for.
 //! - Where none gives an allocation, the race is run again after a pause of at most [`RETRY_MAX`], and at once after any
 //!   sign that something has changed.
 //! - A relay tells allocations by the address that they are asked from. Where another network talks to it from the common
@@ -93,6 +95,8 @@ pub(crate) struct Relays {
     trust: Trust,
     /// How often that was so since there was an allocation.
     refused: u32,
+    /// Whose credentials which relay has refused, until that server offers others.
+    refusals: BTreeSet<(ServerId, SocketAddr)>,
     /// Relays that may be used, by the signaling server that offers them.
     offers: BTreeMap<ServerId, RelayOffer>,
     /// When channels that nobody uses are looked for.
@@ -147,6 +151,7 @@ impl Relays {
             pause: RETRY,
             trust: Trust::Untried,
             refused: 0,
+            refusals: BTreeSet::new(),
             offers: BTreeMap::new(),
             sweep: Instant::ZERO,
             wanting: BTreeMap::new(),
@@ -202,6 +207,7 @@ impl Relays {
             let _ = relay.client.handle_input(now, TurnInput::Credentials(offer.credentials.clone()));
         }
         self.unwilling.retain(|server| !offer.servers.contains(server));
+        self.refusals.retain(|(of, _)| *of != by);
         self.offers.insert(by, offer);
         self.trust = Trust::Untried;
         self.retry = None;
@@ -213,6 +219,7 @@ impl Relays {
             return;
         }
         self.offers.retain(|by, _| !servers.contains(by));
+        self.refusals.retain(|(by, _)| !servers.contains(by));
         self.queue.retain(|(by, _)| !servers.contains(by));
         self.unwilling.clear();
         let (gone, kept) = std::mem::take(&mut self.contenders).into_iter().partition(|c| servers.contains(&c.by));
@@ -403,7 +410,8 @@ impl Relays {
             for server in &offer.servers {
                 let reachable = ground.sockets.values().any(|local| local.is_ipv4() == server.is_ipv4());
                 if reachable && Some(*server) != silent && all.iter().all(|(.., known)| known != server) {
-                    all.push((self.unwilling.contains(server), *by, *server));
+                    let by = self.untried(*server).unwrap_or(*by);
+                    all.push((self.unwilling.contains(server), by, *server));
                 }
             }
         }
@@ -411,6 +419,14 @@ impl Relays {
         all.sort_by_key(|(unwilling, ..)| *unwilling);
         self.queue = all.into_iter().map(|(_, by, server)| (by, server)).take(MAX_RACED).collect();
         self.next = (!self.queue.is_empty()).then_some(now);
+    }
+
+    /// A server whose credentials for a relay were not refused there.
+    fn untried(&self, server: SocketAddr) -> Option<ServerId> {
+        let fits = |by: ServerId, offer: &RelayOffer| {
+            offer.servers.contains(&server) && !self.refusals.contains(&(by, server))
+        };
+        self.offers.iter().find(|(by, offer)| fits(**by, offer)).map(|(by, _)| *by)
     }
 
     fn start_next(&mut self, now: Instant, ground: &Ground<'_>) {
@@ -517,6 +533,7 @@ impl Relays {
         self.pause = RETRY;
         (self.trust, self.refused) = (Trust::Untried, 0);
         self.unwilling.remove(&relay.server);
+        self.refusals.remove(&(relay.by, relay.server));
         let (socket, server) = (relay.socket, relay.server);
         found.push_back(Found::Forward(Command::SetRelay { relay: self.id, socket, server }));
         let (bound, asked) = (BTreeMap::new(), BTreeMap::new());
@@ -526,10 +543,15 @@ impl Relays {
     fn failed(&mut self, now: Instant, place: Place, server: SocketAddr, reason: Failure) {
         let Place::Contender(index) = place else { return };
         tracing::info!(%reason, %server, "no relay");
-        self.contenders.remove(index);
+        let contender = self.contenders.remove(index);
         self.unwilling.insert(server);
-        if reason == Failure::Unauthorized && self.current.is_none() {
-            self.trust = Trust::Refused;
+        if reason == Failure::Unauthorized {
+            self.refusals.insert((contender.by, server));
+            match self.untried(server) {
+                Some(by) => self.queue.push_front((by, server)),
+                None if self.current.is_none() => self.trust = Trust::Refused,
+                None => {}
+            }
         }
         if !self.queue.is_empty() {
             self.next = Some(now);
@@ -540,18 +562,18 @@ impl Relays {
 
     /// The allocation is gone; the relays are raced anew, at once.
     fn lose(&mut self, now: Instant, place: Place, server: SocketAddr, reason: Loss, found: &mut VecDeque<Found>) {
-        if place != Place::Current {
-            return;
-        }
+        let Some(current) = self.current.take_if(|_| place == Place::Current) else { return };
         tracing::info!(%reason, %server, "the relay is lost");
         if reason == Loss::Silent {
             self.unwilling.insert(server);
         }
         if reason == Loss::Unauthorized {
-            self.trust = Trust::Refused;
-            self.rest(now);
+            self.refusals.insert((current.relay.by, server));
+            if self.untried(server).is_none() {
+                self.trust = Trust::Refused;
+                self.rest(now);
+            }
         }
-        self.current = None;
         self.lost(found);
     }
 

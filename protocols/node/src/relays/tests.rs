@@ -342,6 +342,60 @@ fn refused_credentials_are_asked_for_ever_more_rarely_and_fresh_ones_are_used_at
 }
 
 #[test]
+fn credentials_that_a_relay_refuses_are_not_shown_again_while_another_server_has_others() {
+    for bad in [1, 7] {
+        let mut world = World::new(1);
+        let credentials = Credentials { username: "x".to_owned(), password: "y".to_owned() };
+        let offer = RelayOffer { servers: vec![address(0)], credentials };
+        world.gather.relay_offer(world.now, HOME, ServerId(bad), offer);
+        world.drain();
+        world.pass(secs(5));
+        assert_eq!(world.commands, ["refused"]);
+        world.offer(8 - bad, &[0]);
+        assert!(world.until_relay(secs(1)).is_some(), "server {bad} offers what is refused");
+        // They remain the better ones when the allocation is lost.
+        world.stations[0] = None;
+        world.pass(secs(50));
+        world.stations[0] = Some(station(0, 2));
+        assert!(world.until_relay(RETRY_MAX + secs(1)).is_some());
+        assert!(!world.commands[1..].contains(&"refused".to_owned()), "{:?}", world.commands);
+    }
+}
+
+#[test]
+fn outdated_credentials_are_replaced_by_any_server_that_offers_the_relay() {
+    let mut world = World::new(1);
+    world.offer(1, &[0]);
+    world.offer(7, &[0]);
+    assert!(world.until_relay(secs(1)).is_some());
+    let wall = WALL + 90_000;
+    world.serve(0, Input::Wall(wall));
+    world.pass(secs(20));
+    assert_eq!(world.commands[1..], ["remove", "refused"]);
+    // The one that holds the lost allocation is away.
+    let credentials = Credentials::time_limited(SECRET, wall + 600, "user7");
+    world.port = 4001;
+    world.gather.relay_offer(world.now, HOME, ServerId(7), RelayOffer { servers: vec![address(0)], credentials });
+    world.drain();
+    assert!(world.until_relay(secs(1)).is_some());
+}
+
+#[test]
+fn an_allocation_whose_credentials_are_outdated_is_made_anew_at_once_by_those_of_another_server() {
+    let mut world = World::new(1);
+    world.offer(1, &[0]);
+    assert!(world.until_relay(secs(1)).is_some());
+    let wall = WALL + 90_000;
+    let credentials = Credentials::time_limited(SECRET, wall + 600, "user1");
+    let offer = RelayOffer { servers: vec![address(0)], credentials };
+    world.gather.relay_offer(world.now, HOME, ServerId(7), offer);
+    world.serve(0, Input::Wall(wall));
+    world.pass(secs(20));
+    let set = format!("set {}", address(0));
+    assert_eq!(world.commands, [set.clone(), "remove".to_owned(), set]);
+}
+
+#[test]
 fn one_relay_that_refuses_does_not_keep_us_from_another() {
     let mut world = World::new(2);
     world.offer(1, &[0]);
