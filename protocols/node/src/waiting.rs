@@ -1,10 +1,10 @@
 //! Requests that wait for a server.
 
-use ginnel_membership::Entry;
+use ginnel_membership::{Entry, Record, SequencerKey, SignedRecord};
 use ginnel_time::Instant;
 
 use crate::io::{Failure, FailureCode, Output, Reply, RequestId, ServerId, UpOutcome};
-use crate::link::Purpose;
+use crate::link::{Link, Purpose};
 use crate::network::Network;
 use crate::networks::NetworkNumber;
 use crate::node::Node;
@@ -65,10 +65,8 @@ impl Node {
     /// Sends the records of waiting requests that no server has yet.
     pub(crate) fn send_waiting(&mut self, now: Instant, at: NetworkNumber) {
         let Some(network) = self.networks.get_mut(at) else { return };
-        let sequencer = network.state.sequencer();
-        // The one that orders the log itself, where it is reached.
-        let best = network.serving().min_by_key(|(_, link)| Some(link.server.keys.sequencer()) != sequencer);
-        let Some(server) = best.map(|(id, _)| id) else { return };
+        let Some(server) = network.best_server() else { return };
+        let heirs: Vec<Option<ServerId>> = network.waiting.iter().map(|waiting| network.heir(waiting)).collect();
         let Some(link) = network.links.get_mut(&server) else { return };
         let asked: Vec<&[u8]> = network.waiting.iter().filter_map(|waiting| waiting.record()).collect();
         for (_, record) in network.state.pending_revocations() {
@@ -76,7 +74,9 @@ impl Node {
                 link.append(now, Purpose::Revocation, record.to_vec());
             }
         }
-        for waiting in &network.waiting {
+        for (waiting, heir) in network.waiting.iter().zip(heirs) {
+            let server = heir.unwrap_or(server);
+            let Some(link) = network.links.get_mut(&server) else { continue };
             let purpose = Purpose::Request(waiting.request);
             if link.is_appending(&purpose) || waiting.acknowledged == Some(server) {
                 continue;
@@ -184,8 +184,32 @@ impl Node {
 }
 
 impl Network {
+    /// The server that a record goes to: the one that orders the log, where it is reached, or else any.
+    fn best_server(&self) -> Option<ServerId> {
+        let sequencer = self.state.sequencer();
+        let best = self.serving().min_by_key(|(_, link)| Some(link.server.keys.sequencer()) != sequencer);
+        best.map(|(id, _)| id)
+    }
+
+    /// The server that is to order the log by a waiting record. No other one can take it where the present one is lost.
+    fn heir(&self, waiting: &Waiting) -> Option<ServerId> {
+        let named = appointed(waiting.record()?)?;
+        let orders = |link: &Link| Some(link.server.keys.sequencer()) == self.state.sequencer();
+        if self.serving().any(|(_, link)| orders(link)) {
+            return None;
+        }
+        let heir = self.serving().find(|(_, link)| link.server.keys.sequencer() == named);
+        heir.map(|(id, _)| id)
+    }
+
     /// An entry near the end of the log.
     fn entry_at(&self, sequence: u64) -> Option<Entry> {
         self.tail.from(sequence)?.next().and_then(|bytes| Entry::decode(bytes).ok())
     }
+}
+
+/// The server that a record has order the log.
+fn appointed(record: &[u8]) -> Option<SequencerKey> {
+    let signed = SignedRecord::decode(record).ok()?;
+    if let Record::Servers(body) = signed.record() { Some(body.sequencer) } else { None }
 }

@@ -246,6 +246,31 @@ fn servers_come_go_and_take_over() {
 }
 
 #[test]
+fn any_server_that_is_left_takes_the_place_of_a_lost_sequencer() {
+    for heir in [1, 2] {
+        let mut world = World::linked(2, 3);
+        for host in [1, 2] {
+            let founding = world.founding(host);
+            done(&mut world, 0, Request::ServerAdd { founding });
+            world.pass(secs(75));
+        }
+        world.stop_host(0);
+        world.pass(secs(10));
+        let server = world.server(heir).addresses[0].clone();
+        done(&mut world, 0, Request::ServerPromote { server });
+        world.pass(secs(5));
+        world.invite(0);
+        let lost = world.server(0).addresses[0].clone();
+        done(&mut world, 0, Request::ServerRemove { server: lost });
+        world.pass(secs(75));
+        for number in 0..2 {
+            let servers = world.status(number).networks[0].servers.clone();
+            assert!(servers.len() == 2 && servers.iter().all(|server| server.connected), "{heir}: {servers:?}");
+        }
+    }
+}
+
+#[test]
 fn the_only_server_gets_its_log_back_from_a_member() {
     let mut world = World::linked(3, 1);
     // More than one message takes.
