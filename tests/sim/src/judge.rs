@@ -497,6 +497,7 @@ const AGAIN: Duration = Duration::from_secs(20);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fault::{Fault, Trouble, Undo};
     use crate::trace::Telling;
 
     /// A world without loss in which two machines need a relay, have one, and have talked for a minute.
@@ -538,6 +539,44 @@ mod tests {
         world.check_gap(0);
         world.check_gap(0);
         assert_eq!(world.ledger.violations().len(), 1, "said once");
+    }
+
+    /// A machine sleeps, and all relays die before it wakes.
+    fn overslept(sleeper: usize) -> World {
+        let mut world = talked();
+        let relays = (0..world.stations.len()).map(Trouble::RelayCrash);
+        let troubles = [Trouble::Suspend([sleeper].into())].into_iter().chain(relays);
+        let fault = |what| Fault { at: Duration::ZERO, lasts: Duration::MAX, what };
+        world.script.faults = troubles.map(fault).collect();
+        world.script.undo = world.script.faults.iter().map(|_| Undo::default()).collect();
+        world.strike(0);
+        world.now += Duration::from_secs(20);
+        (1..world.script.faults.len()).for_each(|number| world.strike(number));
+        world.now += Duration::from_secs(1);
+        world.mend(0);
+        world
+    }
+
+    #[test]
+    fn who_slept_learns_once_it_is_awake() {
+        let (talker, listener) = ((0, 1), (1, 0));
+        for (sleeper, awake, expected) in [
+            (0, 14, vec![]),
+            (0, 15, vec![talker]),
+            // Who was awake has known for long.
+            (1, 0, vec![talker]),
+            (1, 59, vec![talker]),
+            (1, 60, vec![talker, listener]),
+        ] {
+            let mut world = overslept(sleeper);
+            world.now += Duration::from_secs(awake);
+            assert_eq!(world.learnt(0), expected, "node{sleeper}, awake for {awake} s");
+        }
+        // A daemon that begins anew holds nothing that it would have to find out.
+        let mut world = overslept(0);
+        world.kill(0);
+        world.machines[0].revive(world.now);
+        assert_eq!(world.learnt(0), [talker]);
     }
 
     #[test]

@@ -112,6 +112,8 @@ pub(crate) struct Machine {
     /// Counts restarts.
     pub(crate) epoch: u32,
     pub(crate) life: Life,
+    /// When it woke last with what it held when it fell asleep.
+    pub(crate) woke: Option<Instant>,
     room: Room,
     doom: Option<Doom>,
     node: Node,
@@ -169,6 +171,7 @@ impl Machine {
             forward: Forward::new(dice.seed(), ForwardConfig::default()),
             epoch: 0,
             life: Life::Awake,
+            woke: None,
             room: Room::Free,
             doom: None,
             sockets: BTreeMap::new(),
@@ -196,6 +199,7 @@ impl Machine {
     pub(crate) fn die(&mut self) {
         self.epoch += 1;
         self.life = Life::Dead;
+        self.woke = None;
         self.doom = None;
         self.effects.clear();
         self.sockets.clear();
@@ -203,6 +207,12 @@ impl Machine {
         self.owners.clear();
         self.watch = Watch::default();
         (self.node_due, self.forward_due) = (None, None);
+    }
+
+    /// Ends a suspension.
+    pub(crate) const fn wake(&mut self, now: Instant) {
+        self.life = Life::Awake;
+        self.woke = Some(now);
     }
 
     /// Starts both machines from what is on the disk.

@@ -279,7 +279,7 @@ impl World {
         if self.machines[machine].life != Life::Asleep {
             return;
         }
-        self.machines[machine].life = Life::Awake;
+        self.machines[machine].wake(self.now);
         for happening in std::mem::take(&mut self.frozen[machine]) {
             self.plan(self.now, happening);
         }

@@ -137,9 +137,11 @@ impl World {
     pub(crate) fn learnt(&self, index: usize) -> Vec<(usize, usize)> {
         let Flow { from, to, start, .. } = self.ledger.flows[index];
         let Some(since) = self.severed_since(from, to) else { return Vec::new() };
-        let talks = self.now >= since.max(start) + FOUND_OUT;
+        // Who sleeps learns nothing, and a relay may have died meanwhile that would have gone on.
+        let able = |end: usize| self.machines[end].woke.map_or(since, |woke| woke.max(since));
+        let talks = self.now >= able(from).max(start) + FOUND_OUT;
         // Who only listens asks more rarely whether somebody is still there, and only who was talked to lately.
-        let listens = start < since && self.now >= since + NOTICED;
+        let listens = start < since && self.now >= able(to) + NOTICED;
         let ends = [(from, to, talks), (to, from, listens)].into_iter();
         let awake = ends.filter(|(end, _, knows)| *knows && self.machines[*end].life == Life::Awake);
         awake.map(|(end, other, _)| (end, other)).collect()
