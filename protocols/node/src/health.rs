@@ -1,6 +1,8 @@
 //! What needs a user's attention. Each item is about one network and says which: a machine may be in several, and what
 //! helps one does nothing for another.
 
+use std::time::Duration;
+
 use ginnel_time::Instant;
 
 use crate::clock::in_words;
@@ -95,7 +97,7 @@ impl Items<'_> {
             self.add("newcomers-wait", &text, "let an admin's machine go online".to_owned());
         }
         let wall = network.believed(now, clock);
-        if let Some(age) = network.state.lease_age(wall).filter(|age| wall != 0 && age.as_secs() > LEASE_LIFE) {
+        if let Some(age) = unvouched(network, wall).filter(|age| wall != 0 && age.as_secs() > LEASE_LIFE) {
             let text = format!("no admin has vouched for the log in {} days", age.as_secs() / 86_400);
             self.add("stale-log", &text, "let the machine that founded the network go online".to_owned());
         }
@@ -120,9 +122,21 @@ impl Items<'_> {
     }
 }
 
+/// For how long no admin has vouched for the log; nothing is said in the moments after a founding, in which the first lease is
+/// on its way. A genesis has no true time.
+fn unvouched(network: &Network, wall: u64) -> Option<Duration> {
+    let age = network.state.lease_age(wall)?;
+    let vouched = network.state.lease().is_some_and(|lease| lease.time != 0);
+    let first = network.log.iter().map(|line| line.time).find(|time| *time != 0);
+    let founded = first.map_or(0, |first| wall.saturating_sub(first));
+    (vouched || founded > FIRST_LEASE).then_some(age)
+}
+
 fn trouble(link: &Link) -> Option<&str> {
     link.trouble.as_deref()
 }
 
 /// Seconds after which the lease counts as run out.
 const LEASE_LIFE: u64 = 7 * 86_400;
+/// Seconds that the first lease of a network may take: it is signed when the founder's own membership has come back.
+const FIRST_LEASE: u64 = 5;

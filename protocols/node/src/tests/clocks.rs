@@ -1,5 +1,7 @@
 //! Machines whose clocks are wrong by decades.
 
+use std::time::Duration;
+
 use super::world::{WALL, World, secs};
 use crate::io::{Input, Reply, Request};
 use crate::notice::Notice;
@@ -145,6 +147,20 @@ fn no_server_has_an_admin_sign_a_time_that_is_yet_to_come() {
     assert_eq!(lease_time(&world, 0), lease);
     let refused = world.ask(0, Request::Invite { expires: secs(3600), name: None }).expect_err("it would be over");
     assert!(refused.message.contains("50 years behind"), "{refused:?}");
+}
+
+#[test]
+fn a_network_that_is_being_founded_has_no_old_log() {
+    let mut world = World::new(1, 1);
+    let ticket = Some(world.founding(0));
+    let up = Request::Up { ticket, name: None, network: None, shields: None, range: None, ipv4: None };
+    world.request(0, None, up);
+    for _ in 0..2000 {
+        world.pass(Duration::from_millis(1));
+        let health = world.status(0).health;
+        assert!(health.iter().all(|item| item.code != "stale-log"), "{health:?}");
+    }
+    assert_eq!(lease_time(&world, 0).abs_diff(wall(&world)) / 60, 0, "it has a lease by now");
 }
 
 #[test]
