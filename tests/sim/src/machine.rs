@@ -227,9 +227,9 @@ impl Machine {
         self.start(now);
     }
 
-    /// Lets the next write to the disk end the daemon.
-    pub(crate) const fn doom(&mut self, doom: Doom) {
-        self.doom = Some(doom);
+    /// Lets the next write to the disk end the daemon, or spares it again.
+    pub(crate) const fn doom(&mut self, doom: Option<Doom>) {
+        self.doom = doom;
     }
 
     /// Gives the machine another place; the caller has moved its attachment.

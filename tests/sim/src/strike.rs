@@ -56,7 +56,7 @@ impl World {
             }
             Trouble::ServerDiskFull(host) => self.hosts[host].room = Room::Full,
             Trouble::Crash(machine) => self.kill(machine),
-            Trouble::Doomed(machine, doom) => self.machines[machine].doom(doom),
+            Trouble::Doomed(machine, doom) => self.machines[machine].doom(Some(doom)),
             Trouble::DiskFull(machine) => self.machines[machine].room(Room::Full),
             Trouble::Moves(machine) => self.move_away(machine),
             Trouble::Suspend(machines) => self.suspend(machines),
@@ -246,11 +246,12 @@ impl World {
     }
 
     /// Kills a doomed daemon that has not written anything meanwhile, and starts it anew; a sleeper as well, which would stay
-    /// doomed else.
+    /// doomed else. Who is dead may not have died of its doom, and would die of it after the fault, with nobody to revive it.
     fn fulfil(&mut self, machine: usize) {
         if self.machines[machine].life != Life::Dead {
             self.kill(machine);
         }
+        self.machines[machine].doom(None);
         self.revive(machine);
     }
 
@@ -447,6 +448,8 @@ pub(crate) const LONG: Duration = Duration::from_secs(20 * LATER);
 
 #[cfg(test)]
 mod tests {
+    use ginnel_node::Request;
+
     use super::*;
     use crate::fault::Undo;
     use crate::machine::Doom;
@@ -490,5 +493,30 @@ mod tests {
             let machine = &world.machines[1];
             assert_eq!((machine.life, machine.epoch), (Life::Awake, 1), "{meanwhile:?}");
         }
+    }
+
+    /// Lets a machine's daemon write its state.
+    fn write(world: &mut World, machine: usize) {
+        let ticket = Some(world.hosts[0].founding());
+        let up = Request::Up { ticket, name: None, network: None, shields: None, range: None, ipv4: None };
+        world.machines[machine].request(world.now, up);
+        world.settle_machine(machine);
+    }
+
+    #[test]
+    fn who_was_dead_when_its_doom_came_outlives_it() {
+        let mut world = facing(Trouble::Doomed(1, Doom::Written));
+        world.kill(1);
+        world.strike(0);
+        world.mend(0);
+        write(&mut world, 1);
+        assert_eq!((world.machines[1].life, world.machines[1].epoch), (Life::Awake, 1));
+        // While it is doomed, such a write is its end.
+        world.strike(0);
+        write(&mut world, 1);
+        assert_eq!(world.machines[1].life, Life::Dead);
+        world.mend(0);
+        write(&mut world, 1);
+        assert_eq!(world.machines[1].life, Life::Awake);
     }
 }
