@@ -107,6 +107,7 @@ mod govern;
 mod greet;
 mod guise;
 mod health;
+mod interface;
 mod io;
 mod joining;
 mod link;

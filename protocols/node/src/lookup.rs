@@ -6,10 +6,11 @@ use ginnel_forward::PeerId;
 use ginnel_membership::MemberKey;
 use ginnel_membership::state::Standing;
 
+use crate::interface::host;
 use crate::io::{Failure, FailureCode};
 use crate::network::Network;
 use crate::networks::{MIN_ID, NetworkNumber};
-use crate::node::{Node, host};
+use crate::node::Node;
 use crate::peer::Peer;
 
 /// What a user wrote for a peer.

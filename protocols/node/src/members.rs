@@ -10,10 +10,11 @@ use ginnel_tunnel::{PresharedKey, PublicKey, Suite};
 
 use crate::Discard;
 use crate::exchange::Road;
+use crate::interface::host;
 use crate::io::{Output, ServerId};
 use crate::mail::{Mail, MailKind};
 use crate::networks::{Ipv4Use, NetworkNumber};
-use crate::node::{FEW_PEERS, Node, host};
+use crate::node::{FEW_PEERS, Node};
 use crate::notice::Notice;
 use crate::peer::{IdentityId, Peer, Profile, Ways};
 use crate::report::PeerSource;

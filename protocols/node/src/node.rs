@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ginnel_forward::{Command, Event, PeerId, Roam};
-use ginnel_membership::addressing::ipv6_prefix;
 use ginnel_membership::{MemberKey, NetworkId};
 use ginnel_path::message::{PROBE, is_path_message};
 use ginnel_path::{
@@ -25,10 +24,10 @@ use crate::exchange::{IndexUse, PendingAnswer, Road};
 use crate::fresh::Fresh;
 use crate::gather::{Found, Gather};
 use crate::gossip::is_gossip;
-use crate::io::{Failure, FailureCode, Family, Input, Output, Port, TunRoute, TunState};
+use crate::io::{Failure, FailureCode, Family, Input, Output, Port, TunState};
 use crate::load::{Bucket, Cookies, DEFAULT_THRESHOLD, Load};
 use crate::network::Network;
-use crate::networks::{Ipv4Use, MAX_NETWORKS, NetworkNumber, Networks};
+use crate::networks::{MAX_NETWORKS, NetworkNumber, Networks};
 use crate::peer::{IdentityId, Jars, Peer, Profile, Ways};
 use crate::ping::{PING, PONG};
 use crate::report::PeerSource;
@@ -153,7 +152,7 @@ pub struct Node {
     refused: Arc<[(IpAddr, u8)]>,
     next_peer: u32,
     next_socket: u16,
-    tun: Option<TunState>,
+    pub(crate) tun: Option<TunState>,
 }
 
 impl Node {
@@ -739,39 +738,6 @@ impl Node {
         let family = Family::of(remote);
         self.sockets.iter().find(|(_, own)| **own == family).map_or(SocketId(0), |(socket, _)| *socket)
     }
-
-    /// Tells the shell the interface's wanted state when it has changed.
-    pub(crate) fn refresh_tun(&mut self) {
-        let mut state = TunState { addresses: self.config_addresses.clone(), routes: Vec::new() };
-        for network in self.networks.iter() {
-            state.addresses.extend(network.own_addresses().into_iter().map(host));
-        }
-        // One route for all of a large network: a kernel would take long over as many routes as members.
-        for network in self.networks.iter().filter(|network| network.is_large() && network.is_running()) {
-            let range = network.state.ipv4_range().filter(|_| network.saved.ipv4 == Ipv4Use::On);
-            let range = range.map(|range| (IpAddr::V4(range.network_address()), 16));
-            let whole = range.into_iter().chain([(IpAddr::V6(ipv6_prefix(&network.saved.id())), 64)]);
-            let own = network.own_addresses();
-            state.routes.extend(whole.map(|prefix| tun_route(prefix, &own)));
-        }
-        let small = self.networks.iter().filter(|network| !network.is_large());
-        let own: BTreeMap<NetworkNumber, Vec<IpAddr>> =
-            small.map(|network| (network.number, network.own_addresses())).collect();
-        for peer in self.peers.values() {
-            let own = match peer.profile.network().map(|at| own.get(&at)) {
-                Some(Some(own)) => own.as_slice(),
-                Some(None) => continue,
-                None => &[],
-            };
-            state.routes.extend(peer.profile.allowed.iter().map(|prefix| tun_route(*prefix, own)));
-        }
-        state.routes.sort_unstable();
-        state.routes.dedup();
-        if self.tun.as_ref() != Some(&state) {
-            self.tun = Some(state.clone());
-            self.outputs.push_back(Output::Tun(state));
-        }
-    }
 }
 
 /// Up to so many members each has a route, a name and an agent of its own from the start.
@@ -789,14 +755,4 @@ pub(crate) fn fork(rng: &mut ChaCha20Rng) -> ChaCha20Rng {
 /// Whether a handshake message is a cookie reply, which anybody can send: it has no mac1.
 fn is_cookie(bytes: &[u8]) -> bool {
     classify(bytes).is_some_and(|(_, kind)| kind == MessageKind::Cookie)
-}
-
-/// A route to a prefix of a network in which this machine has the addresses `own`.
-fn tun_route((destination, prefix): (IpAddr, u8), own: &[IpAddr]) -> TunRoute {
-    let source = own.iter().copied().find(|ip| ip.is_ipv4() == destination.is_ipv4());
-    TunRoute { destination, prefix, source }
-}
-
-pub(crate) fn host(ip: IpAddr) -> (IpAddr, u8) {
-    (ip, if ip.is_ipv4() { 32 } else { 128 })
 }

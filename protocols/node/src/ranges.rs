@@ -6,9 +6,10 @@ use ginnel_membership::addressing::{Ipv4Range, ipv6_prefix};
 use ginnel_membership::build::{Charter, Founded, found};
 use ginnel_path::address::{Reach, is_within, reach};
 
+use crate::interface::host;
 use crate::io::{Failure, FailureCode};
 use crate::networks::{Ipv4Use, NetworkNumber};
-use crate::node::{Node, host};
+use crate::node::Node;
 use crate::peer::Peer;
 
 /// What a range is wanted for.
