@@ -22,7 +22,7 @@ impl World {
         if self.is_idle_fault(&fault.what) {
             return;
         }
-        let mark = self.end_calm(number, &fault);
+        self.end_calm(number, &fault);
         match fault.what {
             Trouble::ServerCrash(host) | Trouble::RollBack(host, _) | Trouble::Wiped(host) => {
                 self.stop_server(number, host);
@@ -33,24 +33,13 @@ impl World {
                 self.stop_server(number, self.script.sequencer);
                 self.give_chores([Chore::Promote(host)]);
             }
-            Trouble::Revoke(machine) => {
-                // What it costs begins with the deed.
-                self.calm.end(self.now, mark);
-                self.revoke(machine);
-            }
-            Trouble::Ambush(machine) => {
-                self.calm.end(self.now, mark);
-                self.lie_in_wait(machine);
-            }
+            Trouble::Revoke(machine) => self.revoke(machine),
+            Trouble::Ambush(machine) => self.lie_in_wait(machine),
             Trouble::Silence(_) => self.begin_silence(number),
-            Trouble::Turncoat(machine) => {
-                self.calm.settle(mark);
-                self.turn(machine);
-            }
+            Trouble::Turncoat(machine) => self.turn(machine),
             Trouble::HostileRelay(station) => self.corrupt_relay(station),
             Trouble::LyingServer(host, seconds) => self.begin_lies(host, seconds),
             Trouble::TwoFaces => {
-                self.calm.settle(mark);
                 self.script.company = Company { nodes: Manners::Hostile, servers: Manners::Hostile };
                 self.grow_faces();
             }
@@ -75,17 +64,14 @@ impl World {
                 self.reckon_station(station);
             }
             Trouble::CredentialsExpire => self.outdate_credentials(),
-            Trouble::Withholds(host) => {
-                self.calm.settle(mark);
-                self.begin_withholding(host);
-            }
+            Trouble::Withholds(host) => self.begin_withholding(host),
             Trouble::Intruder(seed) => self.begin_intrusion(seed, self.now + fault.lasts),
         }
         self.survey();
     }
 
     /// Ends the calm for those whom a fault concerns, and plans its end.
-    fn end_calm(&mut self, number: usize, fault: &Fault) -> MarkId {
+    fn end_calm(&mut self, number: usize, fault: &Fault) {
         let now = self.now;
         self.trace.tell(now, || format!("fault: {:?} for {:?}", fault.what, fault.lasts));
         let mark = self.calm.begin(now, &fault.what.word(), self.scope_of(&fault.what), fault.what.recovery());
@@ -97,7 +83,14 @@ impl World {
         if fault.lasts < Duration::MAX {
             self.step_at(now + fault.lasts, Step::Mend(number));
         }
-        mark
+        if matches!(fault.what, Trouble::Revoke(_) | Trouble::Ambush(_)) {
+            // What it costs begins with the deed.
+            self.calm.end(now, mark);
+        }
+        if matches!(fault.what, Trouble::Turncoat(_) | Trouble::TwoFaces | Trouble::Withholds(_)) {
+            // It never ends, and others have their rest all the same.
+            self.calm.settle(mark);
+        }
     }
 
     /// Whether a fault cannot come about as things are, so that it excuses nothing.
