@@ -25,9 +25,19 @@ pub(crate) enum Form {
     Json,
 }
 
+/// How the programs under test are built.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Build {
+    /// Optimised, with assertions and overflow checks.
+    #[default]
+    Checked,
+    /// As they are installed.
+    Release,
+}
+
 /// Runs the demonstration.
 pub(crate) fn demo(form: Form) -> Result<ExitCode> {
-    let programs = prepare()?;
+    let programs = prepare(Build::Checked)?;
     let account = demo::run(&programs, &|line| tell_for(form, line))?;
     if form == Form::Json {
         cargo::tell(&serde_json::to_string(&account)?);
@@ -56,8 +66,8 @@ pub(crate) struct Length {
 }
 
 /// Runs one programme by name.
-pub(crate) fn lab(name: &str, form: Form, only: Option<&str>, length: Length) -> Result<ExitCode> {
-    let programs = prepare()?;
+pub(crate) fn lab(name: &str, form: Form, only: Option<&str>, length: Length, build: Build) -> Result<ExitCode> {
+    let programs = prepare(build)?;
     let tell = |line: &str| {
         if form == Form::Text {
             cargo::say(line)
@@ -115,7 +125,7 @@ pub(crate) fn lab(name: &str, form: Form, only: Option<&str>, length: Length) ->
 /// Counts the laboratory's results in the test suite.
 pub(crate) fn count(tally: &mut Tally, extent: Extent) -> Result<()> {
     let quick = extent == Extent::Quick;
-    let programs = prepare()?;
+    let programs = prepare(Build::Checked)?;
     for case in cases::run_self_checks(if quick { QUICK_CHECKS } else { "" }) {
         tally.count(&format!("lab: {}", case.name), outcome(&case));
     }
@@ -195,7 +205,7 @@ fn run_pairs(programs: &Programs, form: Form, only: Option<&str>) -> Result<(pai
 /// Installs what is missing, removes what dead runs left, builds the programs.
 ///
 /// With `GINNEL_PROGRAMS=DIR` nothing is built: the programs in that folder are run.
-fn prepare() -> Result<Programs> {
+fn prepare(build: Build) -> Result<Programs> {
     if let Some(folder) = std::env::var_os("GINNEL_PROGRAMS") {
         return Programs::in_folder(std::path::Path::new(&folder));
     }
@@ -203,14 +213,18 @@ fn prepare() -> Result<Programs> {
         cargo::say(&format!("installed {package}"));
     }
     Lab::sweep_stale()?;
+    let profile = match build {
+        Build::Checked => "ci",
+        Build::Release => "release",
+    };
     let built = cargo::run_shown(
         "cargo",
-        &["build", "--quiet", "--profile", "ci", "--locked", "-p", "ginneld", "-p", "ginnel", "-p", "ginnel-signal"],
+        &["build", "--quiet", "--profile", profile, "--locked", "-p", "ginneld", "-p", "ginnel", "-p", "ginnel-signal"],
     )?;
     if !built.success {
         bail!("the programs do not build");
     }
-    Programs::beside_this_one()
+    Programs::of_profile(profile)
 }
 
 /// Prints what a programme found, and what is wrong with it.

@@ -51,6 +51,9 @@ enum Task {
         only: Option<String>,
         #[command(flatten)]
         length: laboratory::Length,
+        /// Runs the programs as they are installed, without the assertions that the suite builds in.
+        #[arg(long)]
+        release: bool,
     },
     /// Runs the fuzz targets with the engine; each for a while, two at once.
     Fuzz(fuzz::Arguments),
@@ -86,7 +89,10 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Test { quick } => suite::run(if quick { suite::Extent::Quick } else { suite::Extent::Full }),
         Task::Demo { form } => laboratory::demo(form),
-        Task::Lab { name, form, only, length } => laboratory::lab(&name, form, only.as_deref(), length),
+        Task::Lab { name, form, only, length, release } => {
+            let build = if release { laboratory::Build::Release } else { laboratory::Build::Checked };
+            laboratory::lab(&name, form, only.as_deref(), length, build)
+        }
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::History { list: true, .. } => Ok(history::list()),
         Task::History { only, list: false } => history::run(only.as_deref()),

@@ -39,6 +39,16 @@ impl Programs {
         Self::in_folder(own.parent().context("this program's file has no folder")?)
     }
 
+    /// The programs that a profile has built into the target folder that this one is in.
+    ///
+    /// # Errors
+    /// When one is missing.
+    pub fn of_profile(profile: &str) -> Result<Self> {
+        let own = std::env::current_exe().context("find this program's own file")?;
+        let target = own.parent().and_then(Path::parent).context("this program's file is in no target folder")?;
+        Self::in_folder(&target.join(profile))
+    }
+
     /// The full path of one program.
     pub fn path(&self, name: &str) -> String {
         self.folder.join(name).to_string_lossy().into_owned()
