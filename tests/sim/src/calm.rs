@@ -195,6 +195,13 @@ impl Calm {
         struck.filter_map(|mark| mark.until).fold(concern.known, Instant::max)
     }
 
+    /// Whether a conversation's machines may have lost each other for as long as things stay as they are: something has
+    /// struck them since they knew each other, and no server is well that could bring them together again.
+    pub(crate) fn is_severing(&self, now: Instant, concern: &Concern) -> bool {
+        let struck = self.anew(concern);
+        struck > concern.known && self.of_servers(now, concern, struck) == Promise::Nothing
+    }
+
     pub(crate) fn promise(&self, now: Instant, concern: &Concern) -> Promise {
         let beginning = self.anew(concern);
         let others = self.marks.iter().filter(|mark| mark.server().is_none());
@@ -405,6 +412,29 @@ mod tests {
         assert_eq!([at(200), at(201)].map(|since| calm.disturbances(1, since)), [1, 0]);
         let _ = calm.begin(at(200), "a crash", Scope::Machines([1].into()), RECOVERY);
         assert!(!calm.is_quiet(at(900)));
+    }
+
+    #[test]
+    fn only_who_was_struck_and_is_brought_together_by_nobody_may_have_lost_each_other() {
+        let concern = Concern { servers: Servers::Any, ..Concern::other(0, 1, at(100)) };
+        let of = |servers: usize, crash: Option<u64>| {
+            let mut calm = Calm::new(servers);
+            let odd = calm.begin(at(90), "two faces", Scope::OddOnes(0), Recovery { back: Duration::ZERO, ..RECOVERY });
+            calm.settle(odd);
+            if let Some(until) = crash {
+                let mark = calm.begin(at(80), "a crash", Scope::Relayed, RECOVERY);
+                calm.end(at(until), mark);
+            }
+            calm
+        };
+        for (servers, crash, lost) in
+            [(1, Some(110), true), (1, Some(99), false), (1, None, false), (2, Some(110), false)]
+        {
+            assert_eq!(of(servers, crash).is_severing(at(300), &concern), lost, "{servers} servers, crash {crash:?}");
+        }
+        let calm = of(1, Some(110));
+        assert!(!calm.is_severing(at(300), &Concern { known: at(120), ..concern.clone() }), "their key is younger");
+        assert!(!calm.is_severing(at(300), &Concern { b: 2, ..concern.clone() }), "both see the same face");
     }
 
     #[test]

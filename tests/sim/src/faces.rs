@@ -135,6 +135,12 @@ impl World {
         }
     }
 
+    /// Whether two machines see each another face of a server.
+    pub(crate) fn see_two_faces(&self, a: usize, b: usize) -> bool {
+        let seen = |machine, host| self.face(Caller::Machine(machine, ServerId(0)), host);
+        self.script.faces.is_some_and(|Faces { honest, .. }| seen(a, honest) != seen(b, honest))
+    }
+
     /// Two histories that nobody has reported.
     pub(crate) fn unreported(&mut self) -> Option<String> {
         let Some(Faces { shown: Shown::Since(at), .. }) = self.script.faces else {

@@ -139,7 +139,7 @@ impl World {
         }
         let overdue = self.ledger.wire(self.now, machine, bytes);
         let late = overdue > REPLACED && self.weather == Weather::Clear && self.has_relays();
-        if late && self.calm.is_well(self.now, machine) {
+        if late && self.calm.is_well(self.now, machine) && !self.may_be_lost(machine, bytes) {
             let text = format!("node{machine} has sealed for {overdue:?} with a key that was to be replaced");
             self.ledger.violate(self.now, &text);
         }

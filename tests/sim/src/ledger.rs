@@ -8,7 +8,7 @@ use ginnel_time::Instant;
 use ginnel_tunnel::timers::{KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_AFTER_TIME};
 
 use crate::trace::digest;
-use crate::watch::inner;
+use crate::watch::{inner, sealed_for};
 use crate::wire;
 
 /// A stream of packets between two machines for a while.
@@ -210,6 +210,11 @@ impl Ledger {
             self.violate(now, &format!("node{from} seals with a key that has served for {age:?}"));
         }
         overdue
+    }
+
+    /// When the key that a datagram is sealed with began to serve.
+    pub(crate) fn serves_since(&self, from: usize, bytes: &[u8]) -> Option<Instant> {
+        self.keys.get(&(from, sealed_for(bytes)?)).map(|service| service.first)
     }
 }
 

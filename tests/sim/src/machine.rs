@@ -390,6 +390,11 @@ impl Machine {
         self.owners.contains_key(&address)
     }
 
+    /// Whether a datagram that goes out is sealed for the one with this address.
+    pub(crate) fn seals_for(&self, bytes: &[u8], address: IpAddr) -> bool {
+        self.owners.get(&address).is_some_and(|peer| self.watch.addressee(bytes) == Some(*peer))
+    }
+
     /// Why a peer is reached as it is, for a report.
     pub(crate) fn describe(&self, now: Instant) -> String {
         let status = self.node.status(now);

@@ -7,9 +7,12 @@ use ginnel_forward::PeerId;
 use ginnel_node::{Family, ServerId};
 use ginnel_path::{Local, Path, SocketId};
 
+use crate::calm::{Recovery, Scope};
 use crate::ledger::{Answers, Known};
+use crate::scenario::Weather;
 use crate::stream::Caller;
 use crate::trace::Telling;
+use crate::watch::tests::{add, install, sealed};
 use crate::world::World;
 
 /// What a world complains of at its end for what was done to it, and not without.
@@ -76,6 +79,53 @@ fn words_in_silence_are_told() {
         let told = world.ledger.violations();
         assert_eq!(told.iter().any(|text| text.contains("though nobody talks")), wrong, "{told:?}");
         assert_eq!(told.len(), usize::from(wrong), "{told:?}");
+    }
+}
+
+/// What is told of a key that `to` is sealed for by the founder, beyond the time in which it was to be replaced, where the
+/// only server has two faces from the beginning on or one, and the relay crashes once the key serves or does not.
+fn told_of_old_key(to: usize, two_faces: bool, crashes: bool) -> Vec<String> {
+    let fits = |world: &World| world.weather == Weather::Clear && world.has_relays() && world.servers == 1;
+    let mut worlds = (0..200).map(|seed| World::new(seed, Telling::Quiet));
+    let mut world = worlds.find(|world| fits(world) && world.machines.len() > 2).expect("one is like that");
+    let began = world.now;
+    let at = |seconds: u64| began + Duration::from_secs(seconds);
+    let recovery = Recovery { back: Duration::ZERO, shaken: Duration::ZERO };
+    if two_faces {
+        let mark = world.calm.begin(at(0), "two faces", Scope::OddOnes(0), recovery);
+        world.calm.settle(mark);
+        world.grow_faces();
+    }
+    if crashes {
+        let mark = world.calm.begin(at(5), "a crash", Scope::Relayed, recovery);
+        world.calm.end(at(10), mark);
+    }
+    let peer = u32::try_from(to).expect("few machines");
+    world.script.addresses = (0..world.machines.len()).map(|to| Some([100, 64, 0, to as u8].into())).collect();
+    world.machines[0].command(began, add(peer));
+    world.machines[0].command(began, install(peer, 77));
+    for (counter, seconds) in [0, 120, 125, 130, 135, 141].into_iter().enumerate() {
+        let mut bytes = sealed(77);
+        bytes[7] = counter as u8;
+        world.now = at(seconds);
+        world.check_wire(0, self::peer(), &bytes);
+    }
+    world.ledger.violations()
+}
+
+#[test]
+fn a_key_is_replaced_unless_nobody_can_bring_its_two_together() {
+    for (to, two_faces, crashes, wrong) in [
+        (1, false, false, true),
+        (1, false, true, true),
+        (1, true, false, true),
+        (2, true, true, true),
+        (1, true, true, false),
+    ] {
+        let told = told_of_old_key(to, two_faces, crashes);
+        let row = (to, two_faces, crashes);
+        assert_eq!(told.iter().any(|text| text.contains("that was to be replaced")), wrong, "{row:?}: {told:?}");
+        assert_eq!(told.len(), usize::from(wrong), "{row:?}: {told:?}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ginnel_node::Family;
 use ginnel_time::Instant;
 
 use crate::calm::{Concern, Promise, REBUILT, STALLED, Servers, Talk};
@@ -67,6 +68,23 @@ impl World {
         let known = known_since(start, &talks);
         let direct = self.theory(from, to) == Theory::Meet;
         Concern { a: from, b: to, start, known, direct, servers: Servers::Any, talks }
+    }
+
+    /// Whether a datagram is sealed for somebody whom its sender may have lost: something has struck them since they have
+    /// this key, and the one server that could bring them together again has another face for each. Such a key is asked for
+    /// a way until it ends, and nobody can replace it.
+    pub(crate) fn may_be_lost(&self, machine: usize, bytes: &[u8]) -> bool {
+        let Some(since) = self.ledger.serves_since(machine, bytes) else { return false };
+        let address = |other: usize| {
+            self.machines[other].tunnel_address(Family::V6).or(self.script.addresses.get(other).copied().flatten())
+        };
+        let is_for = |other: usize| address(other).is_some_and(|to| self.machines[machine].seals_for(bytes, to));
+        let addressee = (0..self.machines.len()).find(|other| is_for(*other));
+        addressee.is_some_and(|other| {
+            let direct = self.theory(machine, other) == Theory::Meet;
+            let concern = Concern { direct, servers: Servers::Any, ..Concern::other(machine, other, since) };
+            self.see_two_faces(machine, other) && self.calm.is_severing(self.now, &concern)
+        })
     }
 
     pub(crate) fn verdict(&self, index: usize) -> Verdict {

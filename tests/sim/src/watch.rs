@@ -47,12 +47,21 @@ impl Watch {
 
     /// Looks at a datagram that goes out; tells what is wrong with it.
     pub(crate) fn datagram(&self, bytes: &[u8]) -> Option<String> {
-        let Some([0xC3 | 0xC7, _, _, _, _, _, _, _, a, b, c, d]) = inner(bytes).first_chunk::<12>() else {
-            return None;
-        };
-        let known = self.sessions.contains_key(&[*a, *b, *c, *d]);
+        let [a, b, c, d] = sealed_for(bytes)?;
+        let known = self.addressee(bytes).is_some();
         (!known).then(|| format!("a packet sealed for a session with nobody, {a:02x}{b:02x}{c:02x}{d:02x}"))
     }
+
+    /// Whom a datagram that goes out is sealed for.
+    pub(crate) fn addressee(&self, bytes: &[u8]) -> Option<PeerId> {
+        self.sessions.get(&sealed_for(bytes)?).copied()
+    }
+}
+
+/// The far side's index of the session that a datagram is sealed for, if it is sealed.
+pub(crate) fn sealed_for(bytes: &[u8]) -> Option<[u8; 4]> {
+    let [0xC3 | 0xC7, _, _, _, _, _, _, _, index @ ..] = inner(bytes).first_chunk::<12>()? else { return None };
+    Some(*index)
 }
 
 /// What a relay would carry of a datagram, if it is one for a relay.
@@ -64,4 +73,4 @@ pub(crate) fn inner(bytes: &[u8]) -> &[u8] {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

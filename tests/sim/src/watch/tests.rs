@@ -8,13 +8,13 @@ use rand_core::SeedableRng as _;
 
 use super::*;
 
-fn add(peer: u32) -> Command {
+pub(crate) fn add(peer: u32) -> Command {
     let address = IpAddr::from([100, 64, 0, peer as u8]);
     Command::AddPeer { peer: PeerId(peer), allowed: vec![(address, 32)], roam: Roam::Fixed, persistent_keepalive: None }
 }
 
 /// A session with a peer, which the far side knows by an index.
-fn install(peer: u32, index: u32) -> Command {
+pub(crate) fn install(peer: u32, index: u32) -> Command {
     let identity = |seed: u8| Identity::new(StaticSecret::from_bytes([seed; 32]), NetworkTag([0; 32]));
     let (near, far) = (identity(1), identity(2));
     let (mut rng, psk) = (ChaCha20Rng::from_seed([3; 32]), PresharedKey::zero());
@@ -27,7 +27,7 @@ fn install(peer: u32, index: u32) -> Command {
     Command::Install { peer: PeerId(peer), established: initiator.finish(&response).unwrap() }
 }
 
-fn sealed(index: u32) -> Vec<u8> {
+pub(crate) fn sealed(index: u32) -> Vec<u8> {
     [&[0xC7, 0, 0, 0, 0, 0, 0, 1][..], &index.to_be_bytes(), &[5; 40]].concat()
 }
 
