@@ -146,6 +146,7 @@ impl Node {
             link.say(now, ClientMessage::Fetch { from: 0 });
             return;
         }
+        link.at_a_loss = None;
         if let Some(Purpose::Request(request)) = link.appended(now) {
             self.acknowledged(at, id, request, sequence);
         }
@@ -161,8 +162,11 @@ impl Node {
         let Some(link) = network.links.get_mut(&id) else { return };
         match asked {
             Asked::Append if is_passing(code) => {
-                // The same again in a moment; a user's request until its time is over.
+                // The same again in a moment, by another server where there is one; a user's request until its time is over.
                 link.trouble = Some(text.to_owned());
+                if code == Refusal::NoSequencer {
+                    link.at_a_loss = Some(now);
+                }
                 let purpose = link.appended(now);
                 if purpose.is_some() {
                     link.append_again = Some(now + APPEND_AGAIN);
@@ -265,9 +269,8 @@ impl Node {
             return;
         }
         let record = lease_record(&network.saved.id(), &signer, network.state.head(), time);
-        let sequencer = network.state.sequencer();
-        let best = network.serving_mut().min_by_key(|(_, link)| Some(link.server.keys.sequencer()) != sequencer);
-        if let Some((_, link)) = best.filter(|(_, link)| !link.is_appending(&Purpose::Lease)) {
+        let link = network.best_server().and_then(|id| network.links.get_mut(&id));
+        if let Some(link) = link.filter(|link| !link.is_appending(&Purpose::Lease)) {
             link.append(now, Purpose::Lease, record);
         }
     }
@@ -307,6 +310,6 @@ pub(crate) const LOST_ENTRIES: &str = "the server has lost entries; it gets them
 /// An admin signs a lease when the last one is a day old; it runs out after seven.
 const LEASE_RENEW: u64 = 24 * 3600;
 /// Before a record that a server could not take is sent again.
-const APPEND_AGAIN: Duration = Duration::from_secs(1);
+pub(crate) const APPEND_AGAIN: Duration = Duration::from_secs(1);
 /// Seconds in which the founder's own join has to be ordered.
 const FOUNDER_INVITE_LIFE: u64 = 24 * 3600;

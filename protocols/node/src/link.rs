@@ -62,6 +62,8 @@ pub(crate) struct Link {
     pub(crate) vain_refills: u8,
     /// When records that the server could not take are sent again.
     pub(crate) append_again: Option<Instant>,
+    /// When it last said that it does not reach the server that orders the log, unless it has had a record ordered since.
+    pub(crate) at_a_loss: Option<Instant>,
     /// As whom this machine comes in next, or has come in.
     pub(crate) guise: Guise,
 }
@@ -142,6 +144,7 @@ impl Link {
             refilled: None,
             vain_refills: 0,
             append_again: None,
+            at_a_loss: None,
             guise: Guise::Member,
         }
     }
@@ -225,7 +228,7 @@ impl Link {
         self.refill = None;
         self.refilled = None;
         self.vain_refills = 0;
-        self.append_again = None;
+        (self.append_again, self.at_a_loss) = (None, None);
         self.head = None;
         self.retry = again.map(|pause| now + pause);
     }
@@ -290,6 +293,8 @@ impl Node {
             self.fetch_from_all(now, at);
         }
         self.notice(Some(at), Notice::ServerDown { server, reason });
+        // What it was asked for another server may do.
+        self.send_waiting(now, at);
         if !self.networks.get(at).is_some_and(Network::is_connected) {
             self.plan_greetings(now, at, Reason::Abandoned);
         }

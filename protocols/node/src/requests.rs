@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use ginnel_membership::build::{invite_record, revoke_record, void_record};
 use ginnel_membership::{Entry, Invite, Name, Record, Rights, SignedRecord, SigningKey};
+use ginnel_signal_proto::server::{FORWARD_PATIENCE, TAKEOVER_PATIENCE};
 use ginnel_time::Instant;
 
 use crate::clock::in_words;
 use crate::govern::refs;
 use crate::io::{Failure, FailureCode, Output, Reply, Request, RequestId};
+use crate::joining::APPEND_AGAIN;
 use crate::lookup::no_peer;
 use crate::network::Network;
 use crate::networks::{MIN_ID, NetworkNumber, not_joined};
@@ -236,7 +238,9 @@ impl Node {
         record: Vec<u8>,
         reply: Option<Reply>,
     ) -> Result<Option<Reply>, Failure> {
-        self.wait(id, at, now + APPEND_PATIENCE, Wish::Append { record, reply })?;
+        let handover = self.networks.get(at).is_some_and(|network| network.is_handover(&record));
+        let patience = if handover { HANDOVER_PATIENCE } else { APPEND_PATIENCE };
+        self.wait(id, at, now + patience, Wish::Append { record, reply })?;
         self.send_waiting(now, at);
         Ok(None)
     }
@@ -315,5 +319,8 @@ fn usable_name(text: &str) -> Result<Name, Failure> {
 
 /// Above the pause of a server that has just started, and below what a caller waits.
 const APPEND_PATIENCE: Duration = Duration::from_secs(13);
+/// A mirror looks for a lost sequencer, is asked again, and then asks every fellow before it takes over. Below what a caller
+/// waits, 30 s.
+const HANDOVER_PATIENCE: Duration = FORWARD_PATIENCE.saturating_add(APPEND_AGAIN).saturating_add(TAKEOVER_PATIENCE);
 const LEAVE_PATIENCE: Duration = Duration::from_secs(3);
 const MAX_WAITING: usize = 64;

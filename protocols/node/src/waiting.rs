@@ -184,11 +184,17 @@ impl Node {
 }
 
 impl Network {
-    /// The server that a record goes to: the one that orders the log, where it is reached, or else any.
-    fn best_server(&self) -> Option<ServerId> {
+    /// The server that a record goes to: the one that orders the log, where it is reached, or else any; of those that did
+    /// not reach that one themselves the one that said so longest ago.
+    pub(crate) fn best_server(&self) -> Option<ServerId> {
         let sequencer = self.state.sequencer();
-        let best = self.serving().min_by_key(|(_, link)| Some(link.server.keys.sequencer()) != sequencer);
-        best.map(|(id, _)| id)
+        let orders = |link: &Link| Some(link.server.keys.sequencer()) == sequencer;
+        self.serving().min_by_key(|(_, link)| (!orders(link), link.at_a_loss)).map(|(id, _)| id)
+    }
+
+    /// Whether a record moves the log to another server than the one that orders it now.
+    pub(crate) fn is_handover(&self, record: &[u8]) -> bool {
+        appointed(record).is_some_and(|named| Some(named) != self.state.sequencer())
     }
 
     /// The server that is to order the log by a waiting record. No other one can take it where the present one is lost.

@@ -2,7 +2,7 @@
 
 use ginnel_membership::{Proposal, Rights, SigningKey};
 
-use super::world::{World, secs};
+use super::world::{Dialled, World, secs};
 use crate::io::{FailureCode, Reply, Request, UpOutcome};
 use crate::notice::Notice;
 
@@ -268,6 +268,69 @@ fn any_server_that_is_left_takes_the_place_of_a_lost_sequencer() {
             assert!(servers.len() == 2 && servers.iter().all(|server| server.connected), "{heir}: {servers:?}");
         }
     }
+}
+
+/// A founder that does not reach the server that orders the log, and two mirrors.
+fn far_from_the_sequencer() -> World {
+    let mut world = World::linked(1, 3);
+    for host in [1, 2] {
+        let founding = world.founding(host);
+        done(&mut world, 0, Request::ServerAdd { founding });
+        world.pass(secs(75));
+    }
+    world.cut(0, 0);
+    world.pass(secs(1));
+    world
+}
+
+#[test]
+fn a_record_goes_by_the_mirror_that_reaches_the_sequencer() {
+    for lost in [1, 2] {
+        let mut world = far_from_the_sequencer();
+        world.part_hosts(0, lost, Dialled::Refused);
+        world.pass(secs(5));
+        world.invite(0);
+    }
+}
+
+#[test]
+fn a_record_that_a_mirror_took_along_goes_by_another() {
+    for lost in [1, 2] {
+        let mut world = far_from_the_sequencer();
+        world.part_hosts(0, lost, Dialled::Unanswered);
+        let id = world.request(0, None, Request::Invite { expires: secs(3600), name: None });
+        world.pass(secs(2));
+        world.stop_host(lost);
+        world.pass(secs(2));
+        let reply = world.machines[0].replies.remove(&id);
+        assert!(matches!(reply, Some(Ok(Reply::Invite { .. }))), "{reply:?}");
+    }
+}
+
+#[test]
+fn a_lease_goes_by_the_mirror_that_reaches_the_sequencer() {
+    for lost in [1, 2] {
+        let mut world = far_from_the_sequencer();
+        world.part_hosts(0, lost, Dialled::Refused);
+        let leases = |world: &mut World| kinds(world, 0).iter().filter(|kind| *kind == "lease").count();
+        let before = leases(&mut world);
+        leap(&mut world, 2);
+        world.pass(secs(3700));
+        assert_eq!(leases(&mut world), before + 1);
+    }
+}
+
+#[test]
+fn the_admin_is_told_of_a_takeover_from_a_sequencer_that_answers_nothing() {
+    let mut world = World::linked(1, 2);
+    let founding = world.founding(1);
+    done(&mut world, 0, Request::ServerAdd { founding });
+    world.pass(secs(75));
+    world.cut(0, 0);
+    world.part_hosts(0, 1, Dialled::Unanswered);
+    let server = world.server(1).addresses[0].clone();
+    done(&mut world, 0, Request::ServerPromote { server });
+    world.invite(0);
 }
 
 #[test]

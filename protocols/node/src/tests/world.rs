@@ -15,8 +15,8 @@ use ginnel_signal_proto::server::{ConnectionId, Input as SignalInput, LinkId};
 use ginnel_time::{Instant, Tai64n};
 use ginnel_tunnel::MessageKind;
 
+pub(crate) use host::{Dialled, Writes, host_address};
 use host::{End, Host};
-pub(crate) use host::{Writes, host_address};
 use machine::Machine;
 pub(crate) use machine::Nat;
 pub(crate) use relay::Relay;
@@ -47,6 +47,8 @@ pub(crate) struct World {
     recording: Recording,
     /// Machines that cannot reach a server.
     cuts: BTreeSet<(usize, usize)>,
+    /// Servers of which neither reaches the other, the lesser first, and what comes of it when one dials.
+    apart: BTreeMap<(usize, usize), Dialled>,
     /// Datagrams that reached another machine or a server.
     pub(crate) carried: u64,
     /// How many sealed packets went to addresses that nobody here has.
@@ -121,6 +123,7 @@ impl World {
             requests: 0,
             hung: BTreeSet::new(),
             cuts: BTreeSet::new(),
+            apart: BTreeMap::new(),
             carried: 0,
             astray: BTreeMap::new(),
         };

@@ -32,6 +32,14 @@ pub(crate) enum Writes {
     Unanswered,
 }
 
+/// What comes of dialling a server that cannot be reached.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialled {
+    Refused,
+    /// Nothing, ever.
+    Unanswered,
+}
+
 pub(crate) struct Host {
     pub(super) signal: Option<Signal>,
     pub(crate) key: SigningKey,
@@ -176,6 +184,19 @@ impl World {
         }
     }
 
+    /// Keeps two servers from each other.
+    pub(crate) fn part_hosts(&mut self, one: usize, other: usize, dialled: Dialled) {
+        self.apart.insert((one.min(other), one.max(other)), dialled);
+        for (number, fellow) in [(one, other), (other, one)] {
+            let links = self.hosts[number].links.iter().filter(|(_, (at, _))| *at == fellow);
+            let links: Vec<(u64, u64)> = links.map(|(link, (_, serial))| (*link, *serial)).collect();
+            for (link, serial) in links {
+                self.hangup(fellow, serial);
+                self.later(Item::LinkDown { host: number, link: LinkId(link), news: None });
+            }
+        }
+    }
+
     /// A server answers STUN, and relays if it has a relay.
     pub(super) fn host_datagram(&mut self, number: usize, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
         let now = self.now;
@@ -205,7 +226,12 @@ impl World {
 
     /// One server opens a stream to another.
     fn dial(&mut self, number: usize, link: LinkId, addresses: &[String]) {
-        match self.host_named(addresses).filter(|fellow| self.hosts[*fellow].signal.is_some()) {
+        let named = self.host_named(addresses);
+        let apart = named.and_then(|fellow| self.apart.get(&(number.min(fellow), number.max(fellow))).copied());
+        if apart == Some(Dialled::Unanswered) {
+            return;
+        }
+        match named.filter(|fellow| apart.is_none() && self.hosts[*fellow].signal.is_some()) {
             Some(fellow) => {
                 self.order += 1;
                 let serial = self.order;
