@@ -78,6 +78,12 @@
 //! none of them any more gets them from the founder's machine, which comes in by its admin key; until that is there, or
 //! for an older log than the last 8,192 entries or 4 MiB, such a server serves nobody.
 //!
+//! # Records and several servers
+//!
+//! A record goes to the server that orders the log where that one is reached, or else to another, and to the next one
+//! where that says that it does not reach the first, or is lost before it has answered. A request waits 13 s for its
+//! record; one that moves the log to another server 28 s, in which a mirror looks for the lost one and asks every fellow.
+//!
 //! # Control messages
 //!
 //! Sealed plaintexts between ginneld whose first byte is below 0x40. Those of `ginnel-path` (0x01 to 0x03) go to the
