@@ -434,7 +434,7 @@ mod tests {
         }
         let calm = of(1, Some(110));
         assert!(!calm.is_severing(at(300), &Concern { known: at(120), ..concern.clone() }), "their key is younger");
-        assert!(!calm.is_severing(at(300), &Concern { b: 2, ..concern.clone() }), "both see the same face");
+        assert!(!calm.is_severing(at(300), &Concern { b: 2, ..concern }), "both see the same face");
     }
 
     #[test]

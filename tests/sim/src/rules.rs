@@ -82,21 +82,29 @@ fn words_in_silence_are_told() {
     }
 }
 
-/// What is told of a key that `to` is sealed for by the founder, beyond the time in which it was to be replaced, where the
-/// only server has two faces from the beginning on or one, and the relay crashes once the key serves or does not.
-fn told_of_old_key(to: usize, two_faces: bool, crashes: bool) -> Vec<String> {
+/// What befalls two who have a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blow {
+    /// The only server has two faces from the beginning on.
+    TwoFaces,
+    /// The relay crashes once the key serves.
+    Crash,
+}
+
+/// What is told of a key with which the founder seals for `to` beyond the time in which it was to be replaced.
+fn told_of_old_key(to: usize, blows: &[Blow]) -> Vec<String> {
     let fits = |world: &World| world.weather == Weather::Clear && world.has_relays() && world.servers == 1;
     let mut worlds = (0..200).map(|seed| World::new(seed, Telling::Quiet));
     let mut world = worlds.find(|world| fits(world) && world.machines.len() > 2).expect("one is like that");
     let began = world.now;
     let at = |seconds: u64| began + Duration::from_secs(seconds);
     let recovery = Recovery { back: Duration::ZERO, shaken: Duration::ZERO };
-    if two_faces {
+    if blows.contains(&Blow::TwoFaces) {
         let mark = world.calm.begin(at(0), "two faces", Scope::OddOnes(0), recovery);
         world.calm.settle(mark);
         world.grow_faces();
     }
-    if crashes {
+    if blows.contains(&Blow::Crash) {
         let mark = world.calm.begin(at(5), "a crash", Scope::Relayed, recovery);
         world.calm.end(at(10), mark);
     }
@@ -115,17 +123,17 @@ fn told_of_old_key(to: usize, two_faces: bool, crashes: bool) -> Vec<String> {
 
 #[test]
 fn a_key_is_replaced_unless_nobody_can_bring_its_two_together() {
-    for (to, two_faces, crashes, wrong) in [
-        (1, false, false, true),
-        (1, false, true, true),
-        (1, true, false, true),
-        (2, true, true, true),
-        (1, true, true, false),
-    ] {
-        let told = told_of_old_key(to, two_faces, crashes);
-        let row = (to, two_faces, crashes);
-        assert_eq!(told.iter().any(|text| text.contains("that was to be replaced")), wrong, "{row:?}: {told:?}");
-        assert_eq!(told.len(), usize::from(wrong), "{row:?}: {told:?}");
+    let rows: [(usize, &[Blow], bool); 5] = [
+        (1, &[], true),
+        (1, &[Blow::Crash], true),
+        (1, &[Blow::TwoFaces], true),
+        (2, &[Blow::TwoFaces, Blow::Crash], true),
+        (1, &[Blow::TwoFaces, Blow::Crash], false),
+    ];
+    for (to, blows, wrong) in rows {
+        let told = told_of_old_key(to, blows);
+        assert_eq!(told.iter().any(|text| text.contains("that was to be replaced")), wrong, "{to} {blows:?}: {told:?}");
+        assert_eq!(told.len(), usize::from(wrong), "{to} {blows:?}: {told:?}");
     }
 }
 
