@@ -20,6 +20,8 @@
 //!   3 to 4.
 //! - A server that answers nothing for 30 s has lost the allocation, since some servers never answer for one that they
 //!   forgot. [`Client::silent_since`] tells of the silence before; meanwhile a datagram goes out every 2 s at least.
+//! - [`Input::Close`] is told to the server for as long, until it answers: what it did not hear of it would hold until the
+//!   allocation's lifetime ends.
 
 mod answers;
 mod api;
@@ -66,7 +68,7 @@ enum State {
     Idle,
     Allocating(Attempt),
     Live(Live),
-    Closing,
+    Closing { since: Instant },
 }
 
 /// Whether a forgotten allocation of ours was in the way.
@@ -170,7 +172,7 @@ impl Client {
     pub const fn mapped(&self) -> Option<SocketAddr> {
         match &self.state {
             State::Live(live) => Some(live.mapped),
-            State::Idle | State::Allocating(_) | State::Closing => None,
+            State::Idle | State::Allocating(_) | State::Closing { .. } => None,
         }
     }
 
@@ -178,7 +180,7 @@ impl Client {
     pub const fn silent_since(&self) -> Option<Instant> {
         match &self.state {
             State::Live(live) => live.unanswered_since,
-            State::Idle | State::Allocating(_) | State::Closing => None,
+            State::Idle | State::Allocating(_) | State::Closing { .. } => None,
         }
     }
 
@@ -192,7 +194,7 @@ impl Client {
     }
 
     fn allocate(&mut self) {
-        if matches!(self.state, State::Idle | State::Closing) {
+        if matches!(self.state, State::Idle | State::Closing { .. }) {
             self.transactions = Transactions::default();
             self.auth.start_over();
             self.state = State::Allocating(Attempt::First);
@@ -201,7 +203,7 @@ impl Client {
     }
 
     fn close(&mut self) {
-        let was = std::mem::replace(&mut self.state, State::Closing);
+        let was = std::mem::replace(&mut self.state, State::Closing { since: self.now });
         self.forget_peers();
         match was {
             // An Allocate without an answer may have made an allocation all the same.
@@ -210,7 +212,7 @@ impl Client {
                 self.begin(Purpose::Release, 0);
             }
             State::Live(_) | State::Allocating(_) | State::Idle => self.finish_close(),
-            State::Closing => {}
+            State::Closing { since } => self.state = State::Closing { since },
         }
     }
 
@@ -225,7 +227,7 @@ impl Client {
         match &mut self.state {
             // New ones come with a new connection to their issuer, which may have restarted and know no allocation.
             State::Live(live) if live.refresh_at.is_some() => live.refresh_at = Some(self.now),
-            State::Live(_) | State::Closing => {}
+            State::Live(_) | State::Closing { .. } => {}
             State::Idle | State::Allocating(_) => self.auth.start_over(),
         }
     }
@@ -290,7 +292,7 @@ impl Client {
     }
 
     fn check_peer(&self, address: IpAddr) -> Result<(), Discard> {
-        if matches!(self.state, State::Idle | State::Closing) {
+        if matches!(self.state, State::Idle | State::Closing { .. }) {
             return Err(Discard::NotAllocated);
         }
         if AddressFamily::of(address) != self.config.family {
@@ -327,8 +329,12 @@ impl Client {
         {
             return self.lose(Loss::Silent);
         }
+        let closing = |since: Instant| self.now.saturating_duration_since(since) < SILENCE;
+        let insists = matches!(self.state, State::Closing { since } if closing(since));
         match purpose {
             Purpose::Allocate | Purpose::Recover => self.fail(Failure::Timeout),
+            // What made the server's answers stay out for long enough to leave it swallows a few requests more.
+            Purpose::Release if insists => self.begin(Purpose::Release, 0),
             Purpose::Release => self.finish_close(),
             Purpose::Refresh => self.begin(Purpose::Refresh, 0),
             Purpose::Bind(peer, _) if self.bindings.get(peer).is_none() => {}

@@ -105,7 +105,7 @@ pub enum Output {
         /// Why.
         reason: Loss,
     },
-    /// The allocation was deleted as asked, or could not be for want of an answer.
+    /// The allocation was deleted as asked, or could not be because no answer came for half a minute.
     Closed,
 }
 

@@ -276,6 +276,33 @@ fn close_frees_everything_on_the_server() {
 }
 
 #[test]
+fn close_outlasts_an_outage_as_a_live_allocation_does() {
+    let mut world = World::with_allocation();
+    world.lost = Box::new(|_, _| true);
+    world.input(0, Input::Close);
+    world.run(20 * SECOND);
+    assert_eq!((world.server.allocations(), &world.ends[0].seen[1..]), (1, &[][..]));
+    world.lost = Box::new(|_, _| false);
+    world.run(3 * SECOND);
+    assert_eq!((world.server.allocations(), &world.ends[0].seen[1..]), (0, &[Output::Closed][..]));
+    assert_eq!(world.ends[0].client.poll_timeout(), None);
+}
+
+#[test]
+fn close_that_no_answer_follows_ends_within_a_minute_however_often_it_is_asked_for() {
+    let mut world = World::with_allocation();
+    world.lost = Box::new(|_, _| true);
+    world.trace.clear();
+    for _ in 0..6 {
+        world.input(0, Input::Close);
+        world.run(5 * SECOND);
+    }
+    world.run(30 * SECOND);
+    assert_eq!(&world.ends[0].seen[1..], &[Output::Closed][..]);
+    assert_eq!((world.trace.len(), world.ends[0].client.poll_timeout()), (24, None));
+}
+
+#[test]
 fn allocation_of_a_client_that_vanished_ends_by_itself() {
     let mut world = World::with_allocation();
     world.ends.clear();
