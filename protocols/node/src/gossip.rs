@@ -9,7 +9,7 @@
 //! |---|---|
 //! | gossip messages taken from one peer | 50 a second, 200 at once |
 //! | answers to one peer that lacks entries | 4 a second, 16 at once, of [`MAX_PACKETS`] packets each |
-//! | questions under way | one for missing entries and one for the proof of another history, each for 2 s; the next goes to whoever was asked in vain least often and longest ago, and four in vain give a peer a rest of a minute |
+//! | questions under way | one for missing entries and one for the proof of another history, each for 2 s; the next goes to whoever was asked in vain least often and longest ago, and four in vain give a peer a rest of a minute; when one more is in vain, what it claims is forgotten until it claims it again |
 //! | peers told of a new head at a time | [`MAX_TOLD`], the rest [`TOLD_PACE`] later |
 //! | revocations that cannot be judged yet | 8 from one peer, 64 in all |
 //! | repeats of a head for a peer that has not shown that it heard, and of revocations, which nobody acknowledges | [`REPEATS`], [`REPEAT`] apart |

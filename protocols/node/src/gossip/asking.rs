@@ -1,7 +1,8 @@
 //! Who is asked for what the log lacks, and for the proof of another history.
 //!
 //! A head is a word, and who gives it may never answer: whoever was asked in vain goes behind all others that could know,
-//! and after [`MAX_MISSES`] times rests for [`REST`]. The two sorts of question keep out of each other's way.
+//! and after [`MAX_MISSES`] times rests for [`REST`]. When it is asked in vain after that as well, what it claims is
+//! forgotten until it claims it again. The two sorts of question keep out of each other's way.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -146,11 +147,16 @@ impl Node {
             && let Some(talk) = gossip.talks.get_mut(&want.peer)
         {
             let tried = talk.tried(why);
+            let rested = tried.misses >= MAX_MISSES;
             tried.misses = match outcome {
                 Answer::Useful => 0,
-                Answer::Vain => tried.misses.saturating_add(1),
+                Answer::Vain => (tried.misses + 1).min(MAX_MISSES),
                 Answer::Useless => MAX_MISSES,
             };
+            if rested && tried.misses == MAX_MISSES {
+                // Else the questions alone would keep the session alive for as long as both machines run.
+                talk.theirs = None;
+            }
         }
         self.ask_next(now, at, why);
     }

@@ -214,6 +214,18 @@ fn a_member_that_claims_much_and_gives_nothing_keeps_no_entry_from_anybody() {
 }
 
 #[test]
+fn what_is_claimed_and_never_shown_keeps_no_session_alive() {
+    for is_other_history in [false, true] {
+        let mut world = World::linked(3, 1);
+        let path = world.peer(1, 2).and_then(|peer| peer.path).expect("linked").path;
+        let claimed = if is_other_history { world.log_length(1) } else { u64::MAX };
+        claim(&mut world, path, &[[0x12, 1].as_slice(), &claimed.to_be_bytes(), &[9; 32]].concat());
+        world.pass(secs(600));
+        assert_eq!(world.peer(1, 2).expect("a member").path, None, "{:?}", world.status(1).peers);
+    }
+}
+
+#[test]
 fn a_revocation_that_is_heard_before_the_entries_that_make_it_good_waits_for_them() {
     let mut world = World::linked(4, 1);
     world.cut(1, 0);
