@@ -136,6 +136,14 @@ pub(crate) fn draw_later(servers: usize, duration: Duration, dice: &mut Dice) ->
     faults
 }
 
+/// Draws whether all servers die where a member means harm, so that the others have nobody but each other, and it.
+pub(crate) fn draw_hush(machines: usize, duration: Duration, dice: &mut Dice) -> Option<Fault> {
+    let at = dice.time(Duration::from_secs(15), duration - Duration::from_secs(250));
+    let revoked = 1 + below(dice, machines.max(3) - 2);
+    let what = Trouble::Silence(dice.chance(500).then_some(revoked));
+    dice.chance(500).then_some(Fault { at, lasts: SILENCE, what })
+}
+
 fn below(dice: &mut Dice, count: usize) -> usize {
     usize::try_from(dice.below(count as u64)).expect("few")
 }

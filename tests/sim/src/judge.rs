@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use ginnel_path::address::usable_source;
 use ginnel_time::Instant;
 
 use crate::calm::{Concern, Promise, REBUILT, STALLED, Servers};
+use crate::deeds::Deeds;
 use crate::ledger::{Answers, Flow, UNLIKELY_LOST, is_tunnel, seconds};
 use crate::machine::Life;
-use crate::oracle::{Theory, Verdict, is_forgetful};
+use crate::oracle::{Verdict, is_forgetful};
 use crate::scenario::Weather;
 use crate::script::{Step, Troubler};
 use crate::station::{STUN_PORT, Service};
@@ -45,8 +47,10 @@ pub struct Drills {
     pub outcasts: u64,
     /// Worlds in which a server has shown two histories.
     pub forks: u64,
-    /// What hostile members did.
-    pub deeds: u64,
+    /// What hostile members have said inside sessions.
+    pub deeds: Deeds,
+    /// How often a hostile member has repeated what it heard others say.
+    pub repeats: u64,
     /// Servers that have kept things to themselves.
     pub withheld: u64,
     /// How often somebody who is in no network tried to come in at a server.
@@ -54,12 +58,13 @@ pub struct Drills {
 }
 
 impl Drills {
-    pub(crate) const fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.ambushes += other.ambushes;
         self.whispers += other.whispers;
         self.outcasts += other.outcasts;
         self.forks += other.forks;
-        self.deeds += other.deeds;
+        self.deeds.add(&other.deeds);
+        self.repeats += other.repeats;
         self.intrusions += other.intrusions;
         self.withheld += other.withheld;
     }
@@ -133,6 +138,11 @@ impl World {
             let beginning = &bytes[..bytes.len().min(12)];
             let text = format!("node{machine} sends {} bytes of no class to {to}: {beginning:02x?}", bytes.len());
             self.ledger.violate(self.now, &text);
+        }
+        let sender = &self.machines[machine];
+        let nowhere = !usable_source(to) || sender.is_own(to.ip()) || sender.knows(to.ip());
+        if nowhere && !self.script.hostile.contains(&machine) {
+            self.ledger.violate(self.now, &format!("node{machine} sends to {to}, where nobody can be"));
         }
         if self.ledger.is_readable(bytes) {
             self.ledger.violate(self.now, &format!("node{machine} sends {to} a program's packet that can be read"));
@@ -289,7 +299,17 @@ impl World {
         left.extend(self.script.unanswered());
         left.extend(self.behind());
         left.extend(self.unreported());
+        left.extend(self.false_alarms());
         left
+    }
+
+    /// Machines that say somebody cheats, where all that a member has told them proves nothing.
+    fn false_alarms(&self) -> Vec<String> {
+        if self.script.hostile.is_empty() || self.script.faces.is_some() {
+            return Vec::new();
+        }
+        let alarmed = self.machines.iter().enumerate().filter(|(_, machine)| machine.alarms > 0);
+        alarmed.map(|(number, _)| format!("node{number} raises an alarm that nothing proves")).collect()
     }
 
     /// Whether a machine is a member and must know by now who is one.
@@ -446,7 +466,7 @@ impl World {
         if !self.learnt(index).is_empty() {
             self.check_severed(index);
         }
-        let never = self.theory(from, to) == Theory::Never && !self.has_relays();
+        let never = self.is_hopeless(from, to) && !self.has_relays();
         // Before a machine moved it may have been elsewhere.
         let moved = self.script.moved.is_some_and(|moved| start < moved + REBUILT);
         if never && !moved && first.is_some() {
@@ -498,6 +518,7 @@ const AGAIN: Duration = Duration::from_secs(20);
 mod tests {
     use super::*;
     use crate::fault::{Fault, Trouble, Undo};
+    use crate::oracle::Theory;
     use crate::trace::Telling;
 
     /// A world without loss in which two machines need a relay, have one, and have talked for a minute.

@@ -54,13 +54,15 @@
 //!
 //! | who | does | concerns |
 //! |---|---|---|
-//! | a member | heads that are not, floods of gossip, forged entries and revocations, candidates of somebody else, packets under inner addresses of others, odd control messages; it repeats what it hears on the internet, cut short, with a bit turned, from other ports | its pairs |
+//! | a member | calls all others, and in its sessions: heads that are not, floods of gossip, probes, echoes and pings, entries and revocations that are forged or were true before, candidates of somebody else, of other members and of nobody, packets under inner addresses of others and to others, control messages that are odd, cut short or too long; it repeats what it hears on the internet, cut short, with a bit turned, from other ports | its pairs; that no path can join two machines is not said any more, for it knows the ports that their NATs give, and tells them |
 //! | a relay, for a time | drops, doubles, keeps back, spoils, repeats and redirects, lies about mapped addresses | relayed and beginning conversations, and 130 s more |
 //! | a signaling server, for a time | lies about the addresses that it sees and is years ahead | beginning conversations, and 125 s more, until 200 s shaken |
 //! | the server that orders the log | signs another entry for a place and shows it to machines with odd numbers, and to servers | beginning conversations of machines with odd numbers |
 //!
 //! | a mirror, where there is another server | shows machines with odd numbers a face that lacks entries, gets none from its fellows, and hands no mail to the others | nobody |
 //! | somebody who is in no network, for a time | comes to the servers up to 25 times a second with keys, invites and tokens that are guessed or used up, with what machines have said, with what is no message or with nothing | nobody |
+//!
+//! Where a member means harm, all servers may die at some time as well, so that the others have each other alone, and it.
 //!
 //! Two more troubles have a rule of their own: a machine is revoked at the moment when it shakes hands with others after a
 //! restart; and all servers die when the founder alone has seen the newest entry, perhaps with somebody revoked just then.
@@ -91,6 +93,8 @@
 //! | whatever a data plane seals is for a session of one of its peers, and no session is with anybody else | always |
 //! | with all servers dead, what a member knew of the log, and whom the founder revoked, all know who are linked with it, over others too | 60 s |
 //! | a machine sends a third party that a member has named for a candidate no more than probes and handshakes | 5 packets a second in the long run, 360 at once; through each relay that is honest, so much for each member |
+//! | a machine sends nothing to loopback, groups or what is nobody's address, nor to an inner address of its own or of a peer | always |
+//! | nobody raises an alarm for what a member alone has told | at the end, where no server shows two histories |
 //! | what the admin does about servers is done | 40 tries, 15 s apart |
 //! | no key serves for longer than 180 s | always |
 //! | a key in use is replaced once it has served for 120 s, unless its two see each another face of the only server and something has struck them since they have it: then nobody brings them together again | within 20 s, in clear weather, undisturbed, with a relay |
@@ -118,6 +122,7 @@ mod calm;
 mod chores;
 #[cfg(test)]
 mod contract;
+mod deeds;
 mod dice;
 mod faces;
 mod fault;
@@ -154,6 +159,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+pub use deeds::Deeds;
 pub use judge::{Drills, Shares};
 pub use replay::replay;
 pub use trace::Telling;
@@ -301,12 +307,13 @@ impl Report {
     pub fn line(&self) -> String {
         let worlds = self.passed + self.failed.len() as u64;
         let violations: usize = self.failed.iter().map(|failure| failure.violations.len()).sum();
-        let Drills { ambushes, whispers, outcasts, forks, deeds, intrusions, withheld } = self.drills;
+        let Drills { ambushes, whispers, outcasts, forks, deeds, repeats, intrusions, withheld } = self.drills;
+        let arrived: u64 = deeds.arrived().map(|(_, count)| count).sum();
         let Shares { direct, linked, cannot, idle, may, .. } = self.shares;
         format!(
             "seeds={worlds} violations={violations} seeds_per_second={:.1} virtual_hours={:.1} packets={} \
              verdicts: direct={direct} linked={linked} cannot={cannot} may={may} idle_cannot={idle} must_or_cannot={}% \
-             ambushes={ambushes} whispers={whispers} outcasts={outcasts} forks={forks} deeds={deeds} intrusions={intrusions} withheld={withheld} run_twice={}",
+             ambushes={ambushes} whispers={whispers} outcasts={outcasts} forks={forks} deeds={arrived} repeats={repeats} intrusions={intrusions} withheld={withheld} run_twice={}",
             worlds as f64 / self.took.as_secs_f64().max(0.001),
             self.virtual_time.as_secs_f64() / 3600.0,
             self.packets,
@@ -320,6 +327,11 @@ impl Report {
         let mut all: Vec<(&str, u64)> = self.shares.why.iter().map(|(why, count)| (why.as_str(), *count)).collect();
         all.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         all
+    }
+
+    /// What hostile members have said in sessions and was opened, by its kind.
+    pub fn deeds(&self) -> Vec<(String, u64)> {
+        self.drills.deeds.arrived().collect()
     }
 
     fn add(&mut self, outcome: Outcome) {
@@ -365,10 +377,12 @@ mod tests {
     #[test]
     fn every_rule_that_needs_an_occasion_has_one() {
         let report = run(24..81, Stop::AtEnd);
-        let Drills { ambushes, whispers, outcasts, forks, deeds, intrusions, withheld } = report.drills;
-        let had = [ambushes, whispers, outcasts, forks, deeds, intrusions, withheld];
+        let Drills { ambushes, whispers, outcasts, forks, deeds, repeats, intrusions, withheld } = report.drills;
+        let had = [ambushes, whispers, outcasts, forks, repeats, intrusions, withheld];
         assert!(report.failed.is_empty(), "{:#?}", report.failed);
         assert!(had.iter().all(|count| *count > 0), "{:?}", report.drills);
+        assert!(deeds.arrived().all(|(_, count)| count > 0), "{deeds:?}");
+        assert!(deeds.linked * 2 > deeds.looks, "a hostile member has somebody to talk to: {deeds:?}");
     }
 
     #[test]
@@ -387,7 +401,7 @@ mod tests {
             Outcome { virtual_time: Duration::from_secs(9), ..outcome.clone() },
             Outcome { packets: 9, ..outcome.clone() },
             Outcome { shares: Shares { may: 9, ..Shares::default() }, ..outcome.clone() },
-            Outcome { drills: Drills { deeds: 9, ..Drills::default() }, ..outcome.clone() },
+            Outcome { drills: Drills { repeats: 9, ..Drills::default() }, ..outcome.clone() },
             Outcome { violations: vec!["other".to_owned()], ..outcome.clone() },
         ];
         for other in others {

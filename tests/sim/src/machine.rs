@@ -299,11 +299,12 @@ impl Machine {
         self.flush(now);
     }
 
-    /// A datagram came in on a port.
-    pub(crate) fn receive(&mut self, now: Instant, port: u16, from: SocketAddr, bytes: &[u8]) {
+    /// A datagram came in on a port; tells whether nothing was in the way of opening it.
+    pub(crate) fn receive(&mut self, now: Instant, port: u16, from: SocketAddr, bytes: &[u8]) -> bool {
         let Some(socket) = self.sockets.iter().find(|(_, own)| **own == port).map(|(socket, _)| *socket) else {
-            return;
+            return false;
         };
+        let before = self.unopened();
         self.buffers.datagrams.push(socket, from, bytes);
         self.forward.handle_datagrams(
             now,
@@ -311,7 +312,32 @@ impl Machine {
             &mut self.buffers.plan,
             &mut self.buffers.arena,
         );
+        let opened = self.unopened() == before;
         self.flush(now);
+        opened
+    }
+
+    /// Sealed datagrams that came to nobody, or could not be opened.
+    fn unopened(&self) -> u64 {
+        let reasons = [
+            ForwardDiscard::UnknownChannel,
+            ForwardDiscard::ForeignChannelData,
+            ForwardDiscard::UnknownIndex,
+            ForwardDiscard::WrongSuite,
+            ForwardDiscard::KeyExpired,
+            ForwardDiscard::KeyExhausted,
+            ForwardDiscard::Forged,
+            ForwardDiscard::Replayed,
+        ];
+        let counters = self.forward.counters();
+        reasons.into_iter().map(|reason| counters.discarded(reason)).sum()
+    }
+
+    /// Datagrams that have been made and wait to be sent.
+    pub(crate) fn waiting_datagrams(&self) -> impl Iterator<Item = &[u8]> {
+        let bytes =
+            |effect| if let &Effect::Datagram { ref bytes, .. } = effect { Some(bytes.as_slice()) } else { None };
+        self.effects.iter().filter_map(bytes)
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {

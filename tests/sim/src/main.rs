@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use ginnel_sim::{Outcome, Stop, Telling, replay, run, run_again, run_seed};
+use ginnel_sim::{Deeds, Outcome, Stop, Telling, replay, run, run_again, run_seed};
 
 /// Runs simulated worlds, one for each seed.
 #[derive(Parser)]
@@ -77,6 +77,11 @@ fn main() -> Result<ExitCode> {
         for (why, count) in report.doubts() {
             writeln!(out, "{count:8} {why}")?;
         }
+        for (deed, count) in report.deeds() {
+            writeln!(out, "{count:8} said in sessions: {deed}")?;
+        }
+        let Deeds { looks, linked, .. } = report.drills.deeds;
+        writeln!(out, "{linked:8} of {looks} looks of hostile members for somebody to talk to")?;
     }
     writeln!(out, "{}", report.line())?;
     Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -75,6 +75,16 @@ pub(crate) fn is_open(a: Chain<'_>, b: Chain<'_>) -> bool {
     !common && open(a, b) && open(b, a)
 }
 
+/// Whether two machines are behind one NAT that turns nothing back, in different networks: whatever ports they know of each
+/// other, nothing passes.
+pub(crate) fn is_walled(a: Chain<'_>, b: Chain<'_>) -> bool {
+    let common = a.iter().find(|(number, _)| b.iter().any(|(other, _)| other == number));
+    common.is_some_and(|(number, behaviour)| {
+        let nearest = [a, b].iter().all(|chain| chain.first().is_some_and(|(first, _)| first == number));
+        !nearest && behaviour.hairpin != Hairpin::Supported
+    })
+}
+
 /// Whether a NAT of either chain takes an early packet amiss.
 pub(crate) fn minds(a: Chain<'_>, b: Chain<'_>) -> bool {
     sum(a).minds || sum(b).minds
@@ -175,5 +185,8 @@ mod tests {
         assert_eq!(theory(&[(0, home), (9, home)], &[(1, home), (9, home)]), Theory::Never);
         assert_eq!(theory(&[(0, home), (9, turning)], &[(1, home), (9, turning)]), Theory::Meet);
         assert_eq!(theory(&[(0, symmetric), (9, turning)], &[(1, home), (9, turning)]), Theory::May);
+        assert!(is_walled(&[(0, home), (9, home)], &[(1, home), (9, home)]));
+        assert!(!is_walled(&[(0, home), (9, turning)], &[(1, home), (9, turning)]));
+        assert!(!is_walled(&[(0, home)], &[(0, home)]) && !is_walled(&[(0, home)], &[(1, home)]));
     }
 }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use ginnel_time::Instant;
 
 use crate::machine::Life;
-use crate::oracle::Theory;
 use crate::station;
 use crate::world::World;
 
@@ -86,7 +85,7 @@ impl World {
     /// Whether a packet can go from one machine to another: directly, as far as NATs let it, or by one relay or two.
     fn reaches(&self, a: usize, b: usize) -> bool {
         let (from, to) = (self.public_address(a), self.public_address(b));
-        if self.theory(a, b) != Theory::Never && (from == to || self.net.passes(from, to)) {
+        if !self.is_hopeless(a, b) && (from == to || self.net.passes(from, to)) {
             return true;
         }
         let live = || (0..self.stations.len()).filter(|number| self.stations[*number].relays()).map(station::address);

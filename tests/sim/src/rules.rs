@@ -168,5 +168,33 @@ fn a_complaint_of_somebody_elses_packet_is_told() {
     assert!(told.len() == 1 && told[0].contains("a packet that is not its own"), "{told:?}");
 }
 
+#[test]
+fn a_datagram_to_where_nobody_can_be_is_told() {
+    let inside: SocketAddr = "100.64.0.9:4000".parse().expect("literal");
+    for (to, wrong) in [(peer(), false), (inside, true), ("127.0.0.1:4000".parse().expect("literal"), true)] {
+        for hostile in [false, true] {
+            let mut world = World::new(SOUND, Telling::Quiet);
+            world.machines[0].owners.insert(inside.ip(), PeerId(7));
+            world.script.hostile.extend(hostile.then_some(0));
+            world.check_wire(0, to, &[&[0xC7][..], &[5; 51]].concat());
+            let told = world.ledger.violations();
+            assert_eq!(told.len(), usize::from(wrong && !hostile), "{to}: {told:?}");
+            assert!(told.iter().all(|text| text.contains("where nobody can be")), "{told:?}");
+        }
+    }
+}
+
+#[test]
+fn an_alarm_by_a_members_word_is_told() {
+    for hostile in [None, Some(1)] {
+        let told = told_for(|world| {
+            world.script.hostile.extend(hostile);
+            world.machines[0].alarms = 1;
+        });
+        assert_eq!(told.len(), usize::from(hostile.is_some()), "{told:?}");
+        assert!(told.iter().all(|text| text.contains("node0 raises an alarm")), "{told:?}");
+    }
+}
+
 /// A world in which no NAT forgets a mapping before it is refreshed.
 const SOUND: u64 = 1;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ginnel_tunnel::Suite;
 
 use crate::dice::Dice;
-use crate::fault::{Fault, Trouble, draw, draw_later};
+use crate::fault::{Fault, Trouble, draw, draw_hush, draw_later};
 use crate::line::{Line, Loss};
 use crate::machine::{Lines, Setup};
 use crate::nat::{Behaviour, Dependence, Hairpin, Nat, Ports, Unsolicited};
@@ -70,6 +70,8 @@ impl Scenario {
         let mut talkers = talkers(count, dice);
         let mut faults = draw(count, services.len(), servers, duration, dice);
         faults.extend(draw_later(servers, duration, later));
+        let hostile = faults.iter().any(|fault| matches!(fault.what, Trouble::Turncoat(_)));
+        faults.extend(draw_hush(count, duration, later).filter(|_| hostile));
         faults.sort_by_key(|fault| fault.at);
         // Nothing is promised to who talks with a machine that means harm; it has all the others' addresses anyway.
         for fault in &faults {

@@ -7,7 +7,7 @@ use ginnel_node::{Family, Request};
 use ginnel_time::Instant;
 
 use crate::calm::{Concern, Promise, Recovery, Scope};
-use crate::fault::Direction;
+use crate::fault::{Direction, Trouble};
 use crate::ledger::Answers;
 use crate::machine::Life;
 use crate::script::{Step, Wanted};
@@ -32,8 +32,10 @@ impl World {
         others.remove(&self.public_address(0));
         self.cut_off(fault, &own, &others, Direction::Both);
         self.script.relays_hidden = Some(self.calm.begin(self.now, "hidden relays", Scope::Relayed, HIDDEN));
-        // Neighbours talk, so that there are links.
-        for machine in 1..self.machines.len() {
+        // Neighbours talk, so that there are links; nobody with the one that means harm, which is the last.
+        let turncoat =
+            |machine: &usize| self.script.faults.iter().any(|fault| fault.what == Trouble::Turncoat(*machine));
+        for machine in (1..self.machines.len()).filter(|machine| !turncoat(machine)).collect::<Vec<_>>() {
             let lasts = (self.now, self.now + TALK);
             self.add_flow(machine - 1, machine, lasts, Duration::from_millis(700), Family::V6, Answers::Each);
         }

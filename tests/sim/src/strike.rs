@@ -163,6 +163,7 @@ impl World {
         self.script.hostile.insert(machine);
         self.script.company.nodes = Manners::Hostile;
         self.net.listen();
+        self.call_all(machine);
         self.step_at(self.now, Step::Mischief(machine));
     }
 

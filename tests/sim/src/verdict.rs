@@ -10,7 +10,7 @@ use crate::judge::SECOND_LOOK;
 use crate::ledger::{Flow, UNLIKELY_LOST};
 use crate::machine::Life;
 use crate::nat::Behaviour;
-use crate::oracle::{Theory, Verdict, is_easy, is_forgetful, is_open, minds, theory};
+use crate::oracle::{Theory, Verdict, is_easy, is_forgetful, is_open, is_walled, minds, theory};
 use crate::scenario::Weather;
 use crate::station::Service;
 use crate::world::World;
@@ -20,6 +20,14 @@ impl World {
     /// session: without a relay there is none before the first path, so only pairs that meet at first sight must meet.
     pub(crate) fn must_link(&self, a: usize, b: usize) -> bool {
         self.has_relays() || (self.theory(a, b) == Theory::Meet && is_easy(&self.chain(a), &self.chain(b)))
+    }
+
+    /// Whether no direct path can join two machines, whoever helps. A hostile member that hears the internet knows the ports
+    /// that NATs give, and tells both of them as candidates of its own: that opens what the theory calls closed, unless the
+    /// two are behind one NAT that turns nothing back.
+    pub(crate) fn is_hopeless(&self, a: usize, b: usize) -> bool {
+        let helped = !self.script.hostile.is_empty() && !is_walled(&self.chain(a), &self.chain(b));
+        self.theory(a, b) == Theory::Never && !helped
     }
 
     /// Whether a pair that nobody arranges anything for has a way all the same, as long as its NATs remember it: what comes
@@ -89,7 +97,7 @@ impl World {
 
     pub(crate) fn verdict(&self, index: usize) -> Verdict {
         let Flow { from, to, .. } = self.ledger.flows[index];
-        if (self.theory(from, to) == Theory::Never && !self.has_relays()) || self.ledger.flows[index].parted.is_some() {
+        if (self.is_hopeless(from, to) && !self.has_relays()) || self.ledger.flows[index].parted.is_some() {
             return Verdict::Cannot;
         }
         if self.severed_since(from, to).is_some() {

@@ -23,6 +23,7 @@ use crate::server::{self, Server};
 use crate::station::{self, Service, Station};
 use crate::stream::{Caller, End, Streams};
 use crate::trace::{Telling, Trace};
+use crate::turncoat::Turncoat;
 
 /// Something that is going to happen.
 pub(crate) enum Happening {
@@ -98,6 +99,7 @@ pub(crate) struct World {
     pub(crate) calm: Calm,
     pub(crate) severed: Severed,
     pub(crate) intruder: Option<Intruder>,
+    pub(crate) turncoat: Turncoat,
     pub(crate) heard: Heard,
     pub(crate) shares: Shares,
     pub(crate) drills: Drills,
@@ -140,6 +142,7 @@ impl World {
             calm: Calm::new(scenario.servers),
             severed: Severed::default(),
             intruder: None,
+            turncoat: Turncoat::new(seed),
             heard: Heard::default(),
             shares: Shares::default(),
             drills: Drills::default(),
@@ -264,7 +267,11 @@ impl World {
                 }
                 Arrival::Machine(machine, packet) => {
                     if self.machines[machine].life == Life::Awake {
-                        self.machines[machine].receive(now, packet.to.port(), packet.from, &packet.bytes);
+                        let deed = self.sown(&packet.bytes);
+                        let opened = self.machines[machine].receive(now, packet.to.port(), packet.from, &packet.bytes);
+                        if let Some(deed) = deed.filter(|_| opened) {
+                            self.drills.deeds.count(deed);
+                        }
                         self.settle_machine(machine);
                     }
                 }
