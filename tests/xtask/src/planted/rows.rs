@@ -463,4 +463,35 @@ pub(super) const FAULTS: &[Fault] = &[
             new: "        if !ginnel_time::planted(34) {\n            self.deadlines.insert((deadline, conn));\n        }\n        self.unproven += 1;",
         }],
     },
+    Fault {
+        number: 35,
+        package: "forward",
+        what: "a packet may come from whatever address some peer has",
+        rule: "a packet that nobody sent",
+        seed: None,
+        edits: &[Edit {
+            file: "protocols/forward/src/ingress.rs",
+            old: "        if self.routes.owner(header.source) != Some(slot) {",
+            new: "        let owner = self.routes.owner(header.source);\n        if owner != Some(slot) && (owner.is_none() || !ginnel_time::planted(35)) {",
+        }],
+    },
+    Fault {
+        number: 36,
+        package: "node",
+        what: "who claims a long log is asked for it before all others, however often in vain",
+        rule: "were known among those",
+        seed: None,
+        edits: &[
+            Edit {
+                file: "protocols/node/src/gossip/asking.rs",
+                old: "        match tried.rests_until(now) {",
+                new: "        match tried.rests_until(now).filter(|_| !ginnel_time::planted(36)) {",
+            },
+            Edit {
+                file: "protocols/node/src/gossip/asking.rs",
+                old: "                let rank = (tried.misses, tried.last);",
+                new: "                let longest = u64::MAX - talk.theirs.map_or(0, |head| head.0);\n                let rank = if ginnel_time::planted(36) { (0, Some(Instant::ZERO + std::time::Duration::from_nanos(longest))) } else { (tried.misses, tried.last) };",
+            },
+        ],
+    },
 ];
