@@ -335,9 +335,9 @@ impl Machine {
 
     /// Datagrams that have been made and wait to be sent.
     pub(crate) fn waiting_datagrams(&self) -> impl Iterator<Item = &[u8]> {
-        let bytes =
-            |effect| if let &Effect::Datagram { ref bytes, .. } = effect { Some(bytes.as_slice()) } else { None };
-        self.effects.iter().filter_map(bytes)
+        self.effects.iter().filter_map(|effect| {
+            if let Effect::Datagram { bytes, .. } = effect { Some(bytes.as_slice()) } else { None }
+        })
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
