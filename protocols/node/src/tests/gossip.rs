@@ -217,6 +217,9 @@ fn a_member_that_claims_much_and_gives_nothing_keeps_no_entry_from_anybody() {
 fn what_is_claimed_and_never_shown_keeps_no_session_alive() {
     for is_other_history in [false, true] {
         let mut world = World::linked(3, 1);
+        world.talk(1, 2);
+        // What is true has been told, and is not told again.
+        world.pass(secs(40));
         let path = world.peer(1, 2).and_then(|peer| peer.path).expect("linked").path;
         let claimed = if is_other_history { world.log_length(1) } else { u64::MAX };
         claim(&mut world, path, &[[0x12, 1].as_slice(), &claimed.to_be_bytes(), &[9; 32]].concat());
