@@ -468,7 +468,7 @@ pub(super) const FAULTS: &[Fault] = &[
         package: "forward",
         what: "a packet may come from whatever address some peer has",
         rule: "a packet that nobody sent",
-        seed: None,
+        seed: Some(7),
         edits: &[Edit {
             file: "protocols/forward/src/ingress.rs",
             old: "        if self.routes.owner(header.source) != Some(slot) {",
