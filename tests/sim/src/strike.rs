@@ -76,8 +76,7 @@ impl World {
         self.trace.tell(now, || format!("fault: {:?} for {:?}", fault.what, fault.lasts));
         let mark = self.calm.begin(now, &fault.what.word(), self.scope_of(&fault.what), fault.what.recovery());
         self.script.undo[number].mark = Some(mark);
-        if matches!(fault.what, Trouble::Partition(..)) && self.has_relays() {
-            // All still reach the server and the relays.
+        if self.leaves_a_relay(&fault.what) {
             self.calm.bypass(mark);
         }
         if fault.lasts < Duration::MAX {
@@ -98,6 +97,15 @@ impl World {
         matches!(what, Trouble::Withholds(host) if !self.can_withhold(*host))
             || matches!(what, Trouble::Revoke(machine) if !self.can_revoke(*machine))
             || (matches!(what, Trouble::TwoFaces) && !self.can_grow_faces())
+    }
+
+    /// Whether all still reach a server and a relay that a fault does not touch.
+    fn leaves_a_relay(&self, what: &Trouble) -> bool {
+        let mut live = (0..self.stations.len()).filter(|other| self.stations[*other].relays());
+        if let Trouble::RelayCrash(station) | Trouble::HostileRelay(station) = what {
+            return live.any(|other| other != *station && !self.stations[other].is_hostile());
+        }
+        matches!(what, Trouble::Partition(..)) && self.has_relays()
     }
 
     /// Undoes what can be undone, and lets the time of recovery begin.
@@ -445,7 +453,8 @@ mod tests {
     use ginnel_node::Request;
 
     use super::*;
-    use crate::fault::Undo;
+    use crate::calm::{Concern, Promise, Servers};
+    use crate::fault::{Fault, Undo};
     use crate::machine::Doom;
     use crate::trace::Telling;
 
@@ -469,6 +478,22 @@ mod tests {
         let mut world = facing(Trouble::Revoke(1));
         world.strike(0);
         assert_eq!([0, 1].map(|machine| world.calm.is_well(world.now, machine)), [true, false]);
+    }
+
+    #[test]
+    fn a_relay_that_dies_excuses_no_standstill_where_another_lives() {
+        let mut worlds = (0..).map(|seed| World::new(seed, Telling::Quiet));
+        let mut two = worlds.find(|world| world.stations.iter().filter(|station| station.relays()).count() > 1);
+        let world = two.as_mut().expect("some have two");
+        let live: Vec<usize> = (0..world.stations.len()).filter(|station| world.stations[*station].relays()).collect();
+        let faults = live.iter().map(|station| Trouble::RelayCrash(*station));
+        world.script.faults = faults.map(|what| Fault { at: Duration::ZERO, lasts: Duration::MAX, what }).collect();
+        world.script.undo = live.iter().map(|_| Undo::default()).collect();
+        let talk = Concern { servers: Servers::Any, ..Concern::other(0, 1, world.now) };
+        world.strike(0);
+        assert_eq!(world.calm.promise(world.now, &talk), Promise::Linked(world.now));
+        (1..live.len()).for_each(|number| world.strike(number));
+        assert_eq!(world.calm.promise(world.now, &talk), Promise::Nothing);
     }
 
     #[test]
