@@ -573,9 +573,13 @@ impl Node {
     fn send_handshake(&mut self, now: Instant, id: PeerId, path: Path, ttl: Option<u8>, message: &[u8]) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if peer.primary() != Some(path) {
+            let named = matches!(peer.ways, Ways::Agent { .. });
             // One network's many members leave the others theirs.
             let network = peer.profile.network().and_then(|at| self.networks.get_mut(at));
-            if !network.is_none_or(|network| network.unproven.take(now)) || !self.unproven.take(now) {
+            if (named && !self.strangers.may_greet(now, id, path))
+                || !network.is_none_or(|network| network.unproven.take(now))
+                || !self.unproven.take(now)
+            {
                 self.counters.count(Discard::TooManyUnproven);
                 return;
             }

@@ -51,8 +51,8 @@
 //! # Third parties
 //!
 //! A member can name somebody else's address for its own. One at which no probe was answered within five minutes gets at
-//! most 120 probes at once and one in two seconds after that, with all its ports and for all peers in all networks
-//! together; in IPv6 a /64 counts as one address. Nothing else that comes from there lifts the bound, because it may be
+//! most 120 probes at once and one in two seconds after that, and 180 copies of handshakes at once and three a second after
+//! that, with all its ports and for all peers in all networks together; in IPv6 a /64 counts as one address. Nothing else that comes from there lifts the bound, because it may be
 //! forged, and what is answered by way of a relay lifts it for relays alone. A peer by itself gets two thirds of it at
 //! most, so that one that names the address of another, or shares it, leaves that one what a direct path takes. A machine
 //! that has moved counts anew.

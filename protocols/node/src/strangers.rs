@@ -1,8 +1,10 @@
-//! How much addresses are probed that peers named and at which no probe was ever answered: they may be somebody's who has
-//! nothing to do with any of this.
+//! What addresses get that peers named and at which no probe was ever answered: they may be somebody's who has nothing to
+//! do with any of this.
 //!
 //! The agents hold each peer's probes to a pace; this holds those of all peers in all networks together, for each address
-//! with all its ports. What lifts the bound is the answer to a probe of ours, and nothing else: each probe carries a
+//! with all its ports, and beside them, with a pace of their own, the copies of handshakes.
+//!
+//! What lifts the bound is the answer to a probe of ours, and nothing else: each probe carries a
 //! number of its own that cannot be guessed and goes to one address alone, sealed, so that whoever repeats it was reached
 //! there. An authentic packet proves nothing of the kind, since a member can send it under any address; nor does the
 //! response to a handshake, because the same initiation goes to every address that the peer told, and by the mailbox, and
@@ -22,17 +24,33 @@ use ginnel_time::Instant;
 
 use crate::load::Bucket;
 
-/// The addresses that were probed or answered lately.
-#[derive(Debug, Default)]
+/// The addresses that were written to or answered lately.
+#[derive(Debug)]
 pub(crate) struct Strangers {
     /// Addresses at which a probe was answered, and when one last was.
     answered: BTreeMap<(IpAddr, Via), Instant>,
-    /// Addresses that were probed and did not answer.
-    silent: BTreeMap<IpAddr, Account>,
-    /// What all addresses share that there is no room for in `silent`.
+    probes: Silent,
+    handshakes: Silent,
+}
+
+/// What those get that did not answer, of one sort of datagram.
+#[derive(Debug)]
+struct Silent {
+    pace: Pace,
+    accounts: BTreeMap<IpAddr, Account>,
+    /// What all addresses share that there is no room for in `accounts`.
     rest: Option<Account>,
     /// When room was last looked for.
     swept: Option<Instant>,
+}
+
+/// How much one address gets.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// Without a pause.
+    at_once: u32,
+    /// Between those beyond them.
+    interval: Duration,
 }
 
 /// Who brings a probe to its address.
@@ -53,9 +71,10 @@ impl Via {
     }
 }
 
-/// The probes that an address may get.
+/// What an address may get.
 #[derive(Debug)]
 struct Account {
+    pace: Pace,
     left: Bucket,
     /// What was taken for each peer of late, by each way; for all that there is no room for, under nobody's name.
     taken: BTreeMap<(Option<PeerId>, Via), u64>,
@@ -64,11 +83,11 @@ struct Account {
 }
 
 impl Account {
-    const fn new(now: Instant) -> Self {
-        Self { left: Bucket::every(INTERVAL, AT_ONCE), taken: BTreeMap::new(), halved: now }
+    const fn new(now: Instant, pace: Pace) -> Self {
+        Self { pace, left: Bucket::every(pace.interval, pace.at_once), taken: BTreeMap::new(), halved: now }
     }
 
-    /// Takes a probe for a peer unless it had [`SHARE`] times of late what is left: whoever comes next finds some, however
+    /// Takes a datagram for a peer unless it had [`SHARE`] times of late what is left: whoever comes next finds some, however
     /// many one peer could do with.
     fn take(&mut self, now: Instant, peer: PeerId, via: Via) -> bool {
         self.forgive(now);
@@ -83,7 +102,7 @@ impl Account {
     /// Forgets half of what was taken with each minute, and all of it once it has been made good.
     fn forgive(&mut self, now: Instant) {
         if self.is_full(now) {
-            *self = Self::new(now);
+            *self = Self::new(now, self.pace);
         }
         while now >= self.halved + HALVING {
             self.halved += HALVING;
@@ -98,20 +117,55 @@ impl Account {
     }
 }
 
+impl Silent {
+    const fn new(pace: Pace) -> Self {
+        Self { pace, accounts: BTreeMap::new(), rest: None, swept: None }
+    }
+
+    fn take(&mut self, now: Instant, peer: PeerId, host: IpAddr, via: Via) -> bool {
+        if let Some(account) = self.accounts.get_mut(&host) {
+            return account.take(now, peer, via);
+        }
+        let pace = self.pace;
+        if !self.has_room(now) {
+            return self.rest.get_or_insert_with(|| Account::new(now, pace)).take(now, peer, via);
+        }
+        self.accounts.entry(host).or_insert_with(|| Account::new(now, pace)).take(now, peer, via)
+    }
+
+    fn clear(&mut self) {
+        self.accounts.clear();
+        self.rest = None;
+    }
+
+    /// Whether one more silent address can be remembered. Only those are forgotten that are as good as new, so being
+    /// forgotten gains nobody anything.
+    fn has_room(&mut self, now: Instant) -> bool {
+        if self.accounts.len() >= MAX_SILENT && self.swept.is_none_or(|swept| now >= swept + SWEEP) {
+            self.swept = Some(now);
+            self.accounts.retain(|_, account| !account.is_full(now));
+        }
+        self.accounts.len() < MAX_SILENT
+    }
+}
+
+impl Default for Strangers {
+    fn default() -> Self {
+        Self { answered: BTreeMap::new(), probes: Silent::new(PROBES), handshakes: Silent::new(HANDSHAKES) }
+    }
+}
+
 impl Strangers {
     /// Whether a probe for `peer` may go out by `path`; counts it.
     pub(crate) fn may_probe(&mut self, now: Instant, peer: PeerId, path: Path) -> bool {
         let (host, via) = (host_of(path.remote.ip()), Via::of(path));
-        if self.has_answered(now, host, via) {
-            return true;
-        }
-        if let Some(account) = self.silent.get_mut(&host) {
-            return account.take(now, peer, via);
-        }
-        if !self.has_room(now) {
-            return self.rest.get_or_insert_with(|| Account::new(now)).take(now, peer, via);
-        }
-        self.silent.entry(host).or_insert_with(|| Account::new(now)).take(now, peer, via)
+        self.has_answered(now, host, via) || self.probes.take(now, peer, host, via)
+    }
+
+    /// Whether a copy of a handshake for `peer` may go out by `path`; counts it.
+    pub(crate) fn may_greet(&mut self, now: Instant, peer: PeerId, path: Path) -> bool {
+        let (host, via) = (host_of(path.remote.ip()), Via::of(path));
+        self.has_answered(now, host, via) || self.handshakes.take(now, peer, host, via)
     }
 
     /// Takes note that a probe by `path` was answered. At the bound the one that was silent longest is forgotten.
@@ -123,30 +177,21 @@ impl Strangers {
         }
         self.answered.insert(key, now);
         if key.1 == Via::Socket {
-            self.silent.remove(&key.0);
+            self.probes.accounts.remove(&key.0);
+            self.handshakes.accounts.remove(&key.0);
         }
     }
 
     /// This machine is somewhere else: what never answered may answer from here, and a private address may be another's.
     pub(crate) fn moved(&mut self) {
         self.answered.retain(|(host, _), _| !reach(*host).is_private());
-        self.silent.clear();
-        self.rest = None;
+        self.probes.clear();
+        self.handshakes.clear();
     }
 
     fn has_answered(&self, now: Instant, host: IpAddr, via: Via) -> bool {
         let lately = |via| self.answered.get(&(host, via)).is_some_and(|at| now < *at + ANSWER_COUNTS);
         lately(Via::Socket) || (via == Via::Relay && lately(Via::Relay))
-    }
-
-    /// Whether one more silent address can be remembered. Only those are forgotten that are as good as new, so being
-    /// forgotten gains nobody a probe.
-    fn has_room(&mut self, now: Instant) -> bool {
-        if self.silent.len() >= MAX_SILENT && self.swept.is_none_or(|swept| now >= swept + SWEEP) {
-            self.swept = Some(now);
-            self.silent.retain(|_, account| !account.is_full(now));
-        }
-        self.silent.len() < MAX_SILENT
     }
 }
 
@@ -158,10 +203,11 @@ pub(crate) fn host_of(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// Probes that a silent address gets without a pause.
-const AT_ONCE: u32 = 120;
-/// Between probes beyond those.
-const INTERVAL: Duration = Duration::from_secs(2);
+/// The probes that a silent address gets.
+const PROBES: Pace = Pace { at_once: 120, interval: Duration::from_secs(2) };
+/// The copies of handshakes that a silent address gets. An initiation goes out six times in five seconds on each path: this
+/// is enough for a minute of a peer with four ports there, and for the first copies of many peers.
+const HANDSHAKES: Pace = Pace { at_once: 180, interval: Duration::from_millis(333) };
 /// How many times what is left of them one peer may have had: of those at once, a lone one gets two thirds.
 const SHARE: u64 = 2;
 /// After this time half of what a peer had counts no more.
@@ -212,8 +258,8 @@ mod tests {
         let mut strangers = Strangers::default();
         exhaust(&mut strangers, 9, path(ip(9)));
         let mut asked = |seconds: u64, ip: IpAddr| asked(&mut strangers, seconds, 200, path(ip));
-        assert_eq!(asked(10, ip(1)), AT_ONCE as usize);
-        assert_eq!(asked(10, ip(2)), AT_ONCE as usize, "each for itself");
+        assert_eq!(asked(10, ip(1)), PROBES.at_once as usize);
+        assert_eq!(asked(10, ip(2)), PROBES.at_once as usize, "each for itself");
         let later: usize = (11..=70).map(|second| asked(second, ip(1))).sum();
         assert_eq!(later, 30, "one every two seconds");
         let mapped: IpAddr = "::ffff:8.8.0.1".parse().unwrap();
@@ -262,7 +308,7 @@ mod tests {
             let ip = IpAddr::V6(((0x2001_0db8 << 96) + u128::from(*n)).into());
             strangers.may_probe(at(10), PeerId(n % 200), path(ip))
         });
-        assert_eq!(taken.count(), AT_ONCE as usize);
+        assert_eq!(taken.count(), PROBES.at_once as usize);
     }
 
     #[test]
@@ -271,13 +317,13 @@ mod tests {
         exhaust(&mut strangers, 10, path(ip(0)));
         let mut probe = |seconds: u64, number: u32| strangers.may_probe(at(seconds), PeerId(0), path(ip(number)));
         let taken = (1..100_000).filter(|number| probe(11, *number)).count();
-        assert!(taken <= MAX_SILENT + AT_ONCE as usize, "{taken}");
+        assert!(taken <= MAX_SILENT + PROBES.at_once as usize, "{taken}");
         assert!(!probe(11, 0));
         strangers.answered(at(11), path(ip(100_001)));
         let mut probe = |seconds: u64, number: u32| strangers.may_probe(at(seconds), PeerId(0), path(ip(number)));
         assert!(probe(11, 100_001), "whoever answers has room");
         assert!(probe(1000, 100_002), "what is as good as new makes room");
-        assert!(strangers.silent.len() < 10);
+        assert!(strangers.probes.accounts.len() < 10);
     }
 
     #[test]
@@ -290,7 +336,7 @@ mod tests {
 
     #[test]
     fn an_account_knows_few_peers_by_name() {
-        let mut account = Account::new(at(10));
+        let mut account = Account::new(at(10), PROBES);
         for peer in 0..1000 {
             account.take(at(10), PeerId(peer), Via::Socket);
         }
@@ -307,7 +353,7 @@ mod tests {
         exhaust(&mut strangers, 10, path(ip(0)));
         strangers.moved();
         assert!(strangers.may_probe(at(10), PeerId(0), path(ip(0))));
-        assert_eq!(asked(&mut strangers, 10, 200, private), AT_ONCE as usize, "it may be another's here");
+        assert_eq!(asked(&mut strangers, 10, 200, private), PROBES.at_once as usize, "it may be another's here");
         assert_eq!(asked(&mut strangers, 10, 200, public), 1000);
     }
 }

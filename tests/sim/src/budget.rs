@@ -22,10 +22,10 @@ impl Budget {
     }
 }
 
-/// In the long run: whoever believes members' candidates probes them once in two seconds, however many members there are. A
-/// handshake message goes out on at most 8 paths, again after 5 s at the soonest, and is answered likewise: 4 a second.
+/// In the long run: whoever believes members' candidates probes an address once in two seconds and sends it three copies of
+/// handshakes a second, however many members name it.
 const APART: Duration = Duration::from_millis(200);
-/// Probes that go out without a pause, from each of up to three places that a machine is in.
+/// Probes and copies that go out without a pause, from each of up to three places that a machine is in.
 const AT_ONCE: u32 = 360;
 
 #[cfg(test)]

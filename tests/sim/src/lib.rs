@@ -47,7 +47,7 @@
 //! | a NAT forgets everything | its pairs | 15 s | 75 s | as for a move |
 //! | all credentials are out of date at once | relayed and beginning ones | 30 s | 130 s | refused, asked for, taken |
 //! | a relay is killed | relayed and beginning ones | 30 s | 130 s | it is found out after 15 s and tried again within 8 s |
-//! | a relay is killed or means harm where another lives | relayed and beginning ones | | 130 s | the other takes over: they get on within 20 s throughout |
+//! | a relay is killed or means harm where another lives | relayed and beginning ones | | 130 s | the other takes over, or the hostile one, which spoils less than half, lets enough pass: they get on within 20 s throughout |
 //!
 //! # Who means harm
 //! In some worlds one of these does, from a time on; what it can spoil by itself is promised to nobody it concerns, and

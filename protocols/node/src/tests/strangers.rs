@@ -70,6 +70,27 @@ fn a_forged_source_lifts_no_bound() {
 }
 
 #[test]
+fn whoever_names_a_third_party_and_falls_silent_sends_it_few_handshakes() {
+    let mut world = World::linked(2, 1);
+    world.talk(0, 1);
+    world.pass(secs(5));
+    let (peer, path) = world.machines[0].paths.first_key_value().expect("a peer");
+    let (peer, path) = (*peer, path.expect("a path"));
+    world.input(0, Input::Forward(Event::Control { peer, path, plaintext: naming(THIRD, 0) }));
+    world.stop(1);
+    for _ in 0..300 {
+        world.talk(0, 1);
+        world.pass(secs(1));
+    }
+    let copies = world.strays[&THIRD];
+    assert!((100..=180 + 3 * 300).contains(&copies), "{copies} within five minutes");
+    world.start(1);
+    world.talk(0, 1);
+    world.pass(secs(15));
+    assert!(world.reaches(0, 1), "it has a place of its own");
+}
+
+#[test]
 fn a_peer_that_names_anothers_address_does_not_cost_it_its_path() {
     let mut world = World::linked(3, 1);
     // Whatever was proven counts no more.

@@ -53,6 +53,8 @@ pub(crate) struct World {
     pub(crate) carried: u64,
     /// How many sealed packets went to addresses that nobody here has.
     pub(crate) astray: BTreeMap<IpAddr, u64>,
+    /// How many handshake messages did.
+    pub(crate) strays: BTreeMap<IpAddr, u64>,
 }
 
 enum Item {
@@ -126,6 +128,7 @@ impl World {
             apart: BTreeMap::new(),
             carried: 0,
             astray: BTreeMap::new(),
+            strays: BTreeMap::new(),
         };
         for number in 0..hosts {
             world.hosts.push(Host::new(number));
@@ -421,8 +424,10 @@ impl World {
             return;
         }
         let Some(number) = (0..self.machines.len()).find(|number| public(*number) == to.ip()) else {
-            let sealed = matches!(ginnel_tunnel::classify(bytes), Some((_, MessageKind::Data)));
+            let kind = ginnel_tunnel::classify(bytes).map(|(_, kind)| kind);
+            let sealed = kind == Some(MessageKind::Data);
             *self.astray.entry(to.ip()).or_default() += u64::from(sealed);
+            *self.strays.entry(to.ip()).or_default() += u64::from(kind.is_some() && !sealed);
             return;
         };
         if self.machines[number].receive(self.now, from, to.port(), bytes) {
