@@ -164,12 +164,17 @@ impl Node {
             Asked::Append if is_passing(code) => {
                 // The same again in a moment, by another server where there is one; a user's request until its time is over.
                 link.trouble = Some(text.to_owned());
-                if code == Refusal::NoSequencer {
+                let at_a_loss = code == Refusal::NoSequencer;
+                if at_a_loss {
                     link.at_a_loss = Some(now);
                 }
                 let purpose = link.appended(now);
                 if purpose.is_some() {
                     link.append_again = Some(now + APPEND_AGAIN);
+                }
+                if at_a_loss && network.best_server() != Some(id) {
+                    let at = network.number;
+                    self.send_waiting(now, at);
                 }
             }
             Asked::Append => match link.appended(now) {
@@ -269,8 +274,11 @@ impl Node {
             return;
         }
         let record = lease_record(&network.saved.id(), &signer, network.state.head(), time);
-        let link = network.best_server().and_then(|id| network.links.get_mut(&id));
-        if let Some(link) = link.filter(|link| !link.is_appending(&Purpose::Lease)) {
+        // Another server than the one that is best now may have it.
+        if network.links.values().any(|link| link.is_appending(&Purpose::Lease)) {
+            return;
+        }
+        if let Some(link) = network.best_server().and_then(|id| network.links.get_mut(&id)) {
             link.append(now, Purpose::Lease, record);
         }
     }

@@ -45,17 +45,19 @@
 //! own, that of another VPN or a container bridge included. A join whose range is taken is
 //! refused before this machine writes itself into the log, unless it goes by IPv6 alone ([`Ipv4Use::Off`]); an address
 //! that a carrier gave out (100.64.0.0/10) does not count there. What a network does not route stays a path for others:
-//! only its members' own addresses are refused as candidates, and the whole range where there are more than 1,000. A network whose name another one has already gets a number at its end (`home-2`), on this machine
-//! alone. Shields are the whole machine's.
+//! only its members' own addresses are refused as candidates, and the whole range where there are more than 1,000. A
+//! network whose name another one has already gets a number at its end (`home-2`), on this machine alone. Shields are the
+//! whole machine's.
 //!
 //! # Third parties
 //!
-//! A member can name somebody else's address for its own. One at which no probe was answered within five minutes gets at
-//! most 120 probes at once and one in two seconds after that, and 180 copies of handshakes at once and three a second after
-//! that, with all its ports and for all peers in all networks together; in IPv6 a /64 counts as one address. Nothing else that comes from there lifts the bound, because it may be
-//! forged, and what is answered by way of a relay lifts it for relays alone. A peer by itself gets two thirds of it at
-//! most, so that one that names the address of another, or shares it, leaves that one what a direct path takes. A machine
-//! that has moved counts anew.
+//! A member can name somebody else's address for its own. One at which no probe was answered within five minutes gets
+//! at most 120 probes at once and one in two seconds after that, and 180 copies of handshakes at once and three a
+//! second after that, with all its ports and for all peers in all networks together; in IPv6 a /64 counts as one
+//! address. An initiation that comes from there is answered once, whoever sent it, by no more bytes than it has.
+//! Nothing else that comes from there lifts the bound, because it may be forged, and what is answered by way of a relay
+//! lifts it for relays alone. A peer by itself gets two thirds of it at most, so that one that names the address of
+//! another, or shares it, leaves that one what a direct path takes. A machine that has moved counts anew.
 //!
 //! # Recordings
 //!
@@ -81,8 +83,8 @@
 //! # Records and several servers
 //!
 //! A record goes to the server that orders the log where that one is reached, or else to another, and to the next one
-//! where that says that it does not reach the first, or is lost before it has answered. A request waits 13 s for its
-//! record; one that moves the log to another server 28 s, in which a mirror looks for the lost one and asks every fellow.
+//! where that says that it does not reach the first, or is lost before it has answered. A request waits 20 s for its
+//! record, as a mirror may hold it for 12 s; one that moves the log to another server 28 s, in which a mirror looks for the lost one and asks every fellow.
 //!
 //! # Control messages
 //!

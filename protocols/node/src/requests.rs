@@ -317,8 +317,9 @@ fn usable_name(text: &str) -> Result<Name, Failure> {
     Ok(name)
 }
 
-/// Above the pause of a server that has just started, and below what a caller waits.
-const APPEND_PATIENCE: Duration = Duration::from_secs(13);
+/// Above the pause of a server that has just started, and above the time that a mirror holds a record for a sequencer that
+/// it has lost, so that the next one can have it; below what a caller waits.
+const APPEND_PATIENCE: Duration = FORWARD_PATIENCE.saturating_add(Duration::from_secs(8));
 /// A mirror looks for a lost sequencer, is asked again, and then asks every fellow before it takes over. Below what a caller
 /// waits, 30 s.
 const HANDOVER_PATIENCE: Duration = FORWARD_PATIENCE.saturating_add(APPEND_AGAIN).saturating_add(TAKEOVER_PATIENCE);

@@ -4,11 +4,11 @@
 //! The agents hold each peer's probes to a pace; this holds those of all peers in all networks together, for each address
 //! with all its ports, and beside them, with a pace of their own, the copies of handshakes.
 //!
-//! What lifts the bound is the answer to a probe of ours, and nothing else: each probe carries a
-//! number of its own that cannot be guessed and goes to one address alone, sealed, so that whoever repeats it was reached
-//! there. An authentic packet proves nothing of the kind, since a member can send it under any address; nor does the
-//! response to a handshake, because the same initiation goes to every address that the peer told, and by the mailbox, and
-//! the response says nothing of where it was found. Where a relay carries our probes, it is the relay that says whom they
+//! What lifts the bound is the answer to a probe of ours, and nothing else: each probe carries a number of its own that
+//! cannot be guessed and goes to one address alone, sealed, so that whoever repeats it was reached there. An authentic
+//! packet proves nothing of the kind, since a member can send it under any address; nor does the response to a
+//! handshake, because the same initiation goes to every address that the peer told, and by the mailbox, and the
+//! response says nothing of where it was found. Where a relay carries our probes, it is the relay that says whom they
 //! reached: their answers lift the bound for what goes by a relay.
 //!
 //! The bound is then off for everybody behind the same NAT, too, until five minutes have passed without an answer.
@@ -206,7 +206,7 @@ pub(crate) fn host_of(ip: IpAddr) -> IpAddr {
 /// The probes that a silent address gets.
 const PROBES: Pace = Pace { at_once: 120, interval: Duration::from_secs(2) };
 /// The copies of handshakes that a silent address gets. An initiation goes out six times in five seconds on each path: this
-/// is enough for a minute of a peer with four ports there, and for the first copies of many peers.
+/// is enough for half a minute of a peer with four ports there, and for the first copies of many peers.
 const HANDSHAKES: Pace = Pace { at_once: 180, interval: Duration::from_millis(333) };
 /// How many times what is left of them one peer may have had: of those at once, a lone one gets two thirds.
 const SHARE: u64 = 2;
@@ -268,6 +268,20 @@ mod tests {
         assert!((0..1000).all(|_| strangers.may_probe(at(71), PeerId(0), path(ip(1)))));
         assert!((0..1000).all(|_| strangers.may_probe(at(370), PeerId(0), path(ip(1)))));
         assert!(!(0..1000).all(|_| strangers.may_probe(at(371), PeerId(0), path(ip(1)))), "long ago");
+    }
+
+    #[test]
+    fn handshakes_have_a_pace_of_their_own() {
+        let mut strangers = Strangers::default();
+        exhaust(&mut strangers, 10, path(ip(1)));
+        let mut greeted = |seconds: u64, peers: u32| {
+            (0..1000).filter(|n| strangers.may_greet(at(seconds), PeerId(n % peers), path(ip(1)))).count()
+        };
+        assert_eq!(greeted(10, 200), HANDSHAKES.at_once as usize);
+        assert_eq!((11..=70).map(|second| greeted(second, 200)).sum::<usize>(), 180, "three a second");
+        strangers.answered(at(71), path(ip(1)));
+        assert!((0..1000).all(|_| strangers.may_greet(at(71), PeerId(0), path(ip(1)))));
+        assert!(strangers.handshakes.accounts.is_empty());
     }
 
     #[test]
@@ -351,7 +365,9 @@ mod tests {
         strangers.answered(at(10), public);
         strangers.answered(at(10), private);
         exhaust(&mut strangers, 10, path(ip(0)));
+        while strangers.may_greet(at(10), PeerId(0), path(ip(0))) {}
         strangers.moved();
+        assert!(strangers.may_greet(at(10), PeerId(0), path(ip(0))));
         assert!(strangers.may_probe(at(10), PeerId(0), path(ip(0))));
         assert_eq!(asked(&mut strangers, 10, 200, private), PROBES.at_once as usize, "it may be another's here");
         assert_eq!(asked(&mut strangers, 10, 200, public), 1000);

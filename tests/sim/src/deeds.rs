@@ -1,6 +1,7 @@
 //! What a hostile member says inside its sessions, each kind by its name, and how often each has arrived.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::LazyLock;
 
 use ginnel_membership::{Entry, MemberKey, NetworkId, Record, SignedRecord, SigningKey, build};
 use ginnel_path::message::{CandidateList, Echo, Phase, Probe};
@@ -167,7 +168,7 @@ impl Deed {
     fn candidates(self, know: &Knowledge, dice: &mut Dice) -> Vec<u8> {
         let mut addresses = vec![know.bystander];
         if self == Self::UnusableCandidates {
-            addresses = UNUSABLE.iter().map(|text| text.parse().expect("literal")).collect();
+            addresses = UNUSABLE.clone();
         } else if self == Self::InnerCandidates {
             addresses = [&know.own[..], &know.receiver, &know.others].concat();
         }
@@ -406,8 +407,15 @@ const WANT: u8 = 0x13;
 const ENTRIES: u8 = 0x14;
 const REVOCATION: u8 = 0x15;
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// Whether it is one of the addresses where no datagram may go, of those that the hostile name.
+pub(crate) fn is_unusable(ip: IpAddr) -> bool {
+    UNUSABLE.contains(&ip)
+}
+
 /// Where no datagram may go.
-const UNUSABLE: [&str; 14] = [
+static UNUSABLE: LazyLock<Vec<IpAddr>> =
+    LazyLock::new(|| UNUSABLE_TEXTS.map(|text| text.parse().expect("literal")).to_vec());
+const UNUSABLE_TEXTS: [&str; 14] = [
     "127.0.0.1",
     "0.0.0.0",
     "224.0.0.1",

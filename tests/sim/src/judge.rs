@@ -8,7 +8,7 @@ use ginnel_path::address::usable_source;
 use ginnel_time::Instant;
 
 use crate::calm::{Concern, Promise, REBUILT, STALLED, Servers};
-use crate::deeds::Deeds;
+use crate::deeds::{Deeds, is_unusable};
 use crate::ledger::{Answers, Flow, UNLIKELY_LOST, is_tunnel, seconds};
 use crate::machine::Life;
 use crate::oracle::{Verdict, is_forgetful};
@@ -140,7 +140,7 @@ impl World {
             self.ledger.violate(self.now, &text);
         }
         let sender = &self.machines[machine];
-        let nowhere = !usable_source(to) || sender.is_own(to.ip()) || sender.knows(to.ip());
+        let nowhere = !usable_source(to) || is_unusable(to.ip()) || sender.is_own(to.ip()) || sender.knows(to.ip());
         if nowhere && !self.script.hostile.contains(&machine) {
             self.ledger.violate(self.now, &format!("node{machine} sends to {to}, where nobody can be"));
         }
@@ -305,7 +305,8 @@ impl World {
 
     /// Machines that say somebody cheats, where all that a member has told them proves nothing.
     fn false_alarms(&self) -> Vec<String> {
-        if self.script.hostile.is_empty() || self.script.faces.is_some() {
+        let forged = self.script.faces.is_some() && !self.is_withholding();
+        if self.script.hostile.is_empty() || forged {
             return Vec::new();
         }
         let alarmed = self.machines.iter().enumerate().filter(|(_, machine)| machine.alarms > 0);

@@ -98,7 +98,7 @@
 //! | nobody raises an alarm for what a member alone has told | at the end, where no server shows two histories |
 //! | what the admin does about servers is done | 40 tries, 15 s apart |
 //! | no key serves for longer than 180 s | always |
-//! | a key in use is replaced once it has served for 120 s, unless its two see each another face of the only server and something has struck them since they have it: then nobody brings them together again | within 20 s, in clear weather, undisturbed, with a relay |
+//! | a key in use is replaced once it has served for 120 s, unless its two see each another face of a server, no other one is well, and something has struck them since they have it: then nobody brings them together again | within 20 s, in clear weather, undisturbed, with a relay |
 //! | nothing passes between a machine and one that it has learnt to be no member | always |
 //! | each machine holds one socket, no path, and at most one allocation, beside one for each thing that befell it in the last ten minutes | after 340 s of silence, undisturbed but for somebody else's revocation or bad will |
 //! | peers are no more than members, of those that know who is one no more than such as live, streams no more than one for each machine and server with each server | after 340 s of silence |

@@ -207,6 +207,11 @@ fn run_pairs(programs: &Programs, form: Form, only: Option<&str>) -> Result<(pai
 /// With `GINNEL_PROGRAMS=DIR` nothing is built: the programs in that folder are run.
 fn prepare(build: Build) -> Result<Programs> {
     if let Some(folder) = std::env::var_os("GINNEL_PROGRAMS") {
+        if build == Build::Release {
+            bail!(
+                "--release builds programs, and GINNEL_PROGRAMS says that those of a folder are to be run: leave one away"
+            );
+        }
         return Programs::in_folder(std::path::Path::new(&folder));
     }
     for package in setup::install()? {

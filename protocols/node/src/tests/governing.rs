@@ -294,6 +294,15 @@ fn a_record_goes_by_the_mirror_that_reaches_the_sequencer() {
 }
 
 #[test]
+fn a_record_that_a_mirror_holds_in_vain_goes_by_another() {
+    for lost in [1, 2] {
+        let mut world = far_from_the_sequencer();
+        world.part_hosts(0, lost, Dialled::Unanswered);
+        world.invite(0);
+    }
+}
+
+#[test]
 fn a_record_that_a_mirror_took_along_goes_by_another() {
     for lost in [1, 2] {
         let mut world = far_from_the_sequencer();

@@ -76,7 +76,7 @@ fn nothing_is_done_because_a_server_says_so() {
     }
     world.pass(secs(1));
     assert!(!world.machines[0].replies.contains_key(&asked), "{:?}", world.machines[0].replies);
-    world.pass(secs(15));
+    world.pass(secs(20));
     match world.machines[0].replies.get(&asked) {
         Some(Err(failure)) => {
             assert!(failure.code == FailureCode::TimedOut && failure.message.contains("does not show"), "{failure:?}");

@@ -238,19 +238,22 @@ impl Server {
             return;
         }
         let late: Vec<Forward> = late.iter().filter_map(|number| network.forwards.remove(number)).collect();
-        for forward in late {
-            self.answer_all(forward.askers, &no_sequencer());
-        }
+        // First, so that nothing is handed on to it once more.
         if let Some(link) = self.sequencer_link(id).filter(|link| self.is_up(*link)) {
             self.drop_link(link, "it does not answer");
         }
+        self.do_without_sequencer(id, late);
     }
 
     /// Answers what cannot be handed on because the sequencer cannot be reached.
     pub(super) fn give_up_forwards(&mut self, id: NetworkId) {
         let Some(network) = self.networks.get_mut(&id) else { return };
         let forwards = std::mem::take(&mut network.forwards);
-        for forward in forwards.into_values() {
+        self.do_without_sequencer(id, forwards.into_values());
+    }
+
+    fn do_without_sequencer(&mut self, id: NetworkId, forwards: impl IntoIterator<Item = Forward>) {
+        for forward in forwards {
             if let Err((code, text)) = self.consider_takeover(id, forward.record, forward.askers.clone()) {
                 self.answer_all(forward.askers, &Placing::Refused { code, text });
             }

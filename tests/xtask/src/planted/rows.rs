@@ -166,7 +166,7 @@ pub(super) const FAULTS: &[Fault] = &[
         package: "node",
         what: "labels of handshakes follow the clock wherever it jumps",
         rule: "was to be replaced",
-        seed: None,
+        seed: Some(302),
         edits: &[Edit {
             file: "protocols/node/src/stamp.rs",
             old: "        let label = if believable && wall > self.last {",
@@ -273,14 +273,14 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         number: 19,
-        package: "path",
-        what: "a peer is not told of new candidates",
-        rule: "has delivered nothing",
-        seed: None,
+        package: "forward",
+        what: "a packet may come from whatever address some peer has",
+        rule: "a packet that nobody sent",
+        seed: Some(7),
         edits: &[Edit {
-            file: "protocols/path/src/agent.rs",
-            old: "        } else {\n            self.telling.changed(self.ends.told(self.config.policy));\n        }\n        self.begin(&added);",
-            new: "        } else if !ginnel_time::planted(19) {\n            self.telling.changed(self.ends.told(self.config.policy));\n        }\n        self.begin(&added);",
+            file: "protocols/forward/src/ingress.rs",
+            old: "        if self.routes.owner(header.source) != Some(slot) {",
+            new: "        let owner = self.routes.owner(header.source);\n        if owner != Some(slot) && (owner.is_none() || !ginnel_time::planted(19)) {",
         }],
     },
     Fault {
@@ -333,14 +333,14 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         number: 24,
-        package: "node",
-        what: "the answer to a handshake is not repeated for its copies",
-        rule: "has delivered nothing",
-        seed: None,
+        package: "signal",
+        what: "a connection that proves nothing is borne for ever",
+        rule: "bears a connection",
+        seed: Some(49),
         edits: &[Edit {
-            file: "protocols/node/src/exchange.rs",
-            old: "        let Some((id, answered)) = known else { return false };",
-            new: "        let Some((id, answered)) = known else { return false };\n        if ginnel_time::planted(24) {\n            return true;\n        }",
+            file: "protocols/signal/src/server/line.rs",
+            old: "        self.deadlines.insert((deadline, conn));\n        self.unproven += 1;",
+            new: "        if !ginnel_time::planted(24) {\n            self.deadlines.insert((deadline, conn));\n        }\n        self.unproven += 1;",
         }],
     },
     Fault {
@@ -360,7 +360,7 @@ pub(super) const FAULTS: &[Fault] = &[
         package: "signal",
         what: "an invite that somebody has joined with lets another one in",
         rule: "was let in",
-        seed: None,
+        seed: Some(69),
         edits: &[Edit {
             file: "protocols/signal/src/server/network.rs",
             old: "                InviteStanding::Used(_) => InviteState::Used,\n",
@@ -372,7 +372,7 @@ pub(super) const FAULTS: &[Fault] = &[
         package: "node",
         what: "mail goes by one server alone",
         rule: "has delivered nothing",
-        seed: None,
+        seed: Some(0),
         edits: &[Edit {
             file: "protocols/node/src/network.rs",
             old: "        for (_, link) in self.serving_mut() {\n            link.say(now, ClientMessage::Mail",
@@ -384,7 +384,7 @@ pub(super) const FAULTS: &[Fault] = &[
         package: "node",
         what: "a server that has lost everything is not given the log",
         rule: "the admin",
-        seed: None,
+        seed: Some(2),
         edits: &[Edit {
             file: "protocols/node/src/servers.rs",
             old: "        let message = match network.refill_from(0) {",
@@ -450,48 +450,5 @@ pub(super) const FAULTS: &[Fault] = &[
             old: "            EgressCommand::RemovePeer { peer } => {\n",
             new: "            EgressCommand::RemovePeer { .. } if ginnel_time::planted(33) => {}\n            EgressCommand::RemovePeer { peer } => {\n",
         }],
-    },
-    Fault {
-        number: 34,
-        package: "signal",
-        what: "a connection that proves nothing is borne for ever",
-        rule: "bears a connection",
-        seed: Some(49),
-        edits: &[Edit {
-            file: "protocols/signal/src/server/line.rs",
-            old: "        self.deadlines.insert((deadline, conn));\n        self.unproven += 1;",
-            new: "        if !ginnel_time::planted(34) {\n            self.deadlines.insert((deadline, conn));\n        }\n        self.unproven += 1;",
-        }],
-    },
-    Fault {
-        number: 35,
-        package: "forward",
-        what: "a packet may come from whatever address some peer has",
-        rule: "a packet that nobody sent",
-        seed: Some(7),
-        edits: &[Edit {
-            file: "protocols/forward/src/ingress.rs",
-            old: "        if self.routes.owner(header.source) != Some(slot) {",
-            new: "        let owner = self.routes.owner(header.source);\n        if owner != Some(slot) && (owner.is_none() || !ginnel_time::planted(35)) {",
-        }],
-    },
-    Fault {
-        number: 36,
-        package: "node",
-        what: "who claims a long log is asked for it before all others, however often in vain",
-        rule: "were known among those",
-        seed: None,
-        edits: &[
-            Edit {
-                file: "protocols/node/src/gossip/asking.rs",
-                old: "        match tried.rests_until(now) {",
-                new: "        match tried.rests_until(now).filter(|_| !ginnel_time::planted(36)) {",
-            },
-            Edit {
-                file: "protocols/node/src/gossip/asking.rs",
-                old: "                let rank = (tried.misses, tried.last);",
-                new: "                let longest = u64::MAX - talk.theirs.map_or(0, |head| head.0);\n                let rank = if ginnel_time::planted(36) { (0, Some(Instant::ZERO + std::time::Duration::from_nanos(longest))) } else { (tried.misses, tried.last) };",
-            },
-        ],
     },
 ];
