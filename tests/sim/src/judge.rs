@@ -296,7 +296,8 @@ impl World {
             left.push(format!("the admin is not done: {:?}", self.script.chores));
         }
         left.extend(self.abandoned());
-        left.extend(self.script.unanswered());
+        // Who sleeps answers when it wakes, and the dead have nothing to answer any more.
+        left.extend(self.script.unanswered(|machine| self.machines[machine].life != Life::Asleep));
         left.extend(self.behind());
         left.extend(self.unreported());
         left.extend(self.false_alarms());
@@ -549,6 +550,19 @@ mod tests {
         world.ledger.flows[0].heard = Some(world.now - Duration::from_secs(1));
         world.judge(0);
         assert_eq!((world.shares.linked, world.ledger.violations().len()), (2, 1));
+    }
+
+    #[test]
+    fn who_sleeps_at_the_end_owes_no_answer() {
+        let mut world = talked();
+        // Founding waits for a server.
+        world.step(Step::Found);
+        for (life, unanswered) in [(Life::Asleep, 0), (Life::Awake, 1)] {
+            world.machines[0].life = life;
+            let left = world.leftovers();
+            let missed = left.iter().filter(|text| text.contains("never answered")).count();
+            assert_eq!(missed, unanswered, "{life:?}: {left:?}");
+        }
     }
 
     #[test]

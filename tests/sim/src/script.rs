@@ -175,9 +175,10 @@ impl Script {
         chore
     }
 
-    /// Requests that nobody answered.
-    pub(crate) fn unanswered(&self) -> Vec<String> {
-        self.wanted.iter().map(|((machine, _), wanted)| format!("node{machine} never answered {wanted:?}")).collect()
+    /// Requests that nobody answered, of machines that could have.
+    pub(crate) fn unanswered(&self, could: impl Fn(usize) -> bool) -> Vec<String> {
+        let left = self.wanted.iter().filter(|((machine, _), _)| could(*machine));
+        left.map(|((machine, _), wanted)| format!("node{machine} never answered {wanted:?}")).collect()
     }
 }
 
