@@ -318,6 +318,6 @@ pub(crate) const LOST_ENTRIES: &str = "the server has lost entries; it gets them
 /// An admin signs a lease when the last one is a day old; it runs out after seven.
 const LEASE_RENEW: u64 = 24 * 3600;
 /// Before a record that a server could not take is sent again.
-pub(crate) const APPEND_AGAIN: Duration = Duration::from_secs(1);
+const APPEND_AGAIN: Duration = Duration::from_secs(1);
 /// Seconds in which the founder's own join has to be ordered.
 const FOUNDER_INVITE_LIFE: u64 = 24 * 3600;

@@ -84,7 +84,8 @@
 //!
 //! A record goes to the server that orders the log where that one is reached, or else to another, and to the next one
 //! where that says that it does not reach the first, or is lost before it has answered. A request waits 20 s for its
-//! record, as a mirror may hold it for 12 s; one that moves the log to another server 28 s, in which a mirror looks for the lost one and asks every fellow.
+//! record, as a mirror may hold it for 12 s; one that moves the log to another server 28 s, in which a mirror looks for the
+//! lost one and asks every fellow.
 //!
 //! # Control messages
 //!

@@ -10,7 +10,6 @@ use ginnel_time::Instant;
 use crate::clock::in_words;
 use crate::govern::refs;
 use crate::io::{Failure, FailureCode, Output, Reply, Request, RequestId};
-use crate::joining::APPEND_AGAIN;
 use crate::lookup::no_peer;
 use crate::network::Network;
 use crate::networks::{MIN_ID, NetworkNumber, not_joined};
@@ -320,8 +319,9 @@ fn usable_name(text: &str) -> Result<Name, Failure> {
 /// Above the pause of a server that has just started, and above the time that a mirror holds a record for a sequencer that
 /// it has lost, so that the next one can have it; below what a caller waits.
 const APPEND_PATIENCE: Duration = FORWARD_PATIENCE.saturating_add(Duration::from_secs(8));
-/// A mirror looks for a lost sequencer, is asked again, and then asks every fellow before it takes over. Below what a caller
-/// waits, 30 s.
-const HANDOVER_PATIENCE: Duration = FORWARD_PATIENCE.saturating_add(APPEND_AGAIN).saturating_add(TAKEOVER_PATIENCE);
+/// A mirror looks for a lost sequencer, and asks every fellow before it takes over; a second is for the ways there and back.
+/// Below what a caller waits, 30 s.
+const HANDOVER_PATIENCE: Duration =
+    FORWARD_PATIENCE.saturating_add(TAKEOVER_PATIENCE).saturating_add(Duration::from_secs(1));
 const LEAVE_PATIENCE: Duration = Duration::from_secs(3);
 const MAX_WAITING: usize = 64;

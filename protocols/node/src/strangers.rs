@@ -87,8 +87,8 @@ impl Account {
         Self { pace, left: Bucket::every(pace.interval, pace.at_once), taken: BTreeMap::new(), halved: now }
     }
 
-    /// Takes a datagram for a peer unless it had [`SHARE`] times of late what is left: whoever comes next finds some, however
-    /// many one peer could do with.
+    /// Takes a datagram for a peer unless it had [`SHARE`] times of late what is left: whoever comes next finds some,
+    /// however many one peer could do with.
     fn take(&mut self, now: Instant, peer: PeerId, via: Via) -> bool {
         self.forgive(now);
         let own = (Some(peer), via);

@@ -25,8 +25,8 @@ impl Budget {
 /// In the long run: whoever believes members' candidates probes an address once in two seconds and sends it three copies of
 /// handshakes a second, however many members name it.
 const APART: Duration = Duration::from_millis(200);
-/// Probes and copies that go out without a pause: those of a lone liar, 80 and 120, and as many again from another place
-/// that the machine has come to, but for what two moves within minutes hardly bring.
+/// Probes and copies that go out without a pause: those of a lone liar, 80 and 120, and most of as many again from another
+/// place that the machine has come to.
 const AT_ONCE: u32 = 360;
 
 #[cfg(test)]

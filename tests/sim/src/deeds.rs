@@ -239,6 +239,11 @@ impl Deeds {
     }
 }
 
+/// Whether it is one of the addresses where no datagram may go, of those that the hostile name.
+pub(crate) fn is_unusable(ip: IpAddr) -> bool {
+    UNUSABLE.contains(&ip)
+}
+
 fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     [&[kind, 1], body].concat()
 }
@@ -407,11 +412,6 @@ const WANT: u8 = 0x13;
 const ENTRIES: u8 = 0x14;
 const REVOCATION: u8 = 0x15;
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-/// Whether it is one of the addresses where no datagram may go, of those that the hostile name.
-pub(crate) fn is_unusable(ip: IpAddr) -> bool {
-    UNUSABLE.contains(&ip)
-}
-
 /// Where no datagram may go.
 static UNUSABLE: LazyLock<Vec<IpAddr>> =
     LazyLock::new(|| UNUSABLE_TEXTS.map(|text| text.parse().expect("literal")).to_vec());

@@ -296,7 +296,7 @@ impl World {
             left.push(format!("the admin is not done: {:?}", self.script.chores));
         }
         left.extend(self.abandoned());
-        // Who sleeps answers when it wakes, and the dead have nothing to answer any more.
+        // Who sleeps answers when it wakes.
         left.extend(self.script.unanswered(|machine| self.machines[machine].life != Life::Asleep));
         left.extend(self.behind());
         left.extend(self.unreported());

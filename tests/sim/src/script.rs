@@ -175,7 +175,7 @@ impl Script {
         chore
     }
 
-    /// Requests that nobody answered, of machines that could have.
+    /// Requests that were not answered by those machines that `could` have.
     pub(crate) fn unanswered(&self, could: impl Fn(usize) -> bool) -> Vec<String> {
         let left = self.wanted.iter().filter(|((machine, _), _)| could(*machine));
         left.map(|((machine, _), wanted)| format!("node{machine} never answered {wanted:?}")).collect()
