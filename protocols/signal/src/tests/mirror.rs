@@ -366,6 +366,17 @@ fn mirror_takes_over_from_a_dead_sequencer_which_comes_back_as_a_mirror() {
 }
 
 #[test]
+fn mirror_takes_over_from_a_sequencer_that_fell_silent_without_being_asked_again() {
+    let (mut fleet, founded) = Fleet::founded(3, 1);
+    // Its links stay as they are, and nothing answers on them.
+    fleet.hosts[0].server = None;
+    let admin = fleet.admin(1, &founded);
+    fleet.promote(admin, &founded, 1, 3);
+    fleet.advance(FORWARD_PATIENCE + TAKEOVER_PATIENCE);
+    assert_eq!(fleet.answers(admin), [ServerMessage::Appended { sequence: 3 }]);
+}
+
+#[test]
 fn mirror_that_takes_over_first_gets_what_another_mirror_knows() {
     let (mut fleet, founded) = Fleet::founded(3, 2);
     fleet.part(0, 1);
